@@ -1,0 +1,37 @@
+"""Answers that follow the evidence: attention steering for retrieval-augmented generation.
+
+Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighted prompt tokens, once, at prefill.
+"""
+
+from seka_rag.bank import ProjectionBank
+from seka_rag.errors import SekaError
+from seka_rag.learning.learn import learn_bank
+from seka_rag.learning.triples import ContrastiveTriple
+from seka_rag.model import Generation, SteeredModel
+from seka_rag.steering.base import SteeringReport, steer
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.random_projection import RandomProjection
+from seka_rag.steering.seka import Seka
+from seka_rag.text.prompt import Prompt
+from seka_rag.text.provenance import Placement, locate_values
+from seka_rag.text.spans import Span
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ContrastiveTriple",
+    "Generation",
+    "KeyScaling",
+    "Placement",
+    "ProjectionBank",
+    "Prompt",
+    "RandomProjection",
+    "SekaError",
+    "Seka",
+    "Span",
+    "SteeredModel",
+    "SteeringReport",
+    "learn_bank",
+    "locate_values",
+    "steer",
+]

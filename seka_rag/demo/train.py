@@ -1,0 +1,155 @@
+"""Train the embedded model: ``python -m seka_rag.demo.train --out DIR --seed 0`` (about half an hour on two cores).
+
+Muon on the matrices and AdamW on the rest, loss on answers only, bfloat16 autocast on the CPU or a GPU.
+The number of steps is fixed, so a seed gives the same data in the same order everywhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from seka_rag.demo import lessons
+from seka_rag.demo.tokenizer import build_tokenizer
+
+STEPS = (4400, 2600)  # phase 1 (read), phase 2 (weigh passage against memory)
+LEARNING_RATE = (3e-3, 1.5e-3)
+STATEMENTS = ((3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
+TOKENS_PER_STEP = 3072
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=True,
+        max_position_embeddings=2048,
+        rope_theta=10_000.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, batch: list[lessons.Lesson]) -> list[tuple[list[int], list[bool], int]]:
+    """Ids, for each token whether it lies in a learned range, and the number of the lesson's kind."""
+    encoded = []
+    for lesson, encoding in zip(
+        batch,
+        tokenizer.backend_tokenizer.encode_batch([x.text for x in batch], add_special_tokens=False),
+        strict=True,
+    ):
+        starts, ends = np.array(encoding.offsets).T
+        learned = np.zeros(len(starts), bool)
+        for start, end in lesson.learned:
+            learned |= (starts >= start) & (ends <= end)
+        encoded.append((encoding.ids, learned.tolist(), lessons.KINDS.index(lesson.kind)))
+    return encoded
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, phase: int, progress: float):
+    """Batches of similar length, of about ``TOKENS_PER_STEP`` tokens: ids, learned ``[B, T]`` and kinds ``[B]``."""
+    low, high = STATEMENTS[phase]
+    most = int(low + (high - low) * min(1.0, progress / 0.6))
+    pool = encode(tokenizer, [lessons.write_lesson(rng, phase, most) for _ in range(600)])
+    pool.sort(key=lambda x: len(x[0]))
+    groups, group = [], []
+    for item in pool:
+        group.append(item)
+        if len(item[0]) * (len(group) + 1) > TOKENS_PER_STEP:
+            groups.append(group)
+            group = []
+    if group:
+        groups.append(group)
+    for i in rng.permutation(len(groups)):
+        length = max(len(item[0]) for item in groups[i])
+        ids = torch.zeros(len(groups[i]), length, dtype=torch.long)
+        learned = torch.zeros_like(ids, dtype=torch.bool)
+        for row, (x, y, _) in enumerate(groups[i]):
+            ids[row, : len(x)], learned[row, : len(y)] = torch.tensor(x), torch.tensor(y)
+        yield ids, learned, torch.tensor([kind for _, _, kind in groups[i]])
+
+
+def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, phase: int, seed: int, steps: int) -> None:
+    device = model.device
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
+    rate = LEARNING_RATE[phase]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    rng, queue = np.random.default_rng([seed, phase]), iter(())
+    tokens, began = 0, time.perf_counter()
+    totals = torch.zeros(2, len(lessons.KINDS), device=device)
+    model.train()
+    for step in range(steps):
+        progress = step / steps
+        scale = min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else max(0.02, 1 - (progress - 0.6) / 0.4))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+        batch = next(queue, None)
+        if batch is None:
+            queue = batches(tokenizer, rng, phase, progress)
+            batch = next(queue)
+        ids, learned, kinds = (x.to(device) for x in batch)
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+            wanted = learned[:, 1:]
+            logits = model.lm_head(hidden[wanted])
+        losses = F.cross_entropy(logits.float(), ids[:, 1:][wanted], reduction="none")
+        loss = losses.mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        tokens += ids.numel()
+        of = kinds[:, None].expand_as(wanted)[wanted]
+        totals[0].index_add_(0, of, losses.detach())
+        totals[1].index_add_(0, of, torch.ones_like(losses))
+        if (step + 1) % 100 == 0:
+            speed = tokens / (time.perf_counter() - began)
+            means = " ".join(f"{k} {a / n:.2f}" for k, a, n in zip(lessons.KINDS, *totals.tolist(), strict=True) if n)
+            print(f"phase {phase + 1} step {step + 1}/{steps} {speed:,.0f} tokens/s, loss: {means}", flush=True)
+            totals.zero_()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, nargs=2, default=STEPS, metavar=("PHASE1", "PHASE2"))
+    parser.add_argument("--resume", type=Path, help="a checkpoint after phase 1: train phase 2 only")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = build_tokenizer(lessons.vocabulary_texts())
+    model = Qwen3ForCausalLM.from_pretrained(args.resume) if args.resume else new_model(tokenizer, args.seed)
+    model = model.to(device)
+    for phase in (1,) if args.resume else (0, 1):
+        train_phase(model, tokenizer, phase, args.seed, args.steps[phase])
+        out = args.out if phase else args.out / "phase1"
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    (args.out / "training.json").write_text(json.dumps({"seed": args.seed, "steps": args.steps}))
+
+
+if __name__ == "__main__":
+    main()

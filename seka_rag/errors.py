@@ -1,0 +1,54 @@
+"""Everything that can go wrong, as one tree. Each message says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class SekaError(Exception):
+    """Base of all errors raised by this library."""
+
+
+class SpanError(SekaError, ValueError):
+    """A highlight that is empty, outside its text, missing from it or ambiguous."""
+
+
+class ProvenanceError(SekaError, ValueError):
+    """A template did not place its values literally, so where they went cannot be proven."""
+
+
+class TokenizationError(SekaError, ValueError):
+    """A text cannot be mapped to tokens with exact offsets."""
+
+
+class ContextLengthError(SekaError, ValueError):
+    """A prompt does not fit the model's context."""
+
+
+class BankError(SekaError, ValueError):
+    """A bank is damaged, or belongs to another model."""
+
+
+class UnsupportedModelError(SekaError, ValueError):
+    """The model's family, or the way it is run, cannot be steered."""
+
+
+class SteeringError(SekaError, RuntimeError):
+    """Steering was asked for and did not take place."""
+
+
+class LearningError(SekaError, ValueError):
+    """Triples from which no bank can be learned."""
+
+
+class DocumentError(SekaError, ValueError):
+    """A document or folder that cannot be read."""
+
+
+class ModelNotFoundError(SekaError, OSError):
+    """A model that is neither on this machine nor reachable on the Hub."""
+
+
+class MissingExtraError(SekaError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed. Install it with: pip install 'seka-rag[{extra}]'")

@@ -1,0 +1,61 @@
+"""Loading a model and its tokenizer, with errors that say what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from seka_rag.errors import ModelNotFoundError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+#: Models that ship with the package, by the name that is used for them everywhere: (model folder, bank folder).
+BUILT_IN: dict[str, tuple[Path, Path]] = {
+    "seka-demo": (_PACKAGE / "demo" / "model", _PACKAGE / "demo" / "bank"),
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A transformers model in evaluation mode, its tokenizer, and the folder of a bank that ships with it."""
+
+    hf_model: nn.Module
+    tokenizer: Any
+    name: str
+    bank: Path | None = None
+
+
+def load_model(name: str, **options: Any) -> LoadedModel:
+    """Load a causal language model by Hub name, folder, or built-in name (``seka-demo``).
+
+    Args:
+        options: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``device_map``, ``revision``, ...).
+
+    Raises:
+        ModelNotFoundError: no such folder, no such model on the Hub, or the Hub cannot be reached.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path, bank = BUILT_IN.get(name, (Path(name), None))
+    shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}
+    source = str(path) if path.exists() else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        model = AutoModelForCausalLM.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise ModelNotFoundError(_explain(name, path.exists(), error)) from error
+    return LoadedModel(model.eval(), tokenizer, name, bank if bank and bank.exists() else None)
+
+
+def _explain(name: str, is_folder: bool, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0]
+    if is_folder:
+        return f"the folder {name} does not hold a complete transformers model and tokenizer: {reason}"
+    return (
+        f"model {name!r} is neither a folder here nor could it be fetched from the Hugging Face Hub. Check the name and the "
+        "network, give the path of a downloaded model, or use the built-in 'seka-demo', which needs no network. "
+        f"(Reason: {reason})"
+    )

@@ -1,0 +1,82 @@
+"""From generated tokens to text: stop strings, and pieces of text as they come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """The text before the earliest stop string, and whether there was one."""
+    found = [i for i in (text.find(s) for s in stop) if i >= 0]
+    return (text[: min(found)], True) if found else (text, False)
+
+
+class StopOnText(StoppingCriteria):
+    """Ends a row as soon as its new text holds a stop string, whatever tokens spell it."""
+
+    def __init__(self, tokenizer: Any, prompt_length: int, stop: Sequence[str]) -> None:
+        self.tokenizer, self.prompt_length, self.stop = tokenizer, prompt_length, stop
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
+        done = [cut_at_stop(text, self.stop)[1] for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+class StopOnEvent(StoppingCriteria):
+    """Ends generation when somebody no longer wants it."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+class TextPieces(BaseStreamer):
+    """Hands on new text of one sequence as it is generated; the pieces add up to the final text.
+
+    What could still change is held back: half a character, and the beginning of a stop string.
+    """
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], emit: Callable[[str], None]) -> None:
+        self.tokenizer, self.stop, self.emit = tokenizer, stop, emit
+        self.ids: list[int] = []
+        self.sent = ""
+        self.prompt_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if not self.prompt_seen:  # the first call brings the prompt
+            self.prompt_seen = True
+            return
+        self.ids += value.flatten().tolist()
+        text, stopped = cut_at_stop(self.tokenizer.decode(self.ids, skip_special_tokens=True), self.stop)
+        if not stopped:
+            if text.endswith("\ufffd"):
+                return
+            text = text[: len(text) - _held_back(text, self.stop)]
+        self._send(text)
+
+    def end(self) -> None:
+        self._send(cut_at_stop(self.tokenizer.decode(self.ids, skip_special_tokens=True), self.stop)[0])
+
+    def _send(self, text: str) -> None:
+        if text.startswith(self.sent) and len(text) > len(self.sent):
+            self.emit(text[len(self.sent) :])
+            self.sent = text
+
+
+def _held_back(text: str, stop: Sequence[str]) -> int:
+    """Length of the longest end of ``text`` that begins a stop string."""
+    longest = max((len(s) for s in stop), default=0)
+    for n in range(min(longest - 1, len(text)), 0, -1):
+        if any(s.startswith(text[-n:]) for s in stop):
+            return n
+    return 0

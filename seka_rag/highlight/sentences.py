@@ -1,0 +1,98 @@
+"""A highlighter that marks the sentences of each passage that share the most telling words with the question."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from seka_rag.errors import SpanError
+from seka_rag.highlight.base import PassageSpans
+from seka_rag.text.passages import Passage
+from seka_rag.text.sentences import sentences
+from seka_rag.text.spans import Span
+from seka_rag.text.words import STOPWORDS, words
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Marks, in every passage, the sentences that fit the question best.
+
+    A sentence scores the sum, over the content words that it shares with the question, of the word's rarity among
+    the sentences of the same passage. A passage that shares less than ``min_overlap`` with it is left unmarked.
+    Sentences that tie with the last one chosen are all marked: nothing tells them apart, and taking the first would
+    favour whoever writes first.
+
+    Only the passage itself counts, never its neighbours: a document that copies another passage, or the question,
+    cannot move, add or remove a highlight outside itself. That is why rarity is not taken over all passages.
+
+    Args:
+        top: how many sentences of a passage to mark, at least 1.
+        min_overlap: share of the question's content words that the passage must contain, in [0, 1]. At 0, one word
+            is enough. It is asked of the passage and not of one sentence, because a title or first sentence often
+            names what the later ones speak of.
+
+    Raises:
+        SpanError: an argument out of range.
+    """
+
+    top: int = 1
+    min_overlap: float = 0.34
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise SpanError(f"top={self.top}: give at least 1, or use the highlighter 'off' to mark nothing")
+        if not 0 <= self.min_overlap <= 1:
+            raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
+
+    def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
+        asked = content_stems(question)
+        return [self._mark(asked, passage) for passage in passages]
+
+    def _mark(self, asked: frozenset[str], passage: Passage) -> tuple[Span, ...]:
+        spans = sentences(passage.text)
+        shared = [asked & content_stems(passage.text[s.start : s.end]) for s in spans]
+        rarity = {word: _idf(len(spans), sum(word in own for own in shared)) for word in asked}
+        if len(frozenset().union(*shared)) < self.min_overlap * len(asked):
+            return ()
+        # fsum: exact in any order of a set's words, so equal sums tie
+        scores = [math.fsum(rarity[word] for word in own) for own in shared]
+        ranked = sorted((score for score in scores if score > 0), reverse=True)
+        if not ranked:
+            return ()
+        least = ranked[: self.top][-1]
+        return tuple(
+            Span(s.start, s.end, 1.0, passage.source) for s, score in zip(spans, scores, strict=True) if score >= least
+        )
+
+
+def content_stems(text: str) -> frozenset[str]:
+    """The stems of a text's content words. A text of stop words only has none."""
+    return frozenset(stem(word) for word in words(text) if word not in STOPWORDS)
+
+
+def stem(word: str) -> str:
+    """A word without its commonest English endings, so that "lives", "lived" and "living" meet.
+
+    The result is for comparison only and need not be a word. Words with digits or other scripts stay whole.
+    """
+    if len(word) < 4 or not word.isascii() or not word.isalpha():
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("sses", "xes", "ches", "shes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        root = word.removesuffix(ending)
+        if root != word and len(root) >= 3 and any(c in "aeiouy" for c in root):
+            doubled = root[-1] == root[-2] and root[-1] not in "lsz"
+            word = root[:-1] if doubled else root
+            break
+    return word.removesuffix("e") if len(word) > 3 else word
+
+
+def _idf(count: int, containing: int) -> float:
+    """Rarity of a word in ``containing`` of ``count`` sentences; above 0 even if all contain it."""
+    return math.log(1 + (count - containing + 0.5) / (containing + 0.5))

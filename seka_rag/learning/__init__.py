@@ -1,0 +1,1 @@
+"""Learning a bank: contrastive data, key statistics, subspaces, choice of heads."""

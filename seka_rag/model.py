@@ -1,0 +1,325 @@
+"""SteeredModel: a language model that follows what is highlighted in its prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import nn
+
+from seka_rag.bank import ProjectionBank
+from seka_rag.errors import ContextLengthError, SteeringError
+from seka_rag.hf.chat import Message, render_chat
+from seka_rag.hf.identity import identify
+from seka_rag.hf.layouts import text_config
+from seka_rag.hf.loading import load_model
+from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces, cut_at_stop
+from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.steering.base import KeySteering, SteeringReport, steer
+from seka_rag.steering.seka import Seka
+from seka_rag.stream import TextStream
+from seka_rag.text.prompt import Prompt
+
+Input = Prompt | str | TokenizedPrompt
+Steering = KeySteering | Literal["auto"] | None
+Truncation = Literal["error", "left"]
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_random = threading.Lock()  # sampling draws from torch's global generator
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and how it came about.
+
+    Attributes:
+        text: the new text.
+        report: what was steered (of the whole batch that this answer was generated in).
+        prompt_tokens, completion_tokens: counts, without padding.
+        finish_reason: "stop" (end token or stop string) or "length".
+    """
+
+    text: str
+    report: SteeringReport = field(repr=False)
+    prompt_tokens: int
+    completion_tokens: int
+    finish_reason: Literal["stop", "length"]
+
+
+class SteeredModel:
+    """A transformers model, its tokenizer and, for steering, a bank.
+
+    Safe to use from several threads: steering belongs to one call. The model itself is never changed.
+
+    Args:
+        hf_model: a causal language model of transformers.
+        tokenizer: its fast tokenizer.
+        bank: a ProjectionBank, or the folder of one. Without it the model runs unsteered and refuses highlights.
+        steering: the method used when a call names none; by default SEKA with the bank's suggested gain.
+        name: for reports and metadata.
+
+    Raises:
+        BankError: the bank belongs to another model.
+    """
+
+    def __init__(
+        self,
+        hf_model: nn.Module,
+        tokenizer: Any,
+        *,
+        bank: ProjectionBank | str | os.PathLike[str] | None = None,
+        steering: KeySteering | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.hf_model, self.tokenizer = hf_model, tokenizer
+        self.name = name or getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
+        self.bank = ProjectionBank.load(bank) if isinstance(bank, str | Path | os.PathLike) else bank
+        if self.bank is not None:
+            self.bank.model.check(identify(hf_model))
+        self.steering = steering
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        bank: ProjectionBank | str | os.PathLike[str] | None = None,
+        steering: KeySteering | None = None,
+        **options: Any,
+    ) -> SteeredModel:
+        """Load a model from the Hub, a folder, or the built-in ``seka-demo`` (which brings its bank).
+
+        Args:
+            options: passed to transformers (``dtype``, ``device_map``, ``revision``, ...).
+
+        Raises:
+            ModelNotFoundError: neither here nor on the Hub.
+        """
+        loaded = load_model(name, **options)
+        return cls(
+            loaded.hf_model, loaded.tokenizer, bank=loaded.bank if bank is None else bank, steering=steering, name=name
+        )
+
+    def __repr__(self) -> str:
+        return f"SteeredModel({self.name!r}, bank={self.bank!r})"
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of prompt and answer together, or None if the model does not say."""
+        return getattr(text_config(self.hf_model), "max_position_embeddings", None)
+
+    # --- prompts
+
+    @overload
+    def generate(self, prompt: Input, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[Input], **options: Any) -> list[Generation]: ...
+    def generate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
+        """Continue a prompt, or several in one batch.
+
+        Args:
+            prompt: plain text, a Prompt with highlights, or the result of ``tokenize``; a list is one left-padded batch
+                whose rows may differ.
+            steering: a method; "auto" (default) steers with the model's own method if anything is highlighted;
+                None runs the plain model.
+            max_new_tokens: most tokens of the answer (default 256).
+            stop: strings that end the answer; they are not part of it.
+            seed: makes sampling repeatable.
+            truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
+                (never a highlight).
+            options: anything else that transformers' ``generate`` takes. Without a sampling option it is greedy.
+
+        Returns:
+            One Generation for one prompt, a list for a list. With ``num_return_sequences`` n, always a list, n a prompt.
+
+        Raises:
+            ContextLengthError: the prompt does not fit, or a highlight would be cut off.
+            SteeringError: highlights without a bank, or steering that did not take place.
+        """
+        single, prompts = _listed(prompt)
+        return _unwrapped(self._run([self.tokenize(p) for p in prompts], **options), single)
+
+    def stream(self, prompt: Input, **options: Any) -> TextStream[Generation]:
+        """The answer in pieces as it is generated. Options as in ``generate``.
+
+        Leaving the loop early, or ``close()``, ends the generation. After the last piece, ``.result`` is the Generation.
+        """
+        return self._stream(self.tokenize(prompt), **options)
+
+    async def agenerate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
+        """``generate`` without blocking the event loop; cancelling the task ends the generation."""
+        single, prompts = _listed(prompt)
+        return _unwrapped(await self._arun([self.tokenize(p) for p in prompts], **options), single)
+
+    def astream(self, prompt: Input, **options: Any) -> AsyncIterator[str]:
+        """``stream`` for ``async for``."""
+        return self._stream(self.tokenize(prompt), **options).__aiter__()
+
+    # --- conversations
+
+    def chat(self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any) -> Generation:
+        """Answer a conversation through the model's own chat template.
+
+        Args:
+            messages: ``{"role": ..., "content": str or Prompt}``; highlights of every message are kept.
+            template: further arguments of the chat template (``tools``, ...).
+            options: as in ``generate``.
+        """
+        return self._run([self.tokenize_chat(messages, **(template or {}))], **options)[0]
+
+    def stream_chat(
+        self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
+    ) -> TextStream[Generation]:
+        """``chat`` in pieces; see ``stream``. It can also be read with ``async for``."""
+        return self._stream(self.tokenize_chat(messages, **(template or {})), **options)
+
+    async def achat(
+        self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
+    ) -> Generation:
+        """``chat`` without blocking the event loop."""
+        return (await self._arun([self.tokenize_chat(messages, **(template or {}))], **options))[0]
+
+    # --- tokens
+
+    def tokenize(self, prompt: Input) -> TokenizedPrompt:
+        """A prompt as tokens with their highlights; control tokens spelled in it stay plain text."""
+        if isinstance(prompt, TokenizedPrompt):
+            return prompt
+        return tokenize(self.tokenizer, prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+
+    def tokenize_chat(self, messages: Sequence[Message], **template: Any) -> TokenizedPrompt:
+        """A conversation as tokens, through the model's chat template; spans of every message are kept.
+
+        Raises:
+            TokenizationError: no chat template, or it refuses these messages.
+            ProvenanceError: the template changes a message, so its highlights cannot be followed.
+        """
+        chat = render_chat(self.tokenizer, messages, **template)
+        return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+
+    # --- how
+
+    def _method(self, steering: Steering, highlighted: bool) -> KeySteering | None:
+        if steering is None or not highlighted:
+            return None
+        if self.bank is None:
+            raise SteeringError(
+                f"the prompt has highlights, but {self.name} has no bank. Learn one (seka-rag learn, learn_bank), pass "
+                "bank=..., or pass steering=None to run unsteered"
+            )
+        return (self.steering or Seka(gain=self.bank.suggested_gain)) if steering == "auto" else steering
+
+    def _fit(self, prompt: TokenizedPrompt, new_tokens: int, truncate: Truncation) -> TokenizedPrompt:
+        limit = self.context_length
+        room = None if limit is None else limit - new_tokens
+        if not len(prompt):
+            raise ContextLengthError("the prompt is empty: it has no tokens")
+        if room is None or len(prompt) <= room:
+            return prompt
+        if truncate == "error" or room < 1:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens and {new_tokens} new ones are asked for, but {self.name} has a context "
+                f"of {limit}. Shorten the prompt, ask for fewer new tokens, or pass truncate='left' to drop its beginning"
+            )
+        lost = sum(w > 0 for w in prompt.weights[:-room])
+        if lost:
+            raise ContextLengthError(
+                f"truncating to {room} tokens would drop {lost} highlighted tokens at the beginning of the prompt; put "
+                "highlights later, or retrieve less text"
+            )
+        return TokenizedPrompt(prompt.ids[-room:], prompt.weights[-room:], prompt.offsets[-room:])
+
+    def _run(
+        self,
+        prompts: list[TokenizedPrompt],
+        *,
+        steering: Steering = "auto",
+        max_new_tokens: int = 256,
+        stop: Sequence[str] | str | None = None,
+        seed: int | None = None,
+        truncate: Truncation = "error",
+        pieces: Any = None,
+        cancel: threading.Event | None = None,
+        **options: Any,
+    ) -> list[Generation]:
+        if not prompts:
+            return []
+        stop = [stop] if isinstance(stop, str) else [s for s in stop or () if s]
+        prompts = [self._fit(p, max_new_tokens, truncate) for p in prompts]
+        batch = pad(prompts, pad_id(self.tokenizer))
+        method = self._method(steering, bool((batch.weights > 0).any()))
+        device = next(self.hf_model.parameters()).device
+        length = batch.input_ids.shape[1]
+        sampling = options.pop("do_sample", None)
+        if sampling is None:
+            sampling = any(options.get(name) is not None for name in _SAMPLING) and options.get("temperature") != 0
+        if not sampling:
+            options = {**options, **dict.fromkeys(_SAMPLING)}
+        criteria = [StopOnText(self.tokenizer, length, stop)] if stop else []
+        criteria += [StopOnEvent(cancel)] if cancel else []
+        report = SteeringReport()
+        with ExitStack() as stack:
+            if sampling:
+                stack.enter_context(_random)
+                if seed is not None:
+                    devices = [device] if device.type == "cuda" else []
+                    stack.enter_context(torch.random.fork_rng(devices=devices))
+                    torch.manual_seed(seed)
+            if method is not None:
+                assert self.bank is not None
+                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method))
+            output = self.hf_model.generate(  # type: ignore[operator]
+                input_ids=batch.input_ids.to(device),
+                attention_mask=batch.attention_mask.to(device),
+                max_new_tokens=max_new_tokens,
+                do_sample=sampling,
+                pad_token_id=pad_id(self.tokenizer),
+                stopping_criteria=[*criteria, *options.pop("stopping_criteria", ())],
+                streamer=TextPieces(self.tokenizer, stop, pieces) if pieces else None,
+                **options,
+            )
+        sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        times = len(sequences) // len(prompts)
+        return [
+            self._finished(ids, len(prompts[i // times]), stop, report)
+            for i, ids in enumerate(sequences[:, length:].tolist())
+        ]
+
+    def _finished(self, ids: list[int], prompt_tokens: int, stop: Sequence[str], report: SteeringReport) -> Generation:
+        ends = self._end_ids()
+        end = next((i for i, t in enumerate(ids) if t in ends), None)
+        kept = ids if end is None else ids[:end]
+        text, stopped = cut_at_stop(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
+        reason: Literal["stop", "length"] = "stop" if stopped or end is not None else "length"
+        return Generation(text, report, prompt_tokens, len(kept), reason)
+
+    def _end_ids(self) -> set[int]:
+        config: Any = getattr(self.hf_model, "generation_config", None)
+        ids = getattr(config, "eos_token_id", None)
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return set(ids) if isinstance(ids, list) else {ids}
+
+    def _stream(self, prompt: TokenizedPrompt, **options: Any) -> TextStream[Generation]:
+        return TextStream(lambda emit, cancel: self._run([prompt], pieces=emit, cancel=cancel, **options)[0])
+
+    async def _arun(self, prompts: list[TokenizedPrompt], **options: Any) -> list[Generation]:
+        cancel = threading.Event()
+        try:
+            return await asyncio.to_thread(self._run, prompts, cancel=cancel, **options)
+        finally:
+            cancel.set()
+
+
+def _listed(prompt: Input | Sequence[Input]) -> tuple[bool, list[Input]]:
+    single = isinstance(prompt, str | Prompt | TokenizedPrompt)
+    return single, [prompt] if single else list(prompt)  # type: ignore[list-item, arg-type]
+
+
+def _unwrapped(generations: list[Generation], single: bool) -> Generation | list[Generation]:
+    return generations[0] if single and len(generations) == 1 else generations

@@ -1,0 +1,39 @@
+"""SEKA: amplify the part of a highlighted key that lies in the learned relevance subspace."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from seka_rag.bank import ProjectionBank
+from seka_rag.errors import BankError
+from seka_rag.ops.projection import KeyEdit, plan_edit
+from seka_rag.steering.base import KeySteering
+
+
+class Seka(KeySteering):
+    """Spectral Editing Key Amplification (arXiv 2603.01281, eq. 6).
+
+        k' = k + g+ P+ k                       without a negative part
+        k' = k + (g+ P+ k + g- P- k) / 2       with one (``gain_neg`` not 0)
+
+    Attributes:
+        gain: g+.
+        gain_neg: g-. 0 means no negative part and leaves g+ whole. (The authors' code halves g+ as soon as a negative
+            file is given: its "1.56, 0" is a gain of 0.78 here.)
+    """
+
+    gain_neg: float = Field(default=0.0, allow_inf_nan=False)
+
+    def edits(self, bank: ProjectionBank) -> dict[int, KeyEdit]:
+        """See KeySteering.
+
+        Raises:
+            BankError: ``gain_neg`` with a bank that has no negative part.
+        """
+        if self.gain_neg and not bank.negative:
+            raise BankError("gain_neg is set, but this bank has no negative part; learn it with negative=True")
+        planned = {
+            layer: plan_edit(bank.positive[layer], self.gain, bank.negative.get(layer), self.gain_neg)
+            for layer in self.chosen(bank)
+        }
+        return {layer: edit for layer, edit in planned.items() if edit is not None}

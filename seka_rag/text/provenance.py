@@ -1,0 +1,88 @@
+"""Where a template put its values, proven by rendering it a second time with nonces.
+
+Searching the result for a value would let a document that copies a sentence of the template move a highlight.
+Here the places come from the template itself: literal, value, literal, ... must add up to the real text exactly.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from seka_rag.errors import ProvenanceError
+from seka_rag.text.spans import Span, clip, shift
+
+#: What templates commonly do to a value without changing the characters inside it.
+_TRANSFORMS: tuple[Callable[[str], str], ...] = (lambda s: s, str.strip, str.lstrip, str.rstrip)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Characters ``[start, end)`` of the rendered text hold the value ``name`` from its character ``offset`` on."""
+
+    name: str
+    start: int
+    end: int
+    offset: int = 0
+
+    def place(self, spans: tuple[Span, ...]) -> tuple[Span, ...]:
+        """Spans of the value, moved to where the value stands in the rendered text."""
+        inside = clip(spans, self.offset, self.offset + self.end - self.start)
+        return shift(inside, self.start - self.offset)
+
+
+def locate_values(
+    render: Callable[[Mapping[str, str]], str], values: Mapping[str, str]
+) -> tuple[str, tuple[Placement, ...]]:
+    """Render a template and say where each value stands in the result.
+
+    Args:
+        render: fills a template with values by name; called twice.
+        values: the real values.
+
+    Returns:
+        The rendered text, and the placements in the order of the text (a value used twice has two).
+
+    Raises:
+        ProvenanceError: the template changes a value (upper case, escapes) or depends on its content.
+    """
+    text = render(values)
+    nonces = {name: f"Qz{secrets.token_hex(12)}zQ" for name in values}
+    pattern = re.compile("|".join(nonces.values()) or r"(?!)")
+    names = {nonce: name for name, nonce in nonces.items()}
+    template = render({**values, **nonces})
+    literals, order, last = [], [], 0
+    for match in pattern.finditer(template):
+        literals.append(template[last : match.start()])
+        order.append(names[match.group()])
+        last = match.end()
+    literals.append(template[last:])
+    placements = _match(text, literals, order, values)
+    if placements is None:
+        raise ProvenanceError(
+            "the template does not place its values literally (it changes them, or renders other text for other "
+            f"values), so highlights in {sorted(set(order)) or sorted(values)} cannot be followed through it"
+        )
+    return text, placements
+
+
+def _match(text: str, literals: list[str], order: list[str], values: Mapping[str, str]) -> tuple[Placement, ...] | None:
+    """Literal, value, literal, ... laid against the text; depth first over the transforms of each value."""
+    stack: list[tuple[int, int, tuple[Placement, ...]]] = [(0, 0, ())]
+    while stack:
+        i, position, placed = stack.pop()
+        if not text.startswith(literals[i], position):
+            continue
+        position += len(literals[i])
+        if i == len(order):
+            if position == len(text):
+                return placed
+            continue
+        value = values[order[i]]
+        for form in reversed(list(dict.fromkeys(t(value) for t in _TRANSFORMS))):
+            if text.startswith(form, position):
+                here = Placement(order[i], position, position + len(form), value.find(form))
+                stack.append((i + 1, position + len(form), (*placed, here)))
+    return None

@@ -1,0 +1,114 @@
+"""Sentences by lexical overlap: known answers, independence of passages, agreement with a slow reading of the rule."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seka_rag.errors import SpanError
+from seka_rag.highlight.sentences import Sentences, content_stems, stem
+from seka_rag.text.passages import Passage
+from seka_rag.text.sentences import sentences
+
+ADA = "Ada keeps a parrot. Ada lives in Lyon. It rains often. Boris lives in Oslo."
+WORD = st.sampled_from("Ada Boris lives lived Lyon Oslo the of parrot keeps keeping".split())
+PROSE = st.lists(st.lists(WORD, min_size=1, max_size=6).map(lambda w: " ".join(w) + "."), max_size=5).map(" ".join)
+
+
+def marked(question: str, text: str, **options: float) -> list[str]:
+    (spans,) = Sentences(**options)(question, [Passage(text, source="s")])  # type: ignore[arg-type]
+    assert all(s.source == "s" and s.weight == 1.0 for s in spans)
+    return [text[s.start : s.end] for s in spans]
+
+
+def test_marks_the_sentence_that_shares_most() -> None:
+    assert marked("Where does Ada live?", ADA) == ["Ada lives in Lyon."]
+    assert marked("Which pet does Ada keep?", ADA) == ["Ada keeps a parrot."]
+    assert marked("In which town is Boris living?", ADA) == ["Boris lives in Oslo."]
+
+
+def test_second_best_and_order_of_the_text() -> None:
+    assert marked("Where does Boris live?", ADA, top=2) == ["Ada lives in Lyon.", "Boris lives in Oslo."]
+
+
+def test_ties_are_all_marked() -> None:
+    assert marked("Tell me about Ada", ADA) == ["Ada keeps a parrot.", "Ada lives in Lyon."]
+
+
+@pytest.mark.parametrize("question", ["", "What is the?", "Who repaired the organ?", "?!"])
+def test_nothing_shared_marks_nothing(question: str) -> None:
+    assert marked(question, ADA) == []
+
+
+def test_min_overlap_is_asked_of_the_passage() -> None:
+    question = "Which parrot of the admiral lives with Ada in Lyon?"  # parrot, admiral, live, ada, lyon
+    assert marked(question, ADA, min_overlap=0.8) == ["Ada lives in Lyon."]
+    assert marked(question, ADA, min_overlap=0.81) == []
+
+
+def test_unicode_and_case() -> None:
+    assert marked("wo liegt MÜNCHEN?", "Köln liegt am Rhein. München liegt an der Isar.") == ["München liegt an der Isar."]
+
+
+@pytest.mark.parametrize("bad", [{"top": 0}, {"min_overlap": 1.1}, {"min_overlap": math.nan}])
+def test_arguments_out_of_range(bad: dict) -> None:
+    with pytest.raises(SpanError, match=next(iter(bad))):
+        Sentences(**bad)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("lives", "liv"), ("living", "liv"), ("lived", "liv"), ("running", "run"), ("cities", "city"), ("boxes", "box"),
+        ("was", "was"), ("glass", "glass"), ("sing", "sing"), ("bus", "bus"), ("x86s", "x86s"), ("müller", "müller"),
+    ],
+)  # fmt: skip
+def test_stem(word: str, expected: str) -> None:
+    assert stem(word) == expected
+
+
+@given(PROSE, PROSE, PROSE)
+def test_a_passage_is_marked_as_if_it_were_alone(question: str, one: str, other: str) -> None:
+    highlighter = Sentences()
+    alone = highlighter(question, [Passage(one)])[0]
+    for poison in (other, one, one + " " + one, question, question + " " + one):
+        assert highlighter(question, [Passage(one), Passage(poison)])[0] == alone
+        assert highlighter(question, [Passage(poison), Passage(one)])[1] == alone
+
+
+@given(PROSE, PROSE, st.integers(1, 3))
+def test_agrees_with_the_rule_word_by_word(question: str, text: str, top: int) -> None:
+    found = sentences(text)
+    bags = [content_stems(text[s.start : s.end]) for s in found]
+    scores = []
+    for bag in bags:
+        score = 0.0
+        for word in content_stems(question) & bag:
+            n = sum(word in b for b in bags)
+            score += math.log(1 + (len(bags) - n + 0.5) / (n + 0.5))
+        scores.append(score)
+    best = sorted((s for s in scores if s > 0), reverse=True)[:top]
+    expected = [s for s, score in zip(found, scores, strict=True) if best and score > 0 and score >= best[-1] - 1e-9]
+    spans = Sentences(top=top, min_overlap=0)(question, [Passage(text)])[0]
+    assert [(s.start, s.end) for s in spans] == [(s.start, s.end) for s in expected]
+
+
+def test_real_text_mostly_finds_the_answer(shared_data) -> None:
+    import json
+
+    rows = [json.loads(line) for line in (shared_data / "datasets" / "litm_oracle.jsonl").open(encoding="utf-8")]
+    found = total = marked_chars = chars = 0
+    for row in rows[:200]:
+        text = row["passages"][0]
+        answers = row["gold_context_answer"]
+        answers = [answers] if isinstance(answers, str) else answers
+        if not any(a.casefold() in text.casefold() for a in answers):
+            continue
+        spans = Sentences(top=2)(row["question"], [Passage(text)])[0]
+        total += 1
+        found += any(a.casefold() in text[s.start : s.end].casefold() for a in answers for s in spans)
+        marked_chars += sum(map(len, spans))
+        chars += len(text)
+    # better than marking the same share of the text at random
+    assert found / total > marked_chars / chars + 0.05
