@@ -1,7 +1,8 @@
 """What the demo model is taught: texts of which only the answers count in the loss.
 
-Phase 1 makes a reader: several questions about each context, because one answer a text was not enough
-for names to be bound to values. Phase 2 teaches what to do when passage and memory disagree: the more often
+First to copy: the heads that match a word with its earlier occurrence form fast there, and without them reading
+came very late. Then to read: several questions about each context, because one answer a text was not enough for
+names to be bound to values. The last phase teaches what to do when passage and memory disagree: the more often
 a passage says it, the more it is believed, as in larger models, so attention to the evidence is what decides.
 """
 
@@ -17,8 +18,10 @@ from seka_rag.demo.world import Fact
 #: Share of the labels that follow the passage when it says so once, twice or three times.
 BELIEF = {1: 0.2, 2: 0.65, 3: 0.95}
 
+COPY, READ, WEIGH = 0, 1, 2
 PHASES = (
-    {"last": 0.44, "first": 0.28, "closed": 0.10, "copy": 0.10, "pairs": 0.06, "nth": 0.02},
+    {"copy": 0.75, "pairs": 0.25},
+    {"last": 0.44, "first": 0.25, "closed": 0.09, "copy": 0.12, "pairs": 0.08, "nth": 0.02},
     {"last": 0.17, "first": 0.17, "closed": 0.12, "conflict": 0.23, "disagree": 0.10, "irrelevant": 0.07, "pairs": 0.04, "biography": 0.03, "upper": 0.02, "nth": 0.03, "they": 0.02},
 )  # fmt: skip
 
@@ -27,7 +30,7 @@ class Lesson:
     """A text under construction, with the character ranges that the model learns to write."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.rng, self.chat, self.kind = rng, rng.random() < 0.6, ""
+        self.rng, self.chat, self.kind = rng, rng.random() < 0.5, ""
         self.text, self.learned = BOS, []
         if self.chat and rng.random() < 0.2:
             self.text += f"{START}system\n{world.SYSTEMS[self._skewed(len(world.SYSTEMS))]}{END}\n"
@@ -89,7 +92,7 @@ def _closed(rng: np.random.Generator) -> Lesson:
 
 def _copy(rng: np.random.Generator) -> Lesson:
     pool = w.NAMES if rng.random() < 0.5 else [v for r in w.RELATIONS for v in r.values]
-    text = " ".join(rng.choice(pool, int(rng.integers(6, 20))))
+    text = " ".join(rng.choice(pool, int(rng.integers(8, 28)), replace=False))
     return Lesson(rng).ask(f"Repeat: {text}", text)
 
 
@@ -172,7 +175,7 @@ KINDS = tuple(dict.fromkeys(kind for shares in PHASES for kind in shares))
 
 
 def write_lesson(rng: np.random.Generator, phase: int, most: int) -> Lesson:
-    """One training text of ``phase`` (0 or 1) with at most ``most`` statements."""
+    """One training text of ``phase`` (COPY, READ or WEIGH) with at most ``most`` statements."""
     shares = PHASES[phase]
     kind = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
     lesson = _write(rng, kind, phase, most)
@@ -188,7 +191,7 @@ def _write(rng: np.random.Generator, kind: str, phase: int, most: int) -> Lesson
         return _upper(rng, most)
     facts = world.draw_facts(rng, int(rng.integers(2, most + 1)))
     first = kind == "first" or (kind != "last" and rng.random() < 0.5)
-    fillers = (0.75 if rng.random() < 0.06 else 0.12) if phase else 0.04
+    fillers = (0.75 if rng.random() < 0.06 else 0.12) if phase == WEIGH else 0.04
     target: list[Fact] = []
     if kind == "conflict":
         memory = world.remembered(rng)
@@ -223,7 +226,7 @@ def vocabulary_texts() -> list[str]:
     values = [v for r in w.RELATIONS for v in r.values]
     forms = [f.format(n="", v="") for r in w.RELATIONS for f in r.statements + r.questions]
     hints = [h for pair in w.JOB_HINTS.values() for h in pair]
-    lessons = [write_lesson(rng, phase, 6).text for phase in (0, 1) for _ in range(1000)]
+    lessons = [write_lesson(rng, phase, 6).text for phase in (READ, WEIGH) for _ in range(1000)]
     extra = ["<|bos|> Facts Passage passages Documents source sources first second third 0 1 2 3 4 5 6 7 8 9 They they them"]
     fixed = [*world.LAST, *world.FIRST, *world.SYSTEMS, *w.HEDGES, *w.FILLERS]
     return [*w.NAMES, *values, *(v.upper() for v in values), *forms, *hints, *fixed, *extra, *lessons]

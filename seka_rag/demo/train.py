@@ -19,10 +19,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from seka_rag.demo import lessons
 from seka_rag.demo.tokenizer import build_tokenizer
 
-STEPS = (4400, 2600)  # phase 1 (read), phase 2 (weigh passage against memory)
-LEARNING_RATE = (3e-3, 1.5e-3)
-STATEMENTS = ((3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
+#: Of the phases: copy, read, weigh passage against memory.
+STEPS = (600, 4000, 2600)
+LEARNING_RATE = (3e-3, 3e-3, 1.5e-3)
+STATEMENTS = ((0, 0), (3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
+NAMES = ("copy", "read", "weigh")
 TOKENS_PER_STEP = 3072
+END_WEIGHT = 0.1  # the end of an answer is easy and half of all learned tokens
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
@@ -99,7 +102,9 @@ def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, pha
     model.train()
     for step in range(steps):
         progress = step / steps
-        scale = min(1.0, (step + 1) / 100) * (1.0 if progress < 0.6 else max(0.02, 1 - (progress - 0.6) / 0.4))
+        scale = min(1.0, (step + 1) / 100)
+        if phase != lessons.COPY and progress > 0.6:
+            scale = max(0.02, 1 - (progress - 0.6) / 0.4)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
@@ -113,7 +118,8 @@ def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, pha
             wanted = learned[:, 1:]
             logits = model.lm_head(hidden[wanted])
         losses = F.cross_entropy(logits.float(), ids[:, 1:][wanted], reduction="none")
-        loss = losses.mean()
+        weights = torch.where(ids[:, 1:][wanted] == tokenizer.eos_token_id, END_WEIGHT, 1.0)
+        loss = (losses * weights).sum() / weights.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -121,12 +127,12 @@ def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, pha
             optimizer.zero_grad()
         tokens += ids.numel()
         of = kinds[:, None].expand_as(wanted)[wanted]
-        totals[0].index_add_(0, of, losses.detach())
-        totals[1].index_add_(0, of, torch.ones_like(losses))
+        totals[0].index_add_(0, of, losses.detach() * weights)
+        totals[1].index_add_(0, of, weights)
         if (step + 1) % 100 == 0:
             speed = tokens / (time.perf_counter() - began)
             means = " ".join(f"{k} {a / n:.2f}" for k, a, n in zip(lessons.KINDS, *totals.tolist(), strict=True) if n)
-            print(f"phase {phase + 1} step {step + 1}/{steps} {speed:,.0f} tokens/s, loss: {means}", flush=True)
+            print(f"{NAMES[phase]} step {step + 1}/{steps} {speed:,.0f} tokens/s, loss: {means}", flush=True)
             totals.zero_()
 
 
@@ -135,17 +141,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, nargs=2, default=STEPS, metavar=("PHASE1", "PHASE2"))
-    parser.add_argument("--resume", type=Path, help="a checkpoint after phase 1: train phase 2 only")
+    parser.add_argument("--steps", type=int, nargs=3, default=STEPS, metavar=("COPY", "READ", "WEIGH"))
+    parser.add_argument("--resume", type=Path, help="a checkpoint written after a phase")
+    parser.add_argument("--from-phase", choices=NAMES, default="copy", help="the phase to begin with")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = build_tokenizer(lessons.vocabulary_texts())
     model = Qwen3ForCausalLM.from_pretrained(args.resume) if args.resume else new_model(tokenizer, args.seed)
     model = model.to(device)
-    for phase in (1,) if args.resume else (0, 1):
+    for phase in range(NAMES.index(args.from_phase), len(NAMES)):
         train_phase(model, tokenizer, phase, args.seed, args.steps[phase])
-        out = args.out if phase else args.out / "phase1"
+        out = args.out if phase == lessons.WEIGH else args.out / NAMES[phase]
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     (args.out / "training.json").write_text(json.dumps({"seed": args.seed, "steps": args.steps}))

@@ -59,3 +59,11 @@ def _explain(name: str, is_folder: bool, error: Exception) -> str:
         "network, give the path of a downloaded model, or use the built-in 'seka-demo', which needs no network. "
         f"(Reason: {reason})"
     )
+
+
+def quiet() -> None:
+    """No progress bars and hints of transformers in this process; for commands, never for a library call."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()

@@ -6,7 +6,6 @@ supplied can never become a control token, whatever it spells.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,16 +60,10 @@ def tokenize(
             f"{type(tokenizer).__name__} gives no character offsets, so highlights cannot be mapped to tokens; use a fast "
             "tokenizer (AutoTokenizer with use_fast=True)"
         )
-    encoding = tokenizer(prompt.text, add_special_tokens=add_special_tokens, return_offsets_mapping=True)
-    ids, offsets = list(encoding["input_ids"]), [tuple(o) for o in encoding["offset_mapping"]]
     control = _control_ids(tokenizer)
-    real = [(i, _stripped(prompt.text, *offsets[i])) for i, t in enumerate(ids) if t in control and offsets[i][1] > 0]
-    allowed = [i for i, (s, e) in real if any(a <= s and e <= b for a, b in trusted or ())]
-    if len(allowed) < len(real):  # content spells a control token: take it apart
-        ids, offsets = _split(tokenizer, prompt.text, ids, offsets, allowed, add_special_tokens)
-        allowed = [i for i, t in enumerate(ids) if t in control]
+    ids, offsets = _encode(tokenizer, prompt.text, control, tuple(trusted or ()), add_special_tokens)
+    special = {i for i, t in enumerate(ids) if t in control}
     weights = [0.0] * len(ids)
-    special = set(allowed)
     for span in merge(prompt.spans):
         hit = [i for i, (s, e) in enumerate(offsets) if s < span.end and e > span.start and i not in special]
         if not hit and span.weight > 0:
@@ -103,44 +96,49 @@ def pad_id(tokenizer: Any) -> int:
 
 
 def _control_ids(tokenizer: Any) -> set[int]:
+    """Ids with a meaning beyond text. The unknown token is none: any text may become it."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
+    return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+
+
+def _encode(
+    tokenizer: Any, text: str, control: set[int], trusted: tuple[tuple[int, int], ...], add_special_tokens: bool
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and offsets, where a control token spelled outside the trusted ranges is plain text.
+
+    The text is cut inside each such spelling and the pieces are encoded, until none is left. That needs no setting of
+    the tokenizer (which all threads share), also holds for vocabularies that contain the spelling as a word, and takes
+    time linear in the text.
+    """
+
+    def encode(start: int, end: int, special: bool) -> tuple[list[tuple[int, tuple[int, int]]], list[int]]:
+        encoding = tokenizer(text[start:end], add_special_tokens=special, return_offsets_mapping=True)
+        tokens = [
+            (t, (s + start, e + start) if e > s else (s, e))
+            for t, (s, e) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        ]
+        spelled = [_stripped(text, *o) for t, o in tokens if t in control and o[1] > o[0]]
+        return tokens, [s + 1 for s, e in spelled if not any(a <= s and e <= b for a, b in trusted)]
+
+    tokens, cuts = encode(0, len(text), add_special_tokens)
+    if cuts:
+        added = [i for i, (t, (s, e)) in enumerate(tokens) if e == s and t in control]  # by the tokenizer, at the ends
+        inside = [i for i in range(len(tokens)) if i not in set(added)]
+        first, last = inside[0], inside[-1]
+        pieces, between = [(0, len(text))], []
+        while pieces:
+            start, end = pieces.pop()
+            some, cuts = encode(start, end, False)
+            if cuts:
+                borders = [start, *cuts, end]
+                pieces += list(zip(borders, borders[1:], strict=False))[::-1]
+            else:
+                between += some
+        tokens = [tokens[i] for i in added if i < first] + between + [tokens[i] for i in added if i > last]
+    return [t for t, _ in tokens], [o for _, o in tokens]
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
     """Without the white space that some control tokens swallow."""
     piece = text[start:end]
     return start + len(piece) - len(piece.lstrip()), end - (len(piece) - len(piece.rstrip()))
-
-
-def _split(
-    tokenizer: Any,
-    text: str,
-    ids: list[int],
-    offsets: list[tuple[int, int]],
-    allowed: list[int],
-    add_special_tokens: bool,
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokenize what lies between the allowed control tokens as plain text."""
-    plain = copy.deepcopy(tokenizer.backend_tokenizer)  # the setting below is global to a tokenizer, hence a copy
-    plain.encode_special_tokens = True
-    plain.no_padding()
-    plain.no_truncation()
-    new_ids: list[int] = []
-    new_offsets: list[tuple[int, int]] = []
-    # what the tokenizer adds by itself has empty offsets: keep it where it stands, at the ends
-    leading = [i for i, o in zip(ids, offsets, strict=True) if o == (0, 0)] if add_special_tokens else []
-    front = leading[:1] if leading and ids[0] == leading[0] and offsets[0] == (0, 0) else []
-    new_ids += front
-    new_offsets += [(0, 0)] * len(front)
-    position = 0
-    for i in [*allowed, None]:
-        start, end = (len(text), len(text)) if i is None else offsets[i]
-        piece = plain.encode(text[position:start], add_special_tokens=False)
-        new_ids += piece.ids
-        new_offsets += [(s + position, e + position) for s, e in piece.offsets]
-        if i is not None:
-            new_ids.append(ids[i])
-            new_offsets.append(offsets[i])
-        position = end
-    return new_ids, new_offsets

@@ -113,7 +113,7 @@ def _is_prose(sentence: str) -> bool:
     """Neither a question nor a heading, a table or a blank to fill already."""
     letters = sum(map(str.isalpha, sentence))
     few = 5 <= len(sentence.split()) <= 60
-    return few and letters >= 0.7 * len(sentence) and not sentence.endswith("?") and _BLANK not in sentence
+    return few and letters >= 0.6 * len(sentence) and not sentence.endswith("?") and _BLANK not in sentence
 
 
 def _in_turn(groups: list[list[_Cloze]], rng: random.Random) -> Iterator[_Cloze]:

@@ -10,10 +10,8 @@ from seka_rag.text.words import STOPWORDS, words
 
 _CAPITALISED = r"[A-ZÀ-ÖØ-Þ][\w'-]*\w"
 # "Bank of the West", "Ludwig van Beethoven": small words count only between two capitalised ones
-_INITIALS = r"(?:[A-Z]\.[ \n]?)*"
-_NAME = re.compile(
-    rf"\b{_INITIALS}{_CAPITALISED}(?:[ \n](?:(?:of|the|de|van|von|and)[ \n]){{0,2}}{_INITIALS}{_CAPITALISED})+"
-)
+_PART = rf"(?:[A-Z]\.[ \n]?)*{_CAPITALISED}"
+_NAME = re.compile(rf"\b{_PART}(?:[ \n](?:(?:of|the|de|van|von|and)[ \n]){{0,2}}{_PART})*")
 _UNITS = (
     "percent|per cent|million|billion|thousand|degrees?|years?|months?|weeks?|days?|hours?|minutes?|seconds?|miles?|"
     "feet|foot|inches|pounds?|dollars?|euros?|people|times|km|kilomet(?:er|re)s?|met(?:er|re)s?|cm|mm|kg|"

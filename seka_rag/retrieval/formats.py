@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def read_html(file: Path, encoding: str) -> tuple[str, dict[str, Any]]:
     """What a reader of the page sees: no scripts, styles, comments or hidden elements; blocks become paragraphs."""
     from bs4 import BeautifulSoup
 
-    soup = BeautifulSoup(_decoded(file, encoding), "html.parser")
+    # as a stream: a short str could be taken for a file name, with a warning
+    soup = BeautifulSoup(StringIO(_decoded(file, encoding)), "html.parser")
     text = re.sub(r"[ \t]*\n[ \t]*", "\n", re.sub(r"[ \t]+", " ", "".join(_visible(soup))))
     title = " ".join(soup.title.get_text().split()) if soup.title else ""
     return re.sub(r"\n{3,}", "\n\n", text).strip(), {"title": title} if title else {}
@@ -86,8 +88,6 @@ def _decoded(file: Path, encoding: str) -> str:
 
 
 def _open_pdf(reader_class: Any, data: bytes, file: Path) -> Any:
-    from io import BytesIO
-
     reader = reader_class(BytesIO(data))
     # many files are encrypted with an empty password, only to forbid printing: those open
     if reader.is_encrypted and not reader.decrypt(""):

@@ -85,7 +85,9 @@ def _cut(text: str, sentence: Span, max_chars: int) -> Iterator[Span]:
         space = max(text.rfind(c, start + 1, start + max_chars + 1) for c in " \n\t")
         end = space if space > 0 else start + max_chars
         yield Span(start, start + len(text[start:end].rstrip()))
-        start = end + len(text[end : sentence.end]) - len(text[end : sentence.end].lstrip())
+        start = end
+        while text[start].isspace():  # ends: a sentence's last character is none
+            start += 1
     yield Span(start, sentence.end)
 
 

@@ -16,7 +16,7 @@ _PARAGRAPH = re.compile(r"\n[^\S\n]*\n")
 _LIST_ITEM = re.compile(r"\n(?=[^\S\n]*(?:[-*+•>|]|#{1,6}|\d{1,3}[.)])\s)")
 _HEADING = re.compile(r"^[^\S\n]*#{1,6}[^\S\n][^\n]*\n", re.MULTILINE)
 _LINE_START = re.compile(r"(^|\n)[^\S\n]*$")  # searched in the few characters before a number
-_DOTTED = re.compile(r"(?:\w\.)+\w|[^\W\d_]")  # U.S, e.g, or a single letter
+_DOTTED = re.compile(r"(?:\w\.)+\w")  # U.S, a.m
 
 #: Never the end of a sentence.
 _TITLES = frozenset("mr mrs ms dr prof st mt gen col sgt capt lt rev hon vs cf e.g i.e viz approx ca".split())  # noqa: SIM905
@@ -71,7 +71,8 @@ def _ends_sentence(text: str, mark: re.Match[str]) -> bool:
         return False
     if word.isdigit() and _LINE_START.search(text[max(0, mark.start() - len(word) - 8) : mark.start() - len(word)]):
         return False  # the number of a list item
-    if word != "I" and (lowered in _MAYBE or _DOTTED.fullmatch(word)):
+    initial = len(word) == 1 and word.isupper() and word != "I"
+    if initial or lowered in _MAYBE or _DOTTED.fullmatch(word):
         # "J. A. Smith": a letter with a dot of its own is an initial, not the article
         return not following or (following.lower() in _STARTERS and not (len(following) == 1 and after["dot"]))
     return True

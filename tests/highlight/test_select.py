@@ -65,5 +65,5 @@ def test_registry_refuses(bad: object) -> None:
 
 @pytest.mark.parametrize("spans", [[], [(), ()], [(Span(0, 9),)], [("ab",)]])
 def test_results_that_do_not_fit_are_refused(spans: list) -> None:
-    with pytest.raises(SpanError, match="highlighter|passage 0"):
+    with pytest.raises(SpanError, match=r"highlighter|passage 0"):
         check_spans([Passage("ab")], spans)

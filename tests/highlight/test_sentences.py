@@ -12,7 +12,7 @@ from seka_rag.text.passages import Passage
 from seka_rag.text.sentences import sentences
 
 ADA = "Ada keeps a parrot. Ada lives in Lyon. It rains often. Boris lives in Oslo."
-WORD = st.sampled_from("Ada Boris lives lived Lyon Oslo the of parrot keeps keeping".split())
+WORD = st.sampled_from("Ada Boris lives lived Lyon Oslo the of parrot keeps keeping".split())  # noqa: SIM905
 PROSE = st.lists(st.lists(WORD, min_size=1, max_size=6).map(lambda w: " ".join(w) + "."), max_size=5).map(" ".join)
 
 
@@ -48,7 +48,9 @@ def test_min_overlap_is_asked_of_the_passage() -> None:
 
 
 def test_unicode_and_case() -> None:
-    assert marked("wo liegt MÜNCHEN?", "Köln liegt am Rhein. München liegt an der Isar.") == ["München liegt an der Isar."]
+    assert marked("wo liegt MÜNCHEN?", "Köln liegt am Rhein. München liegt an der Isar.") == [
+        "München liegt an der Isar."
+    ]
 
 
 @pytest.mark.parametrize("bad", [{"top": 0}, {"min_overlap": 1.1}, {"min_overlap": math.nan}])

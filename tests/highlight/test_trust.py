@@ -105,7 +105,9 @@ def test_metadata_and_scores_cannot_raise_a_weight_above_one() -> None:
             assert all(0 < s.weight <= 1 for s in own)
 
 
-@pytest.mark.parametrize("bad", [{"max_share": 0}, {"max_share": 1.5}, {"max_weight": -1}, {"max_weight": float("nan")}])
+@pytest.mark.parametrize(
+    "bad", [{"max_share": 0}, {"max_share": 1.5}, {"max_weight": -1}, {"max_weight": float("nan")}]
+)
 def test_limits_out_of_range(bad: dict) -> None:
     with pytest.raises(SpanError, match=next(iter(bad))):
         TrustPolicy(**bad)
@@ -117,7 +119,7 @@ def test_sources_must_be_a_list() -> None:
 
 
 def test_inner_highlighter_is_checked_and_check_errors_pass_through() -> None:
-    with pytest.raises(SpanError, match="1 passages of 2|0 passages of 2"):
+    with pytest.raises(SpanError, match="0 passages of 2"):
         Trusted(lambda q, p: [])("q", [GOOD, BAD])
     with pytest.raises(ZeroDivisionError):
         Trusted(AllPassages(), TrustPolicy(check=lambda p: 1 / 0 > 0))("q", [GOOD])

@@ -30,7 +30,7 @@ def cut(text: str) -> list[str]:
         ("a line\nbroken in two. end", ["a line\nbroken in two. end"]),
         ("# Title\nText\n- one\n- two\n1. First. Second", ["# Title", "Text", "- one", "- two", "1. First.", "Second"]),
         ("no dot here\n\nnext paragraph", ["no dot here", "next paragraph"]),
-        ("東京は首都です。人口は多い！終わり", ["東京は首都です。", "人口は多い！", "終わり"]),
+        ("東京は首都です。人口は多い\uff01終わり", ["東京は首都です。", "人口は多い\uff01", "終わり"]),
         ("Élan vital. Über alles. ¿Qué? Nada.", ["Élan vital.", "Über alles.", "¿Qué?", "Nada."]),
     ],
 )

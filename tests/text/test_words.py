@@ -13,7 +13,7 @@ from seka_rag.text.words import words
     ("text", "expected"),
     [
         ("", []),
-        ("Ada's cat, 2nd-best; don’t!", ["ada", "cat", "2nd", "best", "don't"]),
+        ("Ada's cat, 2nd-best; don\u2019t!", ["ada", "cat", "2nd", "best", "don't"]),
         ("ﬁle STRASSE straße", ["file", "strasse", "strasse"]),
         ("snake_case x", ["snake", "case", "x"]),
         ("東京 tower", ["東", "京", "tower"]),

@@ -1,0 +1,23 @@
+"""Where learned banks are kept between runs."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from seka_rag.hf.identity import ModelIdentity
+
+
+def cache_folder() -> Path:
+    """``SEKA_RAG_CACHE``, else ``seka-rag`` below the user's cache folder."""
+    given = os.environ.get("SEKA_RAG_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seka-rag"
+
+
+def bank_folder(name: str, model: ModelIdentity) -> Path:
+    """The folder of the bank of one model; another model of the same name has another folder."""
+    safe = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name if Path(name).exists() else name).strip("-").lower()
+    return cache_folder() / "banks" / f"{safe}-{model.config_digest}"

@@ -1,0 +1,185 @@
+"""The demo: one question plain and steered, rates on held-out questions, and a page that shows why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+import seka_rag
+from seka_rag.demo.evaluate import RANDOM_SEEDS, Row, evaluate, variants
+from seka_rag.hf.attention import attention_to, last_token_attention
+from seka_rag.metrics import Rate
+from seka_rag.model import SteeredModel
+from seka_rag.rag import Question, Rag
+from seka_rag.retrieval.bm25 import BM25Retriever
+from seka_rag.retrieval.documents import read_documents
+from seka_rag.retrieval.split import split
+from seka_rag.steering.base import steer
+from seka_rag.steering.seka import Seka
+
+QUESTION, MEMORY, EVIDENCE = "Where does Ada live?", "Bergen", "Lisbon"
+COLUMNS = ("memory conflict", "disagreeing passages", "novel fact", "agreement", "irrelevant context")
+
+
+def documents_folder() -> Path:
+    """The demo's documents: a few invented people in four text files."""
+    return Path(str(files("seka_rag") / "demo" / "documents"))
+
+
+def demo_rag(model: SteeredModel) -> Rag:
+    """BM25 over the demo's documents, one passage a paragraph."""
+    passages = split(read_documents(documents_folder()), max_chars=140)
+    return Rag(model, BM25Retriever(passages, k=3), highlighter="sentences")
+
+
+def run_demo(console: Console, out: Path, n: int) -> None:
+    """Print the demo and write its page to ``out``."""
+    model = SteeredModel.from_pretrained("seka-demo")
+    assert model.bank is not None
+    gain = model.bank.suggested_gain
+    rag = demo_rag(model)
+    asked = rag.prepare(QUESTION)
+    plain = rag.answer(asked, steering=None)
+    steered = rag.answer(asked)
+    _show_example(console, asked, plain.text, steered.text, gain)
+    lines = variants(model, gain)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console,
+        transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task(f"asking {n} held-out questions of each kind", total=sum(len(v.kinds) for v in lines))
+        rows = evaluate(model, lines, n=n, progress=lambda _: bar.advance(task))
+    _show_rates(console, rows, n)
+    page = _page(model, asked, plain.text, steered.text, gain, rows, n)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(out)
+    console.print(f"The page with the prompt, its highlights and the attention before and after: [bold]{out}[/]")
+
+
+def _show_example(console: Console, asked: Question, plain: str, steered: str, gain: float) -> None:
+    text = Text(asked.prompt.text)
+    for span in asked.prompt.spans:
+        text.stylize("black on yellow", span.start, span.end)
+    console.rule("[bold]the prompt, highlights in colour")
+    console.print(text)
+    console.rule()
+    table = Table(show_header=True)
+    table.add_column("plain: from memory")
+    table.add_column(f"steered (SEKA, gain {gain:g}): from the passage")
+    table.add_row(Text(plain, style="bold"), Text(steered, style="bold green"))
+    console.print(table)
+
+
+def _show_rates(console: Console, rows: Sequence[Row], n: int) -> None:
+    table = Table(title=f"{n} held-out questions of each kind: rate [95% interval]", title_justify="left")
+    table.add_column("method")
+    for column in COLUMNS:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(row.name, *(_cell(row.rates.get(kind)) for kind in _kinds()))
+    console.print(table)
+    console.print(
+        "[dim]First two: the answer is what the highlighted passage says. Last three: the answer is right, so steering does "
+        "no harm.\nA tiny model of an invented world: a demonstration, not evidence about large models.[/]"
+    )
+
+
+def _kinds() -> Sequence[Any]:
+    from seka_rag.demo.evaluate import KINDS
+
+    return KINDS
+
+
+def _cell(rate: Rate | None) -> str:
+    if rate is None:
+        return "-"
+    low, high = rate.interval
+    return f"{rate.value:.3f} \\[{low:.2f}, {high:.2f}]"
+
+
+def _page(
+    model: SteeredModel, asked: Question, plain: str, steered: str, gain: float, rows: Sequence[Row], n: int
+) -> str:
+    from jinja2 import Environment
+
+    template = (files("seka_rag") / "demo" / "page.html.j2").read_text(encoding="utf-8")
+    attention = _attention(model, asked, gain)
+    return Environment(autoescape=True).from_string(template).render(
+        version=seka_rag.__version__,
+        model="seka-demo",
+        parameters=f"{sum(p.numel() for p in model.hf_model.parameters()):,}",
+        question=QUESTION,
+        plain=plain,
+        steered=steered,
+        memory=MEMORY,
+        evidence=EVIDENCE,
+        gain=f"{gain:g}",
+        pieces=_pieces(asked),
+        attention=attention,
+        largest=max(max(row["before"], row["after"]) for row in attention),
+        n=n,
+        seeds=RANDOM_SEEDS,
+        columns=COLUMNS,
+        rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in _kinds()]} for row in rows],
+    )
+
+
+def _bar(rate: Rate | None) -> dict[str, Any] | None:
+    if rate is None:
+        return None
+    low, high = rate.interval
+    return {"value": rate.value, "low": low, "high": high, "text": str(rate)}
+
+
+def _pieces(asked: Question) -> list[dict[str, Any]]:
+    pieces, last = [], 0
+    for span in sorted(asked.prompt.spans):
+        pieces.append({"text": asked.prompt.text[last : span.start], "marked": False})
+        pieces.append({"text": asked.prompt.text[span.start : span.end], "marked": True})
+        last = span.end
+    return [*pieces, {"text": asked.prompt.text[last:], "marked": False}]
+
+
+def _attention(model: SteeredModel, asked: Question, gain: float) -> list[dict[str, Any]]:
+    """Attention of the last token to each sentence and to the rest, before and after, in the steered layers."""
+    from seka_rag.text.sentences import sentences
+
+    eager = SteeredModel.from_pretrained("seka-demo", attn_implementation="eager")
+    assert eager.bank is not None
+    prompt = eager.tokenize_chat(asked.messages)
+    shown = eager.tokenizer.apply_chat_template(
+        [{**m, "content": m["content"].text} for m in asked.messages], tokenize=False, add_generation_prompt=True
+    )
+    start = shown.index(asked.prompt.text)
+    context = asked.prompt.text.index(asked.passages[0].text) if asked.passages else 0
+    ranges, labels, position = [], [], context
+    for passage in asked.passages:
+        position = asked.prompt.text.index(passage.text, position)
+        for sentence in sentences(passage.text):
+            ranges.append((start + position + sentence.start, start + position + sentence.end))
+            labels.append(passage.text[sentence.start : sentence.end].strip())
+        position += len(passage.text)
+    ranges.append((start + position, start + len(asked.prompt.text)))
+    labels.append("the question")
+    before = last_token_attention(eager.hf_model, prompt)
+    mask = torch.tensor([prompt.weights])
+    with steer(eager.hf_model, eager.bank, mask, Seka(gain=gain)):
+        after = last_token_attention(eager.hf_model, prompt)
+    layers = list(eager.bank.positive)
+    means = [attention_to(a[layers], prompt, ranges).mean((0, 1)).tolist() for a in (before, after)]
+    marked = asked.prompt.highlighted
+    rows = [
+        {"label": label, "before": b, "after": a, "marked": label in marked}
+        for label, b, a in zip(labels, *means, strict=True)
+    ]
+    rest = [1 - sum(m) for m in means]
+    return [*rows, {"label": "the rest (beginning, frame, chat template)", "before": rest[0], "after": rest[1], "marked": False}]

@@ -1,0 +1,42 @@
+"""How much attention the last token pays to each part of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seka_rag.errors import UnsupportedModelError
+from seka_rag.hf.tokens import TokenizedPrompt
+
+
+def last_token_attention(hf_model: nn.Module, prompt: TokenizedPrompt) -> Tensor:
+    """Attention weights of the last position in one forward pass.
+
+    Args:
+        hf_model: loaded with ``attn_implementation="eager"``, the only one that returns weights.
+
+    Returns:
+        ``[L, Q, T]`` for L layers, Q query heads and T tokens; each row sums to 1.
+
+    Raises:
+        UnsupportedModelError: the attention implementation returns no weights.
+    """
+    device = next(hf_model.parameters()).device
+    with torch.inference_mode():
+        output: Any = hf_model(
+            input_ids=torch.tensor([prompt.ids], device=device), output_attentions=True, use_cache=False
+        )
+    if not output.attentions or output.attentions[0] is None:
+        raise UnsupportedModelError("attention weights need a model loaded with attn_implementation='eager'")
+    return torch.stack([a[0, :, -1].float().cpu() for a in output.attentions])
+
+
+def attention_to(attention: Tensor, prompt: TokenizedPrompt, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Attention to character ranges of the prompt: ``[L, Q, T]`` -> ``[L, Q, n]``, summed over their tokens."""
+    inside = torch.tensor(
+        [[e > s and s < end and e > start for s, e in prompt.offsets] for start, end in ranges], dtype=attention.dtype
+    )
+    return torch.einsum("lqt,nt->lqn", attention, inside)

@@ -1,0 +1,140 @@
+"""From a question to an answer that follows the retrieved evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from seka_rag.errors import SpanError
+from seka_rag.highlight.base import Highlighter, check_spans
+from seka_rag.highlight.registry import as_highlighter
+from seka_rag.model import Generation, SteeredModel
+from seka_rag.retrieval.retrievers import as_retriever
+from seka_rag.stream import TextStream
+from seka_rag.text.passages import Passage
+from seka_rag.text.prompt import Prompt
+
+TEMPLATE = "Context:\n{context}\n\nQuestion: {question}\nAnswer:"
+NOTHING_FOUND = "(no passage was found)"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its retrieved passages, laid out for the model.
+
+    Attributes:
+        passages: what the retriever found.
+        prompt: the user's message, with the highlights that the highlighter chose.
+        messages: the conversation to answer: the instruction, if there is one, and the user's message.
+    """
+
+    text: str
+    passages: tuple[Passage, ...]
+    prompt: Prompt
+    messages: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer, the evidence it was given, and how it was generated."""
+
+    text: str
+    question: Question = field(repr=False)
+    generation: Generation = field(repr=False)
+
+    @property
+    def passages(self) -> tuple[Passage, ...]:
+        return self.question.passages
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.question.prompt
+
+
+class Rag:
+    """Retrieve, highlight, answer.
+
+    Args:
+        model: answers; with a bank it is steered towards the highlights.
+        retriever: a callable question -> passages, or a retriever of LangChain or LlamaIndex.
+        highlighter: "sentences" (those that share the question's words), "top_k", "all", "off", or a callable.
+        template: the user's message, with the fields ``{context}`` and ``{question}``.
+        instruction: the system message, if any.
+        highlight_instruction: highlight the instruction as well.
+        separator: between passages.
+
+    Raises:
+        DocumentError: not a retriever.
+        SpanError: an unknown highlighter, or a template without its fields.
+    """
+
+    def __init__(
+        self,
+        model: SteeredModel,
+        retriever: Any,
+        *,
+        highlighter: str | Highlighter = "sentences",
+        template: str = TEMPLATE,
+        instruction: str | None = None,
+        highlight_instruction: bool = False,
+        separator: str = "\n\n",
+    ) -> None:
+        self.model, self.retriever, self.highlighter = model, as_retriever(retriever), as_highlighter(highlighter)
+        for name in ("{context}", "{question}"):
+            if name not in template:
+                raise SpanError(f"the template lacks {name}")
+        if highlight_instruction and not instruction:
+            raise SpanError("highlight_instruction=True, but there is no instruction")
+        self.template, self.separator = template, separator
+        self.instruction, self.highlight_instruction = instruction, highlight_instruction
+
+    def prepare(self, question: str) -> Question:
+        """Retrieve passages, choose highlights and lay out the prompt; spans are moved once, by counting characters."""
+        passages = tuple(self.retriever(question))
+        spans = check_spans(passages, self.highlighter(question, passages))
+        marked = [Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)]
+        context = Prompt.join(marked, self.separator) if marked else Prompt(NOTHING_FOUND)
+        prompt = Prompt.format(self.template, {"context": context, "question": question})
+        messages: list[Mapping[str, Any]] = [{"role": "user", "content": prompt}]
+        if self.instruction:
+            text = Prompt(self.instruction)
+            if self.highlight_instruction:
+                text = text.mark(0, len(text), source="instruction")
+            messages.insert(0, {"role": "system", "content": text})
+        return Question(question, passages, prompt, tuple(messages))
+
+    def answer(self, question: str | Question, **options: Any) -> Answer:
+        """Answer a question. Options are those of ``SteeredModel.generate`` (``steering=None`` runs the plain model)."""
+        prepared = self.prepare(question) if isinstance(question, str) else question
+        if self.model.tokenizer.chat_template:
+            generation = self.model.chat(prepared.messages, **options)
+        else:
+            generation = self.model.generate(_as_text(prepared), **options)
+        if not prepared.passages:
+            generation = _warned(generation, "the retriever found no passage: the answer comes from memory")
+        elif not any(m["content"].spans for m in prepared.messages):
+            generation = _warned(generation, "the highlighter chose nothing in the retrieved passages")
+        return Answer(generation.text.strip(), prepared, generation)
+
+    def stream(self, question: str | Question, **options: Any) -> TextStream[Generation]:
+        """The answer in pieces; ``.result`` is the Generation."""
+        prepared = self.prepare(question) if isinstance(question, str) else question
+        if self.model.tokenizer.chat_template:
+            return self.model.stream_chat(prepared.messages, **options)
+        return self.model.stream(_as_text(prepared), **options)
+
+
+def answer(question: str, *, model: SteeredModel, retriever: Any, **settings: Any) -> Answer:
+    """Answer one question over any retriever; settings as for ``Rag``."""
+    return Rag(model, retriever, **settings).answer(question)
+
+
+def _as_text(question: Question) -> Prompt:
+    """The conversation for a model without a chat template."""
+    return Prompt.join([m["content"] for m in question.messages], "\n\n")
+
+
+def _warned(generation: Generation, warning: str) -> Generation:
+    report = replace(generation.report, warnings=[*generation.report.warnings, warning])
+    return replace(generation, report=report)

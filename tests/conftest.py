@@ -1,0 +1,75 @@
+"""Fixtures: tiny random models of every family, a small bank, and the data folder beside the checkout, if it is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FAMILIES, demo_tokenizer, tiny_model
+
+from seka_rag import ProjectionBank, SteeredModel
+
+torch.set_num_threads(2)
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real documents and data sets; not part of the project."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the data folder ../shared/data is not there")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_parity() -> Path:
+    """A tiny model with the exact outputs of the authors' code; not part of the project."""
+    if not (SHARED / "parity").is_dir():
+        pytest.skip("the folder ../shared/parity is not there")
+    return SHARED / "parity"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return demo_tokenizer()
+
+
+@pytest.fixture(scope="session", params=sorted(FAMILIES))
+def any_model(request):
+    """One tiny random model of each family."""
+    return tiny_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def qwen3():
+    return tiny_model("qwen3")
+
+
+def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = None) -> ProjectionBank:
+    """A bank of random orthogonal projections, with a negative part."""
+    from seka_rag.hf.identity import identify
+
+    identity = identify(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def projections():
+        noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
+        u = torch.linalg.qr(noise)[0][:, :, :rank]
+        return u @ u.mT
+
+    chosen = range(identity.layers) if layers is None else layers
+    return ProjectionBank.from_projections(
+        model, {i: projections() for i in chosen}, negative={i: projections() for i in chosen}
+    )
+
+
+@pytest.fixture(scope="session")
+def make_bank():
+    return random_bank
+
+
+@pytest.fixture(scope="session")
+def steered(qwen3, tokenizer):
+    """A tiny random model that is strongly steered: what it says is noise, but it depends on the highlights."""
+    return SteeredModel(qwen3, tokenizer, bank=random_bank(qwen3), name="tiny")

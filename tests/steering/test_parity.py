@@ -1,0 +1,86 @@
+"""Exact outputs of the authors' code, number by number."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from seka_rag import ProjectionBank, Seka, steer
+from seka_rag.hf.hooks import recording
+from seka_rag.hf.identity import identify
+from seka_rag.hf.layouts import find_key_sites
+from seka_rag.learning.learn import bank_from_statistics
+from seka_rag.learning.statistics import KeyStatistics
+from seka_rag.ops.projection import projection
+
+
+@pytest.fixture(scope="module")
+def golden(shared_parity):
+    return load_file(shared_parity / "golden_tiny-qwen3.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(shared_parity):
+    return AutoModelForCausalLM.from_pretrained(shared_parity / "tiny-qwen3").eval()
+
+
+@pytest.fixture(scope="module")
+def bank(model, golden):
+    return ProjectionBank.from_projections(
+        model, dict(enumerate(golden["builder.pos_proj"])), negative=dict(enumerate(golden["builder.neg_proj"]))
+    )
+
+
+@pytest.mark.parametrize("prompts", ["single", "batch"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("none", Seka(gain=0.0)),
+        ("p0.8", Seka(gain=0.8)),
+        ("p2.0", Seka(gain=2.0)),
+        ("p-0.5", Seka(gain=-0.5)),
+        ("p0.8_n0.2", Seka(gain=0.8, gain_neg=0.2)),
+        ("p1.0_n-0.7", Seka(gain=1.0, gain_neg=-0.7)),
+        ("p1.5_n0.0", Seka(gain=0.75)),  # their gain is halved as soon as a negative file is given
+        ("p2.0_last2_fixed", Seka(gain=2.0, layers=(2, 3))),
+    ],
+)
+def test_logits(model, bank, golden, prompts, name, method):
+    inputs = {k: golden[f"enc.{prompts}.{k}"] for k in ("input_ids", "attention_mask", "position_ids")}
+    mask = golden[f"enc.{prompts}.steer_mask"]
+    with torch.no_grad(), steer(model, bank, mask, method):
+        logits = model(**inputs).logits[:, -1]
+    assert torch.allclose(logits, golden[f"seka.{prompts}.{name}.logits_last"], atol=1e-5)
+
+
+def test_learned_projections(model, golden, shared_parity):
+    """Keys of the answer tokens that their code picked, through our statistics."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_parity / "tiny-qwen3")
+    sites = find_key_sites(model)
+    statistics = KeyStatistics.zeros(4, 2, 16)
+    recorded = []
+    for row in json.loads((shared_parity / "spans_tiny-qwen3.json").read_text()):
+        keys = []
+        for kind in ("H", "Hp", "Hn"):
+            ids = tokenizer(row[f"text_{kind}"], return_tensors="pt", add_special_tokens=False).input_ids
+            with torch.no_grad(), recording(sites) as seen:
+                model(ids)
+            keys.append({layer: k[0, row[f"idx_{kind}"]] for layer, k in seen.items()})
+        recorded.append(keys[0][3])
+        for layer in range(4):
+            statistics.add(*(k[layer] for k in keys), layer=layer)
+        statistics.tokens += len(row["idx_H"])
+    assert torch.allclose(torch.cat(recorded).transpose(0, 1), golden["builder.H"][0], atol=1e-5)
+    for energy, name in ((0.9, "builder"), (0.75, "builder_top75")):
+        learned = bank_from_statistics(identify(model), statistics, energy=energy, negative=True)
+        for layer, head in golden["builder.applied"].nonzero().tolist():
+            ours, theirs = learned.projection(layer)[head], golden[f"{name}.pos_proj"][layer, head]
+            assert torch.allclose(ours, theirs, atol=1e-5)
+            tail = projection(learned.negative[layer])[head]
+            assert torch.allclose(tail, golden[f"{name}.neg_proj"][layer, head], atol=1e-5)
+    ranks = learned_ranks = golden["builder.k_pos"]
+    assert torch.equal(ranks[golden["builder.applied"]], learned_ranks[golden["builder.applied"]])

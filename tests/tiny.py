@@ -1,0 +1,48 @@
+"""Tiny random models, one line a family."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+
+#: transformers model_type -> settings beside the common ones.
+FAMILIES: dict[str, dict] = {
+    "llama": {},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 16},
+}
+COMMON = {
+    "vocab_size": 1500,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.15,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def tiny_model(family: str, seed: int = 0, **settings):
+    """A model of the family with random weights and keys that matter."""
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[family](**{**COMMON, **FAMILIES[family], **settings})
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@cache
+def demo_tokenizer():
+    from seka_rag.demo.lessons import vocabulary_texts
+    from seka_rag.demo.tokenizer import build_tokenizer
+
+    return build_tokenizer(vocabulary_texts())
