@@ -5,13 +5,17 @@ Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighte
 
 from seka_rag.bank import ProjectionBank
 from seka_rag.errors import SekaError
+from seka_rag.highlight.base import Highlighter, check_spans
+from seka_rag.highlight.registry import as_highlighter
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import Generation, SteeredModel
+from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.steering.base import SteeringReport, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
+from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import Placement, locate_values
 from seka_rag.text.spans import Span
@@ -21,7 +25,9 @@ __version__ = "0.1.0"
 __all__ = [
     "ContrastiveTriple",
     "Generation",
+    "Highlighter",
     "KeyScaling",
+    "Passage",
     "Placement",
     "ProjectionBank",
     "Prompt",
@@ -31,6 +37,9 @@ __all__ = [
     "Span",
     "SteeredModel",
     "SteeringReport",
+    "as_highlighter",
+    "as_passage",
+    "check_spans",
     "learn_bank",
     "locate_values",
     "steer",

@@ -1,0 +1,205 @@
+"""What retrievers returned and prompts were filled with, by run, so that a model call can find its own evidence.
+
+LangChain tells a callback handler of every run and its parent. A model call only knows its own parent, and one root
+may hold many chains at once (``map``, ``batch`` inside a step), so the root says nothing. A call therefore looks for
+the nearest ancestor that has a finished retriever below it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.tracers.context import register_configure_hook
+
+#: Trees of runs that are kept at once. A tree goes when its root ends; this bounds those whose end is never told.
+_MOST_TREES = 4096
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What one retriever was asked and what it returned."""
+
+    query: str
+    documents: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class FilledPrompt:
+    """A prompt template, as LangChain writes it down, and what it was filled with."""
+
+    template: dict[str, Any]
+    inputs: Any
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model call can draw on: its retrievers' results, and the prompts that may hold them, the latest first."""
+
+    retrievals: tuple[Retrieval, ...]
+    prompts: tuple[FilledPrompt, ...]
+
+
+@dataclass
+class _Run:
+    parent: UUID | None  # None for a root
+    children: list[UUID] = field(default_factory=list)
+    query: str = ""
+    retrieval: Retrieval | None = None
+    prompt: FilledPrompt | None = None
+
+
+class Capture(BaseCallbackHandler):
+    """The handler. Thread-safe; it holds what belongs to runs that have not ended, and nothing else."""
+
+    run_inline = True  # in the thread of the run: the context variable below must reach the model
+
+    def __init__(self) -> None:
+        self._runs: dict[UUID, _Run] = {}
+        self._roots: dict[UUID, None] = {}  # in order of their start
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> int:
+        """How many runs it holds. Not ``__len__``: LangChain takes a handler that is falsy for none at all."""
+        return len(self._runs)
+
+    def evidence(self, run: UUID | None) -> Evidence | None:
+        """What the nearest ancestor with a finished retriever holds, beginning at ``run`` itself; None if none has."""
+        with self._lock:
+            while run is not None and run in self._runs:
+                retrievals = tuple(self._retrievals(run))
+                if retrievals:
+                    return Evidence(retrievals, tuple(reversed(list(self._prompts(run)))))
+                run = self._runs[run].parent
+        return None
+
+    def _retrievals(self, at: UUID) -> Iterator[Retrieval]:
+        """Outermost finished retrievers: one that asks others returns what it chose from theirs."""
+        run = self._runs[at]
+        if run.retrieval is not None:
+            yield run.retrieval
+            return
+        for child in run.children:
+            yield from self._retrievals(child)
+
+    def _prompts(self, at: UUID) -> Iterator[FilledPrompt]:
+        run = self._runs[at]
+        if run.prompt is not None:
+            yield run.prompt
+        for child in run.children:
+            yield from self._prompts(child)
+
+    # --- the tree
+
+    def _begin(self, run_id: UUID, parent: UUID | None, **what: Any) -> None:
+        with self._lock:
+            if parent in self._runs:
+                assert parent is not None
+                self._runs[parent].children.append(run_id)
+            else:  # also below a run of which nothing was told, such as another tracer's
+                parent = None
+                self._roots[run_id] = None
+            self._runs[run_id] = _Run(parent, **what)
+            if len(self._roots) > _MOST_TREES:
+                self._drop(next(iter(self._roots)))
+
+    def _finish(self, run_id: UUID) -> None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is None:
+                return
+            if run.parent is None:
+                self._drop(run_id)
+            elif not run.children and run.retrieval is None and run.prompt is None:
+                self._runs[run.parent].children.remove(run_id)
+                del self._runs[run_id]
+
+    def _drop(self, root: UUID) -> None:
+        self._roots.pop(root, None)
+        stack = [root]
+        while stack:
+            run = self._runs.pop(stack.pop(), None)
+            stack += run.children if run else []
+
+    # --- what LangChain tells
+
+    def on_chain_start(
+        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        prompt = FilledPrompt(serialized, inputs) if kwargs.get("run_type") == "prompt" and serialized else None
+        self._begin(run_id, parent_run_id, prompt=prompt)
+
+    def on_tool_start(
+        self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._begin(run_id, parent_run_id)
+
+    def on_retriever_start(
+        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._begin(run_id, parent_run_id, query=query)
+
+    def on_llm_start(
+        self, serialized: Any, prompts: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._begin(run_id, parent_run_id)
+        _parent_of_call.set(parent_run_id)
+
+    def on_chat_model_start(
+        self, serialized: Any, messages: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+    ) -> None:
+        self._begin(run_id, parent_run_id)
+        _parent_of_call.set(parent_run_id)
+
+    def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **kwargs: Any) -> None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is not None:
+                run.retrieval = Retrieval(run.query, tuple(documents))
+        self._finish(run_id)
+
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._finish(run_id)
+
+
+CAPTURE = Capture()
+_hook: ContextVar[Capture | None] = ContextVar("seka_capture", default=CAPTURE)
+_installed = threading.Lock()  # taken once and never released
+
+# `stream` of a chat model calls `_stream` without a run manager; the handler runs just before, in the same context.
+_parent_of_call: ContextVar[UUID | None] = ContextVar("seka_parent_of_call", default=None)
+
+
+def install() -> None:
+    """Let LangChain tell of every run from now on, in every thread. The first model that is made does this."""
+    if _installed.acquire(blocking=False):
+        register_configure_hook(_hook, inheritable=True)
+
+
+def parent_of_call(run_manager: Any = None) -> UUID | None:
+    """The run that a model call belongs to: from its run manager, or else from the context it began in."""
+    return _parent_of_call.get() if run_manager is None else run_manager.parent_run_id

@@ -1,0 +1,164 @@
+"""A chat model for LangChain that follows what its chain retrieved."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+from uuid import UUID
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+
+from langchain_seka.capture import CAPTURE, parent_of_call
+from langchain_seka.highlights import Highlights, for_messages
+from langchain_seka.messages import to_chat
+from langchain_seka.settings import Request, SekaSettings
+from seka_rag import Generation
+
+
+class ChatSeka(SekaSettings, BaseChatModel):
+    """A local transformers model whose attention is steered to the evidence, for any LangChain chain.
+
+    In a chain with a retriever and a prompt template, nothing else is needed: the passages that reached the prompt
+    are found, ``highlighter`` chooses what matters in them, and the answer's ``response_metadata["seka"]`` reports it.
+
+    Example:
+        .. code-block:: python
+
+            llm = ChatSeka(model="seka-demo")
+            chain = {"context": retriever | format_docs, "question": RunnablePassthrough()} | prompt | llm
+            chain.invoke("Where does Astrid live?")
+
+    Options of a call, as in ``llm.invoke(messages, max_tokens=20)``: ``stop``, ``max_tokens``, ``temperature``,
+    ``seed``, ``steering``, ``highlight``, ``highlighter``, and those of transformers' ``generate``.
+    """
+
+    @property
+    def _llm_type(self) -> str:
+        return "chat-seka"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        return self._tracing_params(super()._get_ls_params(stop=stop, **kwargs), stop)
+
+    # --- one call
+
+    def _highlights(self, messages: Sequence[BaseMessage], parent: UUID | None, call: dict[str, Any]) -> Highlights:
+        if not self._wants_highlights(call):
+            return Highlights()
+        evidence = CAPTURE.evidence(parent)
+        return for_messages(messages, evidence, self._call_highlighter(call), tools=self.highlight_tools)
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, parent: UUID | None, call: dict[str, Any]
+    ) -> Request:
+        options = self._generate_options(stop, call)
+        highlights = call.get("seka_highlights")
+        if highlights is None:
+            highlights = self._highlights(messages, parent, call)
+        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans))
+        return Request(self.engine, tokens, options, highlights)
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = self._request(messages, stop, parent_of_call(run_manager), kwargs)
+        return self._result(request.engine.generate(request.tokens, **request.options), request)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        request = await asyncio.to_thread(self._request, messages, stop, parent_of_call(run_manager), kwargs)
+        generation = await request.engine.agenerate(request.tokens, **request.options)
+        return self._result(generation, request)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        request = self._request(messages, stop, parent_of_call(run_manager), kwargs)
+        with request.engine.stream(request.tokens, **request.options) as stream:
+            for piece in stream:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        yield self._last_chunk(stream.result, request)
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        request = await asyncio.to_thread(self._request, messages, stop, parent_of_call(run_manager), kwargs)
+        stream = request.engine.stream(request.tokens, **request.options)
+        async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        yield self._last_chunk(stream.result, request)
+
+    def _result(self, generation: Generation, request: Request) -> ChatResult:
+        message = AIMessage(
+            content=generation.text,
+            usage_metadata=_usage(generation),
+            response_metadata=self._metadata(generation, request),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _last_chunk(self, generation: Generation, request: Request) -> ChatGenerationChunk:
+        message = AIMessageChunk(
+            content="",
+            usage_metadata=_usage(generation),
+            response_metadata=self._metadata(generation, request),
+            chunk_position="last",
+        )
+        return ChatGenerationChunk(message=message)
+
+    # --- LangChain's cache: its key holds the options of a call, so highlights must be among them before it looks
+
+    def _generate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        highlights = self._highlights(messages, parent_of_call(run_manager), kwargs)
+        return super()._generate_with_cache(
+            messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
+        )
+
+    async def _agenerate_with_cache(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        highlights = await asyncio.to_thread(self._highlights, messages, parent_of_call(run_manager), kwargs)
+        return await super()._agenerate_with_cache(
+            messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
+        )
+
+
+def _usage(generation: Generation) -> UsageMetadata:
+    return UsageMetadata(
+        input_tokens=generation.prompt_tokens,
+        output_tokens=generation.completion_tokens,
+        total_tokens=generation.prompt_tokens + generation.completion_tokens,
+    )

@@ -1,0 +1,183 @@
+"""From a model call's messages and its evidence to weighted character ranges: three sources, the first that has any.
+
+1. Spans that the user's code put on a message. 2. Documents in a tool message's artifact, if tools are trusted.
+3. What the chain's retriever returned, where a prompt variable brought it into a message.
+Nothing is ever searched for in a whole message: a document that copies another sentence must not highlight it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+
+from langchain_seka.capture import Evidence
+from langchain_seka.marks import KEY, read_marks
+from langchain_seka.messages import artifact_documents, text_of
+from langchain_seka.placing import Place, place_passages
+from langchain_seka.templates import Filled, RenderedMessage, rebuild
+from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans
+
+
+@dataclass(frozen=True)
+class Highlights:
+    """Spans with the index of the message that each belongs to, and what the caller should know."""
+
+    spans: tuple[tuple[int, Span], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def report(self) -> list[dict[str, Any]]:
+        """The spans as plain data, without any text."""
+        return [
+            {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}
+            for i, s in self.spans
+        ]
+
+
+#: A rebuilt prompt and the names of variables -> the messages it made, with the places of those variables.
+Follow = Callable[[Filled, Sequence[str]], list[RenderedMessage] | None]
+
+
+def for_messages(
+    messages: Sequence[BaseMessage], evidence: Evidence | None, highlighter: Highlighter, *, tools: bool
+) -> Highlights:
+    """Highlights of a conversation. ``tools``: whether tool output may be highlighted."""
+    explicit = _explicit(messages, tools)
+    if explicit.spans:
+        return explicit
+    found = _in_tool_output(messages, highlighter) if tools else ()
+    if found:
+        return Highlights(found, explicit.warnings)
+    # what the model or a tool said is no place for retrieved passages
+    targets = [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
+    automatic = _automatic(targets, evidence, highlighter, lambda filled, names: filled.messages(names))
+    return Highlights(automatic.spans, (*explicit.warnings, *automatic.warnings))
+
+
+def for_text(prompt: str, evidence: Evidence | None, highlighter: Highlighter) -> Highlights:
+    """Highlights of a completion prompt."""
+
+    def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
+        rendered = filled.text(names)
+        return None if rendered is None else [rendered]
+
+    return _automatic([("text", prompt)], evidence, highlighter, follow)
+
+
+def _explicit(messages: Sequence[BaseMessage], tools: bool) -> Highlights:
+    spans: list[tuple[int, Span]] = []
+    warnings: list[str] = []
+    for i, message in enumerate(messages):
+        if KEY not in message.additional_kwargs:
+            continue
+        if isinstance(message, AIMessage) or (isinstance(message, ToolMessage) and not tools):
+            warnings.append(f"message {i}: highlights on {message.type} messages are not trusted; they were dropped")
+            continue
+        own, warning = read_marks(message.additional_kwargs[KEY], text_of(message))
+        spans += [(i, span) for span in own]
+        if warning:
+            warnings.append(f"message {i}: {warning}")
+    return Highlights(tuple(spans), tuple(warnings))
+
+
+def _in_tool_output(messages: Sequence[BaseMessage], highlighter: Highlighter) -> tuple[tuple[int, Span], ...]:
+    """Documents of an artifact, looked for inside their own tool message only."""
+    spans: list[tuple[int, Span]] = []
+    question = next((text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
+    for i, message in enumerate(messages):
+        if isinstance(message, ToolMessage) and message.artifact is not None:
+            passages = _passages(artifact_documents(message))
+            places = place_passages([p.text for p in passages], text_of(message))
+            there = sorted(places)
+            chosen = _choose(highlighter, question, [passages[k] for k in there])
+            for k, own in zip(there, chosen, strict=True):
+                spans += [(i, moved) for span in own if (moved := places[k].move(span))]
+    return tuple(spans)
+
+
+def _automatic(
+    targets: Sequence[tuple[str, str] | None], evidence: Evidence | None, highlighter: Highlighter, follow: Follow
+) -> Highlights:
+    if evidence is None:
+        return Highlights()
+    passages = [(r.query, p) for r in evidence.retrievals for p in _passages(r.documents)]
+    if not passages:
+        return Highlights(warnings=("the retriever found no passage",))
+    queries = {r.query.strip() for r in evidence.retrievals}
+    warnings: list[str] = []
+    placed: list[tuple[int, Placement, dict[int, Place]]] = []
+    for prompt in evidence.prompts:
+        filled = rebuild(prompt)
+        if filled is None:
+            continue
+        # the question is no evidence, even if a document repeats it
+        values = {name: text for name, text in filled.values.items() if text.strip() not in queries}
+        carriers, unclear = _carriers(values, [p.text for _, p in passages])
+        rendered = follow(filled, list(carriers)) if carriers or unclear else None
+        for message in rendered or ():
+            for i, target in enumerate(targets):
+                if target == (message.type, message.text):
+                    placed += [(i, p, carriers[p.name]) for p in message.placements if p.name in carriers]
+                    if unclear:
+                        warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
+    if not placed:
+        warnings.append(
+            f"none of {len(passages)} retrieved passages could be followed into this prompt: nothing is highlighted. "
+            "A prompt template of LangChain must bring their text in unchanged, through a variable. For other prompts "
+            "use HighlightPrompt"
+        )
+        return Highlights(warnings=tuple(dict.fromkeys(warnings)))
+    chosen = _chosen(passages, sorted({k for _, _, places in placed for k in places}), highlighter)
+    spans = [
+        (i, span)
+        for i, placement, places in placed
+        for k, place in places.items()
+        for own in chosen[k]
+        if (moved := place.move(own)) is not None
+        for span in placement.place((moved,))
+    ]
+    if not spans:
+        warnings.append("the highlighter chose nothing in the retrieved passages")
+    in_order = sorted(set(spans), key=lambda own: (own[0], own[1].start, own[1].end))
+    return Highlights(tuple(in_order), tuple(dict.fromkeys(warnings)))
+
+
+def _carriers(values: Mapping[str, str], texts: Sequence[str]) -> tuple[dict[str, dict[int, Place]], int]:
+    """Which variable holds which passages, each passage in one variable only; and how many stay undecided.
+
+    A passage that stands in several variables belongs to the one with the most passages: the others are text that it
+    repeats (the question, an instruction). If that does not decide it, nothing may be marked for it.
+    """
+    found = {name: places for name, text in values.items() if (places := place_passages(texts, text))}
+    carriers: dict[str, dict[int, Place]] = {}
+    unclear = 0
+    for k in range(len(texts)):
+        names = sorted((n for n in found if k in found[n]), key=lambda n: -len(found[n]))
+        if len(names) > 1 and len(found[names[0]]) == len(found[names[1]]):
+            unclear += 1
+        elif names:
+            carriers.setdefault(names[0], {})[k] = found[names[0]][k]
+    return carriers, unclear
+
+
+def _passages(documents: Sequence[Any]) -> list[Passage]:
+    """Documents as passages, each text once, blank ones left out."""
+    passages = [as_passage(document) for document in documents]
+    return list({p.text: p for p in reversed(passages) if p.text.strip()}.values())[::-1]
+
+
+def _chosen(
+    passages: Sequence[tuple[str, Passage]], there: Sequence[int], highlighter: Highlighter
+) -> dict[int, tuple[Span, ...]]:
+    """Spans of the passages that reached the prompt, chosen for the query that found them."""
+    chosen: dict[int, tuple[Span, ...]] = {}
+    for query in dict.fromkeys(passages[k][0] for k in there):
+        own = [k for k in there if passages[k][0] == query]
+        chosen.update(zip(own, _choose(highlighter, query, [passages[k][1] for k in own]), strict=True))
+    return chosen
+
+
+def _choose(highlighter: Highlighter, question: str, passages: Sequence[Passage]) -> list[tuple[Span, ...]]:
+    return check_spans(passages, highlighter(question, passages))

@@ -1,0 +1,84 @@
+"""A prompt template that highlights what goes into it, known from the template itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.prompt_values import ChatPromptValue
+from langchain_core.prompts import BasePromptTemplate
+from langchain_core.runnables import RunnableConfig, RunnableSerializable
+from pydantic import ConfigDict
+
+from langchain_seka.marks import mark_message
+from langchain_seka.messages import text_of
+from langchain_seka.templates import Filled
+from seka_rag import Prompt, SekaError, Span, as_highlighter, as_passage, check_spans
+
+
+class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
+    """Wraps a prompt template; what is given for ``variables`` is highlighted in the messages it makes.
+
+    Needed where the automatic way cannot follow: no retriever in the chain, a template class of your own, or other
+    text than passages, such as an instruction. A variable may be
+
+    * a str, highlighted whole;
+    * a ``seka_rag.Prompt``, highlighted where it has spans;
+    * a list of documents, joined by ``separator``; ``highlighter`` chooses in them for the variable ``question``.
+
+    Example:
+        .. code-block:: python
+
+            prompt = HighlightPrompt(prompt=template, variables=["context"])
+            chain = {"context": retriever, "question": RunnablePassthrough()} | prompt | ChatSeka(model="seka-demo")
+    """
+
+    prompt: BasePromptTemplate
+    variables: Sequence[str] = ("context",)
+    highlighter: Any = "sentences"
+    question: str = "question"
+    separator: str = "\n\n"
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """It may hold a function."""
+        return False
+
+    def invoke(self, input: dict, config: RunnableConfig | None = None, **kwargs: Any) -> ChatPromptValue:
+        """Fill the template.
+
+        Raises:
+            SekaError: a variable is missing, or the template changes what it is given (escapes, upper case).
+        """
+        missing = [name for name in self.variables if not isinstance(input, Mapping) or name not in input]
+        if missing:
+            raise SekaError(f"HighlightPrompt needs a dict with {missing}: got {type(input).__name__}")
+        marked = {name: self._marked(input[name], input) for name in self.variables}
+        inputs = {**input, **{name: prompt.text for name, prompt in marked.items()}}
+        filled = Filled(self.prompt, inputs, {name: prompt.text for name, prompt in marked.items()})
+        messages = self.prompt.invoke(inputs, config, **kwargs).to_messages()
+        rendered = filled.messages(list(self.variables))
+        if rendered is None or [r.text for r in rendered] != [text_of(m) for m in messages]:
+            raise SekaError(
+                f"the template does not bring {sorted(marked)} in unchanged, so highlights cannot be followed into it"
+            )
+        out = []
+        for message, r in zip(messages, rendered, strict=True):
+            spans = [span for p in r.placements for span in p.place(marked[p.name].spans)]
+            out.append(mark_message(message, spans) if spans else message)
+        return ChatPromptValue(messages=out)
+
+    def _marked(self, value: Any, inputs: Mapping[str, Any]) -> Prompt:
+        if isinstance(value, Prompt):
+            return value
+        if isinstance(value, str):
+            start, end = len(value) - len(value.lstrip()), len(value.rstrip())
+            return Prompt(value, (Span(start, end),) if start < end else ())
+        if not isinstance(value, list | tuple):
+            raise SekaError(f"a highlighted variable is a str, Prompt or list of documents, not {type(value).__name__}")
+        passages = [as_passage(item) for item in value]
+        question = str(inputs.get(self.question, ""))
+        spans = check_spans(passages, as_highlighter(self.highlighter)(question, passages))
+        return Prompt.join([Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)], self.separator)

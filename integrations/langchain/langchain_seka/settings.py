@@ -1,0 +1,161 @@
+"""What the chat model and the completion model share: their fields, their engine, and what one call is given."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from langchain_core.load.serializable import Serializable
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from langchain_seka.capture import install
+from langchain_seka.engines import bank_key, load_engine
+from langchain_seka.highlights import Highlights
+from seka_rag import Generation, Highlighter, SekaError, SteeredModel, as_highlighter
+
+HighlightMode = Literal["auto", "off"]
+#: Call options of LangChain that say nothing to this model.
+_IGNORED = ("stream", "seka_highlights", "highlight", "highlighter")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call, ready to run: tokens, options of ``SteeredModel.generate``, and where the highlights came from."""
+
+    engine: SteeredModel
+    tokens: Any
+    options: dict[str, Any]
+    highlights: Highlights
+
+
+class SekaSettings(Serializable):
+    """Fields of both models. The loaded model is never part of a representation, a trace or a serialisation."""
+
+    model: str
+    """A name on the Hub, a folder, or "seka-demo"."""
+    bank: Any = Field(default=None, repr=False)
+    """A ProjectionBank or the folder of one; by default the one that ships with the model, if any."""
+    steering: Any = "auto"
+    """A method such as ``Seka(gain=0.5)``; "auto" takes the model's own; None runs the plain model."""
+    highlight: HighlightMode = "auto"
+    """"auto": spans on the messages, else what the chain's retriever returned. "off": nothing."""
+    highlighter: Any = "sentences"
+    """Chooses what to highlight in retrieved passages: a name, or a callable (question, passages) -> spans."""
+    highlight_tools: bool = False
+    """Also highlight tool output: documents in a tool message's artifact, and spans on it. Trust your tools first."""
+    temperature: float | None = Field(default=None, ge=0)
+    """Above 0 the model samples; otherwise it is greedy."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    seed: int | None = None
+    """Makes sampling repeatable."""
+    streaming: bool = False
+    """Stream from the model even where ``invoke`` is called, so that callbacks see each piece."""
+    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Options for loading the model (``dtype``, ``device_map``, ``revision``, ...)."""
+    steered_model: Any = Field(default=None, exclude=True, repr=False)
+    """A ``SteeredModel`` that is loaded already; used instead of loading ``model``."""
+
+    _loaded: SteeredModel | None = PrivateAttr(default=None)
+
+    model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=())
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        install()
+
+    @classmethod
+    def from_steered(cls, steered_model: SteeredModel, **settings: Any) -> Any:
+        """Around a model that is loaded already; settings are the fields."""
+        return cls(steered_model=steered_model, **settings)
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        """A model in memory cannot be rebuilt from JSON."""
+        return False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_engine(cls, values: Any) -> Any:
+        engine = values.get("steered_model") if isinstance(values, Mapping) else None
+        if engine is not None and "model" not in values:
+            return {**values, "model": engine.name}
+        return values
+
+    @field_validator("steered_model")
+    @classmethod
+    def _is_steered_model(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, SteeredModel):
+            raise ValueError(f"steered_model takes a SteeredModel, not {type(value).__name__}")
+        return value
+
+    @field_validator("highlighter")
+    @classmethod
+    def _is_highlighter(cls, value: Any) -> Any:
+        as_highlighter(value)
+        return value
+
+    @property
+    def engine(self) -> SteeredModel:
+        """The loaded model. The first use of its name loads it, which takes a while; models are shared by name."""
+        if self.steered_model is not None:
+            return self.steered_model
+        if self._loaded is None:
+            bank = os.fspath(self.bank) if isinstance(self.bank, os.PathLike) else self.bank
+            self._loaded = load_engine(self.model, bank, self.model_kwargs)
+        return self._loaded
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        """Everything that can change an answer; also the key of LangChain's cache."""
+        engine = self.steered_model
+        return {
+            "model": self.model,
+            "bank": bank_key(self.bank if engine is None else engine.bank),
+            "steering": repr(engine.steering if engine is not None and self.steering == "auto" else self.steering),
+            "highlight": self.highlight,
+            "highlighter": self.highlighter if isinstance(self.highlighter, str) else repr(self.highlighter),
+            "highlight_tools": self.highlight_tools,
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "stop_sequences": self.stop,
+            "seed": self.seed,
+            "model_kwargs": {key: repr(value) for key, value in self.model_kwargs.items()},
+        }
+
+    def _tracing_params(self, params: Any, stop: list[str] | None) -> Any:
+        params["ls_provider"] = "seka"
+        if stop or self.stop:
+            params["ls_stop"] = stop or self.stop
+        return params
+
+    def _wants_highlights(self, call: Mapping[str, Any]) -> bool:
+        mode = call.get("highlight", self.highlight)
+        if mode not in ("auto", "off"):
+            raise SekaError(f"highlight={mode!r}: use 'auto' or 'off'")
+        return mode == "auto" and call.get("steering", self.steering) is not None
+
+    def _call_highlighter(self, call: Mapping[str, Any]) -> Highlighter:
+        return as_highlighter(call.get("highlighter", self.highlighter))
+
+    def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of ``SteeredModel.generate``: the call's own before the fields; others go to transformers."""
+        if call.get("tools"):
+            raise SekaError(f"{type(self).__name__} cannot call tools yet: leave tools out")
+        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "seed", "steering")}
+        options = {**own, **{key: value for key, value in call.items() if key not in _IGNORED}}
+        options["max_new_tokens"] = options.pop("max_tokens")
+        options["stop"] = self.stop if stop is None else stop
+        return {key: value for key, value in options.items() if value is not None or key == "steering"}
+
+    def _metadata(self, generation: Generation, request: Request) -> dict[str, Any]:
+        report = generation.report.as_dict()
+        report["warnings"] = [*report["warnings"], *request.highlights.warnings]
+        return {
+            "model_name": self.model,
+            "model_provider": "seka",
+            "finish_reason": generation.finish_reason,
+            "seka": {**report, "highlights": request.highlights.report()},
+        }

@@ -1,0 +1,15 @@
+"""SEKA for LlamaIndex: a language model that follows the evidence its query engine retrieved."""
+
+try:
+    import llama_index.core  # noqa: F401
+except ImportError as error:  # the package comes with seka-rag, its dependency with the extra
+    raise ImportError(
+        "llama-index-core is not installed. Install it with: pip install 'seka-rag[llamaindex]'"
+    ) from error
+
+from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.llm import SekaLLM
+from llama_index.llms.seka.marks import mark_message
+from llama_index.llms.seka.reports import collect_reports
+
+__all__ = ["SekaLLM", "SekaLLMError", "collect_reports", "mark_message"]

@@ -1,0 +1,51 @@
+"""The loaded model behind a SekaLLM: loaded when first needed, shared, and never stored with it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from seka_rag import ProjectionBank, SteeredModel
+
+_loaded: WeakValueDictionary[tuple[str, str, str], SteeredModel] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def load_engine(name: str, bank: ProjectionBank | str | None, options: Mapping[str, Any]) -> SteeredModel:
+    """The model of this name with this bank, loaded with these options; one for all who ask for the same."""
+    key = (name, bank_name(bank), repr(sorted(options.items())))
+    with _loading:
+        engine = _loaded.get(key)
+        if engine is None:
+            engine = _loaded[key] = SteeredModel.from_pretrained(name, bank=bank, **options)
+        return engine
+
+
+def bank_name(bank: ProjectionBank | str | None) -> str:
+    """What tells one bank from another, without loading it."""
+    return f"digest:{bank.digest}" if isinstance(bank, ProjectionBank) else str(bank)
+
+
+class EngineSlot:
+    """Holds an LLM's model. Copies of the LLM share the slot; pickles and dictionaries do without the model."""
+
+    def __init__(self, given: SteeredModel | None = None) -> None:
+        self._given, self._found = given, given
+
+    def get(self, name: str, bank: ProjectionBank | str | None, options: Mapping[str, Any]) -> SteeredModel:
+        """The model that was given, else the one of this name."""
+        if self._given is not None:
+            return self._given
+        self._found = load_engine(name, bank, options)  # held here, or nobody would keep it loaded
+        return self._found
+
+    def __copy__(self) -> EngineSlot:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> EngineSlot:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EngineSlot, ()

@@ -1,0 +1,147 @@
+"""Where a template put the retrieved context, and which characters of the result to highlight.
+
+Every answer of a query engine passes the points where a template is filled, with template and values at hand. The
+template is rendered a second time with nonces for the context (``locate_values``), so a document that copies a
+sentence of the template, or of another document, cannot move a highlight.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.llms.seka.context import ContextPassage, context_passages
+from llama_index.llms.seka.marks import KEY, mark_message
+
+from seka_rag import Highlighter, Placement, Prompt, SekaError, Span, check_spans, locate_values
+
+#: Names under which LlamaIndex's templates know the question; the first that is given counts.
+QUESTION_VARIABLES = ("query_str", "question", "query")
+
+
+@dataclass(frozen=True)
+class Filling:
+    """A template's context, by variable, and how to choose highlights in it."""
+
+    question: str
+    texts: Mapping[str, str]
+    passages: Mapping[str, Sequence[ContextPassage]]
+    highlighter: Highlighter
+
+    def spans(self, placements: Sequence[Placement]) -> list[Span]:
+        """The highlights, in characters of the rendered text."""
+        chosen = {name: self._chosen(name) for name in dict.fromkeys(p.name for p in placements)}
+        return [span for placement in placements for span in placement.place(chosen[placement.name])]
+
+    def _chosen(self, name: str) -> tuple[Span, ...]:
+        own = self.passages[name]
+        passages = [p.passage for p in own]
+        marked = check_spans(passages, self.highlighter(self.question, passages))
+        return tuple(span for passage, spans in zip(own, marked, strict=True) for span in passage.place(spans))
+
+
+def read_filling(
+    template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str], highlighter: Highlighter
+) -> Filling | None:
+    """The context that a template is filled with, or None if there is none."""
+    given = {**template.kwargs, **values}
+    texts, passages = {}, {}
+    for name in variables:
+        found = context_passages(name, given.get(name))
+        if found:
+            texts[name], passages[name] = str(given[name]), found
+    if not texts:
+        return None
+    question = next((str(given[name]) for name in QUESTION_VARIABLES if given.get(name)), "")
+    return Filling(question, texts, passages, highlighter)
+
+
+def highlight_text(text: str, render: Callable[[Mapping[str, str]], str], filling: Filling) -> tuple[Prompt, list[str]]:
+    """A completion prompt with its highlights, and warnings.
+
+    Args:
+        text: the rendered prompt.
+        render: renders it again with other values of the context variables.
+    """
+    placements, warnings = _placements(text, render, filling)
+    return Prompt(text, tuple(filling.spans(placements))), warnings
+
+
+def highlight_messages(
+    messages: list[ChatMessage], render: Callable[[Mapping[str, str]], list[ChatMessage]], filling: Filling
+) -> list[ChatMessage]:
+    """Chat messages with their highlights in ``additional_kwargs``; arguments as for ``highlight_text``.
+
+    A message that the template itself carries marks on keeps those.
+    """
+    separator = f"Qz{secrets.token_hex(12)}zQ"  # no value can contain it, so none can reach into another message
+    text, starts = _joined(messages, separator)
+    placements, warnings = _placements(text, lambda values: _joined(render(values), separator)[0], filling)
+    spans = filling.spans(placements)
+    marked = list(messages)
+    for i, (message, start) in enumerate(zip(messages, starts, strict=True)):
+        end = start + len(message.content or "")
+        own = [
+            Span(s.start - start, s.end - start, s.weight, s.source) for s in spans if start <= s.start and s.end <= end
+        ]
+        said = warnings if i == len(messages) - 1 else []
+        if (own or said) and KEY not in message.additional_kwargs:
+            marked[i] = mark_message(message, own, warnings=said)
+    return marked
+
+
+def _placements(
+    text: str, render: Callable[[Mapping[str, str]], str], filling: Filling
+) -> tuple[tuple[Placement, ...], list[str]]:
+    try:
+        _, placements = locate_values(lambda values: text if values == filling.texts else render(values), filling.texts)
+    except Exception as error:  # also what a template or a function in it raises when it is given a nonce
+        named = ", ".join(filling.texts)
+        reason = "" if isinstance(error, SekaError) else f" ({type(error).__name__} at the second rendering)"
+        return (), [f"the template changes the text of {named}{reason}, so highlights cannot be followed: none is set"]
+    return placements, []
+
+
+def _joined(messages: Sequence[ChatMessage], separator: str) -> tuple[str, list[int]]:
+    """All messages as one text with everything that must stay the same, and where each content begins."""
+    text, starts = "", []
+    for message in messages:
+        text += f"{separator}{message.role.value} {len(message.blocks)} "
+        starts.append(len(text))
+        text += message.content or ""
+    return text, starts
+
+
+def follow_messages(
+    messages: Sequence[ChatMessage], prompts: Sequence[Prompt], to_prompt: Callable[[Sequence[ChatMessage]], str]
+) -> Prompt:
+    """Messages as one text with highlights, for a model without a chat template.
+
+    Raises:
+        ProvenanceError: ``to_prompt`` changes a message.
+    """
+    plain = [ChatMessage(role=m.role, content=str(p)) for m, p in zip(messages, prompts, strict=True)]
+    texts = {str(i): str(p) for i, p in enumerate(prompts) if str(p).strip()}
+
+    def render(values: Mapping[str, str]) -> str:
+        filled = [ChatMessage(role=m.role, content=values.get(str(i), m.content or "")) for i, m in enumerate(plain)]
+        return to_prompt(filled)
+
+    text, placements = locate_values(render, texts)
+    return Prompt(text, tuple(span for p in placements for span in p.place(prompts[int(p.name)].spans)))
+
+
+def follow_text(prompt: Prompt, to_prompt: Callable[[str], str]) -> Prompt:
+    """A completion prompt through the user's own wrapper of prompts, highlights kept.
+
+    Raises:
+        ProvenanceError: ``to_prompt`` changes the prompt.
+    """
+    if not prompt.spans:
+        return Prompt(to_prompt(prompt.text))
+    text, placements = locate_values(lambda values: to_prompt(values["prompt"]), {"prompt": prompt.text})
+    return Prompt(text, tuple(span for p in placements for span in p.place(prompt.spans)))

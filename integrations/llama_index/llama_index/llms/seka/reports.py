@@ -1,0 +1,60 @@
+"""What a response carries beside its text: token counts, and what was steered. No text of any document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from llama_index.llms.seka.marks import KEY
+
+from seka_rag import Generation, Prompt
+
+_collecting: ContextVar[tuple[list[dict[str, Any]], ...]] = ContextVar("seka_collected_reports", default=())
+
+
+@contextmanager
+def collect_reports() -> Iterator[list[dict[str, Any]]]:
+    """Collect the reports of all calls inside the ``with``, in the order in which they end.
+
+    A query engine's response keeps only text and nodes; this brings the reports through. It reaches tasks that are
+    started inside, and threads that are given a copy of the context, but no others; concurrent requests do not mix.
+
+    >>> with collect_reports() as reports:
+    ...     pass  # query_engine.query("Where does Astrid live?")
+    >>> reports
+    []
+    """
+    reports: list[dict[str, Any]] = []
+    outer = _collecting.get()
+    _collecting.set((*outer, reports))
+    try:
+        yield reports
+    finally:
+        _collecting.set(outer)
+
+
+def make_report(generation: Generation, prompts: Sequence[Prompt], warnings: Sequence[str]) -> dict[str, Any]:
+    """The steering report of one call, with the spans of every message."""
+    report = generation.report.as_dict()
+    report["warnings"] = [*report["warnings"], *warnings]
+    report["highlights"] = [
+        {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}
+        for i, prompt in enumerate(prompts)
+        for s in prompt.spans
+    ]
+    for reports in _collecting.get():
+        reports.append(report)
+    return report
+
+
+def response_fields(model: str, generation: Generation, report: dict[str, Any]) -> dict[str, Any]:
+    """``raw`` and ``additional_kwargs`` of a response."""
+    usage = {
+        "prompt_tokens": generation.prompt_tokens,
+        "completion_tokens": generation.completion_tokens,
+        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
+    }
+    raw = {"model": model, "finish_reason": generation.finish_reason, "usage": usage}
+    return {"raw": raw, "additional_kwargs": {**usage, KEY: report}}

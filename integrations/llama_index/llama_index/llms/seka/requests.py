@@ -1,0 +1,95 @@
+"""One call, ready to run: tokens with their highlights, options, and what the report is to say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, MessageRole, VideoBlock
+from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.marks import marked_prompts
+from llama_index.llms.seka.provenance import follow_messages
+from llama_index.llms.seka.settings import read_steering
+
+from seka_rag import Prompt, SteeredModel
+
+_OPTIONS = ("stop", "max_tokens", "temperature", "top_p", "seed", "highlight", "steering")
+_ROLES = {
+    MessageRole.CHATBOT: "assistant",
+    MessageRole.MODEL: "assistant",
+    MessageRole.DEVELOPER: "system",
+    MessageRole.FUNCTION: "tool",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``SteeredModel.generate`` is given, and the prompts with their highlights for the report."""
+
+    engine: SteeredModel
+    tokens: Any
+    options: dict[str, Any]
+    prompts: Sequence[Prompt]
+    warnings: Sequence[str]
+
+
+def call_options(fields: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one call before those of the model's fields.
+
+    Raises:
+        SekaLLMError: an option that does not exist, or a value that it cannot have.
+    """
+    unknown = sorted(set(call) - set(_OPTIONS))
+    if unknown:
+        raise SekaLLMError(f"SekaLLM has no option {', '.join(unknown)}: a call takes {', '.join(_OPTIONS)}")
+    options = {**fields, **call}
+    if options["highlight"] not in ("auto", "off"):
+        raise SekaLLMError(f"highlight={options['highlight']!r}: use 'auto' or 'off'")
+    options["steering"] = read_steering(options["steering"])
+    options["max_new_tokens"] = options.pop("max_tokens")
+    if not options["temperature"]:  # 0 is greedy, whatever else would make it sample
+        options.pop("top_p", None)
+    return options
+
+
+def chat_request(
+    engine: SteeredModel,
+    messages: Sequence[ChatMessage],
+    options: dict[str, Any],
+    to_prompt: Callable[[Sequence[ChatMessage]], str],
+) -> Request:
+    """A conversation through the model's chat template or, where it has none, through ``to_prompt``."""
+    for i, message in enumerate(messages):
+        for block in message.blocks:
+            if isinstance(block, ImageBlock | AudioBlock | VideoBlock | DocumentBlock):
+                raise SekaLLMError(f"message {i} holds {type(block).__name__}: SekaLLM reads text only")
+    prompts, warnings = marked_prompts(messages)
+    prompts, options = _wanted(prompts, options)
+    if engine.tokenizer.chat_template:
+        roles = [_ROLES.get(m.role, m.role.value) for m in messages]
+        tokens = engine.tokenize_chat(
+            [{"role": role, "content": prompt} for role, prompt in zip(roles, prompts, strict=True)]
+        )
+    else:
+        tokens = engine.tokenize(follow_messages(messages, prompts, to_prompt))
+    return Request(engine, tokens, options, prompts, warnings)
+
+
+def completion_request(
+    engine: SteeredModel, prompt: Prompt, warnings: Sequence[str], options: dict[str, Any], *, as_message: bool
+) -> Request:
+    """A prompt to continue or, ``as_message``, to answer as the user's message."""
+    prompts, options = _wanted([prompt], options)
+    if as_message and engine.tokenizer.chat_template:
+        tokens = engine.tokenize_chat([{"role": "user", "content": prompts[0]}])
+    else:
+        tokens = engine.tokenize(prompts[0])
+    return Request(engine, tokens, options, prompts, warnings)
+
+
+def _wanted(prompts: Sequence[Prompt], options: dict[str, Any]) -> tuple[list[Prompt], dict[str, Any]]:
+    """The prompts without highlights if the call wants none, and the options of ``generate``."""
+    off = options["highlight"] == "off" or options["steering"] is None
+    rest = {name: value for name, value in options.items() if name != "highlight"}
+    return [p.plain() if off else p for p in prompts], rest

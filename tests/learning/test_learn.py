@@ -1,0 +1,122 @@
+import oracle
+import pytest
+import torch
+from tiny import demo_tokenizer, tiny_model
+
+from seka_rag import ContrastiveTriple, Span, learn_bank
+from seka_rag.demo.trials import demo_triples
+from seka_rag.errors import LearningError
+from seka_rag.hf.hooks import recording
+from seka_rag.hf.identity import identify
+from seka_rag.hf.layouts import find_key_sites
+from seka_rag.learning.learn import bank_from_statistics, choose_heads
+from seka_rag.learning.statistics import collect_statistics, triple_prompts
+
+TRIPLES = demo_triples(24)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return demo_tokenizer()
+
+
+def keys_of(model, tokenizer, triple, layer, head):
+    """The answer's keys in the three prompts, one unpadded pass each, tokens found by characters."""
+    found = []
+    for prompt in triple_prompts(triple):
+        encoding = tokenizer(prompt.text, return_offsets_mapping=True)
+        (span,) = prompt.spans
+        marked = oracle.token_overlaps(encoding["offset_mapping"], [(span.start, span.end)])
+        with torch.no_grad(), recording(find_key_sites(model)) as keys:
+            model(torch.tensor([encoding["input_ids"]]))
+        found.append(keys[layer][0, torch.tensor(marked), head])
+    return found
+
+
+def test_learned_subspaces_equal_the_oracle(any_model, tokenizer):
+    bank = learn_bank(any_model, TRIPLES, tokenizer=tokenizer, energy=0.8, batch_size=5)
+    for layer, head in ((1, 0), (2, 1)):
+        parts = [torch.cat(k) for k in zip(*(keys_of(any_model, tokenizer, t, layer, head) for t in TRIPLES), strict=True)]
+        p, rank = oracle.learned_projection(parts[0].numpy(), parts[1].numpy(), 0.8)
+        assert bank.ranks[layer, head] == rank
+        assert torch.allclose(bank.projection(layer)[head], torch.tensor(p, dtype=torch.float32), atol=2e-3)
+        gap = (parts[1] - parts[2]).norm(dim=-1).mean()
+        assert bank.gap[layer, head] == pytest.approx(float(gap), rel=1e-3)
+
+
+def test_layer_0_can_never_be_steered(any_model, tokenizer):
+    bank = learn_bank(any_model, TRIPLES, tokenizer=tokenizer)
+    assert 0 not in bank.positive
+    assert bank.gap[0].abs().max() < 1e-5
+    assert (bank.gap[1:] > 1e-3).all()
+
+
+def test_parts_learned_apart_add_up_to_the_whole(qwen3, tokenizer):
+    whole = collect_statistics(qwen3, tokenizer, TRIPLES)
+    parts = collect_statistics(qwen3, tokenizer, TRIPLES[:7]) + collect_statistics(qwen3, tokenizer, TRIPLES[7:])
+    assert (parts.tokens, parts.triples) == (whole.tokens, whole.triples)
+    a, b = (bank_from_statistics(identify(qwen3), s) for s in (whole, parts))
+    assert all(torch.allclose(a.projection(i), b.projection(i), atol=1e-4) for i in a.positive)
+
+
+def test_signs_are_fixed_towards_relevant_keys(qwen3, tokenizer):
+    bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer)
+    statistics = collect_statistics(qwen3, tokenizer, TRIPLES)
+    for layer, u in bank.positive.items():
+        along = torch.einsum("hd,hdj->hj", statistics.mean_relevant[layer].float(), u)
+        assert (along >= -1e-3).all()
+
+
+def test_heads_are_chosen_by_gap_or_by_share():
+    gap = torch.tensor([[0.0, 0.0], [0.3, 0.1], [0.2, 0.5]])
+    assert choose_heads(gap).tolist() == [[False, False], [True, True], [True, True]]
+    assert choose_heads(gap, min_gap=0.2).tolist() == [[False, False], [True, False], [True, True]]
+    assert choose_heads(gap, best=1 / 3).tolist() == [[False, False], [True, False], [False, True]]
+
+
+def test_heads_that_are_not_chosen_have_no_subspace(qwen3, tokenizer):
+    bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, best=0.2)
+    assert int((bank.ranks > 0).sum()) == 1
+    assert bank.learning.heads == "best 20%"
+
+
+def test_an_answer_of_other_tokens_is_skipped_and_counted(qwen3):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    # merges "b a": behind "relevant b" the answer "a" disappears into a longer token
+    vocabulary = {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyzCQ: \n?.")}
+    backend = Tokenizer(models.BPE({**vocabulary, ": a": 40, " a": 41, "b a": 42}, [(" ", "a"), ("b", " a")]))
+    backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
+    fine = ContrastiveTriple("c a", Span(0, 1), "b?", "d?")
+    statistics = collect_statistics(qwen3, tokenizer, [fine, fine])
+    assert (statistics.triples, statistics.skipped) == (2, 0)
+
+
+def test_learning_leaves_the_model_as_it_was(qwen3, tokenizer):
+    qwen3.train()
+    try:
+        learn_bank(qwen3, TRIPLES[:3], tokenizer=tokenizer)
+        assert qwen3.training
+    finally:
+        qwen3.eval()
+    assert not any(m._forward_hooks for m in qwen3.modules())
+
+
+def test_bad_arguments_say_what_to_do(qwen3, tokenizer):
+    with pytest.raises(LearningError, match="energy=1.5"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energy=1.5)
+    with pytest.raises(LearningError, match="not both"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, min_gap=0.1, best=0.5)
+    with pytest.raises(LearningError, match="no triples"):
+        learn_bank(qwen3, [], tokenizer=tokenizer)
+    with pytest.raises(LearningError, match="tokenizer"):
+        learn_bank(qwen3, TRIPLES)
+    with pytest.raises(LearningError, match="largest is"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, min_gap=1e6)
+    broken = tiny_model("qwen3")
+    with torch.no_grad():
+        broken.model.layers[1].self_attn.k_norm.weight.fill_(float("inf"))
+    with pytest.raises(LearningError, match="not finite"):
+        learn_bank(broken, TRIPLES, tokenizer=tokenizer)

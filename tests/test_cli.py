@@ -1,0 +1,111 @@
+"""The commands on a tiny model and real files."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from seka_rag import ProjectionBank
+from seka_rag.cli import app
+from seka_rag.learning.triples import write_triples
+
+runner = CliRunner()
+
+
+def run(*args, code=0):
+    result = runner.invoke(app, [str(a) for a in args], env={"COLUMNS": "140", "TERM": "dumb"})
+    assert result.exit_code == code, result.output + str(result.exception)
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    from tiny import demo_tokenizer, tiny_model
+
+    folder = tmp_path_factory.mktemp("model")
+    tiny_model("qwen3").save_pretrained(folder)
+    demo_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Ada moved to Lyon last year. Ada keeps a rabbit.")
+    (folder / "b.md").write_text("# Club\n\nRobert trains for rowing.")
+    (folder / "c.html").write_text("<html><body><p>Maud works as a tailor.</p></body></html>")
+    return folder
+
+
+def test_learn_from_templates_documents_and_triples(model_folder, docs, tmp_path):
+    from seka_rag.demo.trials import demo_triples
+
+    out = run("learn", "--model", model_folder, "--out", tmp_path / "t", "--n", 12, "--best", 0.5, "--gain", 0.7)
+    assert "learned from" in out
+    bank = ProjectionBank.load(tmp_path / "t")
+    assert bank.suggested_gain == 0.7
+    assert int((bank.ranks > 0).sum()) == 3
+    write_triples(tmp_path / "x.jsonl", demo_triples(6))
+    run("learn", "--model", model_folder, "--out", tmp_path / "x", "--triples", tmp_path / "x.jsonl", "--negative")
+    assert ProjectionBank.load(tmp_path / "x").negative
+    assert "not both" in run(
+        "learn", "--model", model_folder, "--out", tmp_path / "y", "--triples", tmp_path / "x.jsonl", "--docs", docs, code=1
+    )
+
+
+def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
+    first = run("ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--compare")
+    assert "learning one from templates" in first
+    assert "answer:" in first
+    assert "plain:" in first
+    assert "a.txt" in first
+    again = run("ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--stream")
+    assert "learning one" not in again
+    edited = int(again.split(" highlighted tokens")[0].split()[-3])
+    assert edited > 0
+    off = run("ask", "Where?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 2, "--highlight", "off")
+    assert "warning" in off
+
+
+def test_inspect_shows_identity_and_draws(model_folder, tmp_path, qwen3, make_bank):
+    make_bank(qwen3, layers=[1, 2]).save(tmp_path / "bank")
+    out = run("inspect", tmp_path / "bank", "--picture", tmp_path / "bank.png")
+    assert "qwen3" in out
+    assert "head 1" in out
+    assert (tmp_path / "bank.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("ask", "x", "--docs", "{tmp}/nowhere"), "nowhere"),
+        (("ask", "x", "--docs", "{tmp}/empty"), "empty"),
+        (("ask", "x", "--docs", "{tmp}/latin.txt"), "utf-8"),
+        (("ask", "x", "--docs", "{docs}", "--model", "nobody/nothing"), "seka-demo"),
+        (("ask", "x", "--docs", "{docs}", "--model", "{model}", "--bank", "{tmp}/empty"), "not a bank"),
+        (("ask", "x", "--docs", "{docs}", "--model", "{model}", "--bank", "{tmp}/bank"), "another model"),
+        (("inspect", "{tmp}/nowhere"), "not a bank"),
+        (("learn", "--model", "{model}", "--out", "{tmp}/o", "--triples", "{tmp}/bad.jsonl"), "bad.jsonl"),
+    ],
+)
+def test_bad_input_is_one_clear_message(args, says, model_folder, docs, tmp_path, make_bank):
+    from tiny import tiny_model
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "latin.txt").write_bytes("caf\xe9 in Lyon".encode("latin-1"))
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"context": "x"}) + "\n")
+    make_bank(tiny_model("llama")).save(tmp_path / "bank")
+    filled = [a.format(tmp=tmp_path, docs=docs, model=model_folder) for a in args]
+    out = run(*filled, code=1)
+    assert "error:" in out
+    assert says.lower() in out.lower()
+    assert "Traceback" not in out
+
+
+@pytest.mark.parametrize("command", ["", "ask", "learn", "inspect", "demo"])
+def test_help_reads_well(command):
+    out = run(*([command] if command else []), "--help")
+    assert "Usage" in out
+    assert len(out) > 150
