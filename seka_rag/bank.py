@@ -175,7 +175,9 @@ class ProjectionBank:
             if path.exists():
                 foreign = {p.name for p in path.iterdir()} - {_JSON, _TENSORS}
                 if foreign:
-                    raise BankError(f"{path} holds other files ({', '.join(sorted(foreign))}); give an empty or new folder")
+                    raise BankError(
+                        f"{path} holds other files ({', '.join(sorted(foreign))}); give an empty or new folder"
+                    )
                 shutil.rmtree(path)
             staging.rename(path)
         finally:
@@ -200,7 +202,9 @@ class ProjectionBank:
         if header.format_version != FORMAT_VERSION:
             raise BankError(f"{path} has bank format {header.format_version}; this version reads {FORMAT_VERSION}")
         if hashlib.sha256(data).hexdigest() != header.tensors_sha256:
-            raise BankError(f"{path / _TENSORS} is damaged: its content does not match bank.json; fetch or learn it again")
+            raise BankError(
+                f"{path / _TENSORS} is damaged: its content does not match bank.json; fetch or learn it again"
+            )
         try:
             tensors = load_tensors(data)
         except SafetensorError as error:
@@ -213,7 +217,12 @@ class ProjectionBank:
             elif name != "gap":
                 raise BankError(f"{path / _TENSORS} is damaged: unexpected tensor {name!r}")
         return cls(
-            header.model, parts["positive"], parts["negative"], tensors.get("gap"), header.learning, header.suggested_gain
+            header.model,
+            parts["positive"],
+            parts["negative"],
+            tensors.get("gap"),
+            header.learning,
+            header.suggested_gain,
         )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -233,7 +242,9 @@ class ProjectionBank:
                     raise BankError(f"{where}: shape {tuple(u.shape)}, expected ({m.heads}, {m.head_dim}, rank)")
                 if not u.isfinite().all():
                     raise BankError(f"{where}: not finite")
-                gram = (u.transpose(-1, -2).double() @ u.double()) if u.shape[2] else u.new_zeros(m.heads, 0, 0).double()
+                gram = (
+                    (u.transpose(-1, -2).double() @ u.double()) if u.shape[2] else u.new_zeros(m.heads, 0, 0).double()
+                )
                 live = torch.diagonal(gram, dim1=-2, dim2=-1) > 0.5
                 off = (gram - torch.diag_embed(live.double())).abs().amax().item() if u.shape[2] else 0.0
                 if off > 1e-4:

@@ -89,7 +89,9 @@ def ask(
     console.print(Panel(highlighted(asked.prompt), title="prompt (highlights in colour)", title_align="left"))
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
     if compare:
-        console.print(Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold"))
+        console.print(
+            Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold")
+        )
     if gain is not None:
         options["steering"] = Seka(gain=gain)
     if stream:
@@ -149,7 +151,10 @@ def learn(
     settings = {"energy": energy, "min_gap": min_gap, "best": best, "negative": negative, "suggested_gain": gain}
     learned = _learn(loaded, data, **settings)
     learned.save(out)
-    console.print(f"{learned!r}\nlearned from {learned.learning.triples} triples, {learned.learning.tokens} tokens", highlight=False)
+    console.print(
+        f"{learned!r}\nlearned from {learned.learning.triples} triples, {learned.learning.tokens} tokens",
+        highlight=False,
+    )
     if learned.learning.skipped:
         console.print(f"{learned.learning.skipped} triples skipped: their answers have other tokens in other prompts")
     console.print(f"saved to {out}")
@@ -220,7 +225,9 @@ def _with_bank(name: str, bank: Path | None) -> Any:
         return loaded
     folder = bank_folder(name, identify(loaded.hf_model))
     if not (folder / "bank.json").exists():
-        errors.print(f"no bank for {escape(name)} yet: learning one from templates (once; kept in {escape(str(folder))})")
+        errors.print(
+            f"no bank for {escape(name)} yet: learning one from templates (once; kept in {escape(str(folder))})"
+        )
         _learn(loaded, template_triples(200), best=0.2).save(folder)
     return SteeredModel(loaded.hf_model, loaded.tokenizer, bank=ProjectionBank.load(folder), name=name)
 

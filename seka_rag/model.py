@@ -163,7 +163,9 @@ class SteeredModel:
 
     # --- conversations
 
-    def chat(self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any) -> Generation:
+    def chat(
+        self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
+    ) -> Generation:
         """Answer a conversation through the model's own chat template.
 
         Args:

@@ -50,18 +50,31 @@ def test_learn_from_templates_documents_and_triples(model_folder, docs, tmp_path
     run("learn", "--model", model_folder, "--out", tmp_path / "x", "--triples", tmp_path / "x.jsonl", "--negative")
     assert ProjectionBank.load(tmp_path / "x").negative
     assert "not both" in run(
-        "learn", "--model", model_folder, "--out", tmp_path / "y", "--triples", tmp_path / "x.jsonl", "--docs", docs, code=1
+        "learn",
+        "--model",
+        model_folder,
+        "--out",
+        tmp_path / "y",
+        "--triples",
+        tmp_path / "x.jsonl",
+        "--docs",
+        docs,
+        code=1,
     )
 
 
 def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkeypatch):
     monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
-    first = run("ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--compare")
+    first = run(
+        "ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--compare"
+    )
     assert "learning one from templates" in first
     assert "answer:" in first
     assert "plain:" in first
     assert "a.txt" in first
-    again = run("ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--stream")
+    again = run(
+        "ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--stream"
+    )
     assert "learning one" not in again
     edited = int(again.split(" highlighted tokens")[0].split()[-3])
     assert edited > 0

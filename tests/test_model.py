@@ -42,7 +42,9 @@ def test_the_first_token_is_that_of_a_steered_forward_pass(steered):
     assert out.text == steered.tokenizer.decode([wanted])
 
 
-@pytest.mark.parametrize("method", [Seka(gain=2.0, gain_neg=0.5), KeyScaling(gain=1.0), RandomProjection(gain=2.0, seed=3)])
+@pytest.mark.parametrize(
+    "method", [Seka(gain=2.0, gain_neg=0.5), KeyScaling(gain=1.0), RandomProjection(gain=2.0, seed=3)]
+)
 def test_every_method_steers(steered, method):
     out = steered.generate(PROMPT, steering=method, max_new_tokens=8)
     assert out.report.tokens_edited == 5
@@ -102,9 +104,7 @@ async def test_async_equals_sync(steered):
     assert (await steered.agenerate(PROMPT, steering=STRONG, max_new_tokens=8)).text == whole.text
     pieces = [p async for p in steered.astream(PROMPT, steering=STRONG, max_new_tokens=8)]
     assert "".join(pieces) == whole.text
-    many = await asyncio.gather(
-        *(steered.agenerate(p, steering=STRONG, max_new_tokens=8) for p in [PROMPT, TEXT] * 4)
-    )
+    many = await asyncio.gather(*(steered.agenerate(p, steering=STRONG, max_new_tokens=8) for p in [PROMPT, TEXT] * 4))
     assert {m.text for m in many[::2]} == {whole.text}
     assert {m.text for m in many[1::2]} == {steered.generate(TEXT, max_new_tokens=8).text}
 
@@ -196,7 +196,10 @@ def test_loading(tmp_path, steered, tokenizer):
     tokenizer.save_pretrained(tmp_path / "m")
     steered.bank.save(tmp_path / "b")
     again = SteeredModel.from_pretrained(str(tmp_path / "m"), bank=str(tmp_path / "b"), steering=STRONG)
-    assert again.generate(PROMPT, max_new_tokens=8).text == steered.generate(PROMPT, steering=STRONG, max_new_tokens=8).text
+    assert (
+        again.generate(PROMPT, max_new_tokens=8).text
+        == steered.generate(PROMPT, steering=STRONG, max_new_tokens=8).text
+    )
     with pytest.raises(ModelNotFoundError, match="complete transformers model"):
         SteeredModel.from_pretrained(str(tmp_path / "b"))
     with pytest.raises(ModelNotFoundError, match=r"neither a folder here.*seka-demo"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 #: transformers model_type -> settings beside the common ones.
 FAMILIES: dict[str, dict] = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from seka_rag.demo.evaluate import evaluate, gates, variants
-from seka_rag.demo.trials import ask, demo_triples, make_trials
+from seka_rag.demo.trials import Kind, Split, ask, demo_triples, make_trials
 from seka_rag.learning.learn import learn_bank
 from seka_rag.metrics import Rate
 from seka_rag.model import SteeredModel
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     torch.set_num_threads(2)
-    split = "held-out" if args.held_out else "development"
+    split: Split = "held-out" if args.held_out else "development"
     model = SteeredModel.from_pretrained(str(args.model))
     bank = learn_bank(model, demo_triples(), energy=args.energy, suggested_gain=args.gain)
     model = SteeredModel(model.hf_model, model.tokenizer, bank=bank, name=str(args.model))
@@ -42,7 +42,8 @@ def main() -> None:
         print("pass" if gate.passed else "FAIL", gate.name, gate.rate)
         figures["gates"][gate.name] = [gate.rate.hits, gate.rate.n]  # type: ignore[index]
     if not args.held_out:
-        trials = {kind: make_trials(kind, args.n, split) for kind in ("conflict", "disagree", "irrelevant")}
+        kinds: tuple[Kind, ...] = ("conflict", "disagree", "irrelevant")
+        trials = {kind: make_trials(kind, args.n, split) for kind in kinds}
         for gain in GAINS:
             answers = {kind: ask(model, t, Seka(gain=gain)) for kind, t in trials.items()}
             rates = {k: Rate.of([a == t.answer for a, t in zip(answers[k], trials[k], strict=True)]) for k in trials}

@@ -8,6 +8,9 @@ a passage says it, the more it is believed, as in larger models, so attention to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from seka_rag.demo import words as w
@@ -15,14 +18,19 @@ from seka_rag.demo import world
 from seka_rag.demo.tokenizer import BOS, END, START
 from seka_rag.demo.world import Fact
 
+T = TypeVar("T")
+
 #: Share of the labels that follow the passage when it says so once, twice or three times.
 BELIEF = {1: 0.2, 2: 0.65, 3: 0.95}
 
 COPY, READ, WEIGH = 0, 1, 2
 PHASES = (
-    {"copy": 0.75, "pairs": 0.25},
+    {"copy": 0.6, "pairs": 0.4},
     {"last": 0.44, "first": 0.25, "closed": 0.09, "copy": 0.12, "pairs": 0.08, "nth": 0.02},
-    {"last": 0.17, "first": 0.17, "closed": 0.12, "conflict": 0.23, "disagree": 0.10, "irrelevant": 0.07, "pairs": 0.04, "biography": 0.03, "upper": 0.02, "nth": 0.03, "they": 0.02},
+    {
+        "last": 0.17, "first": 0.17, "closed": 0.12, "conflict": 0.23, "disagree": 0.10, "irrelevant": 0.07,
+        "pairs": 0.04, "biography": 0.03, "upper": 0.02, "nth": 0.03, "they": 0.02,
+    },
 )  # fmt: skip
 
 
@@ -31,7 +39,8 @@ class Lesson:
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng, self.chat, self.kind = rng, rng.random() < 0.5, ""
-        self.text, self.learned = BOS, []
+        self.text = BOS
+        self.learned: list[tuple[int, int]] = []
         if self.chat and rng.random() < 0.2:
             self.text += f"{START}system\n{world.SYSTEMS[self._skewed(len(world.SYSTEMS))]}{END}\n"
 
@@ -56,7 +65,7 @@ class Lesson:
         return self.ask(prefix + question, answer)
 
 
-def pick(rng: np.random.Generator, items):  # noqa: ANN001, ANN201 - any sequence, one of its items
+def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
@@ -119,7 +128,9 @@ def biography(rng: np.random.Generator, training: bool = True) -> tuple[str, str
     opening = f"{name} {pick(rng, w.JOB_HINTS[job])}."
     others = [r for r in rng.permutation(world.N_RELATIONS) if w.RELATIONS[r].name != "job"][: int(rng.integers(1, 5))]
     facts = [Fact(person, int(r), world.random_value(rng, person, training=training)) for r in others]
-    sentences = [w.RELATIONS[f.relation].statements[0].replace("{n}", "She" if she else "He").format(v=f.answer) for f in facts]
+    sentences = [
+        w.RELATIONS[f.relation].statements[0].replace("{n}", "She" if she else "He").format(v=f.answer) for f in facts
+    ]
     sentences = [s for s in sentences if s.startswith(("She", "He"))] or [w.FILLERS[0]]
     return name, " ".join([opening, *sentences]), opening, job
 
@@ -138,13 +149,19 @@ def _upper(rng: np.random.Generator, most: int) -> Lesson:
     order = "Answer in upper case."
     for i, fact in enumerate(asked):
         question, given = fact.question(rng), f"Context: {context.text}\n\n" if i == 0 else ""
-        lesson.ask(f"{order} {given}{question}" if rng.random() < 0.5 else f"{given}{question} {order}", fact.answer.upper())
+        lesson.ask(
+            f"{order} {given}{question}" if rng.random() < 0.5 else f"{given}{question} {order}", fact.answer.upper()
+        )
     return lesson
 
 
 def numbered_disagreement(rng: np.random.Generator, training: bool = True) -> tuple[str, str, int, list[Fact]]:
     """Context of two or three numbered passages that disagree, the question, and which passage to follow."""
-    person, relation, n = int(rng.integers(world.KNOWN, len(w.NAMES))), int(rng.integers(world.N_RELATIONS)), int(rng.integers(2, 4))
+    person, relation, n = (
+        int(rng.integers(world.KNOWN, len(w.NAMES))),
+        int(rng.integers(world.N_RELATIONS)),
+        int(rng.integers(2, 4)),
+    )
     values: list[int] = []
     while len(values) < n:
         value = world.random_value(rng, person, training=training)
@@ -158,7 +175,9 @@ def _nth(rng: np.random.Generator) -> Lesson:
     text, question, chosen, facts = numbered_disagreement(rng)
     order = f"Answer from passage {chosen + 1}."
     lesson = Lesson(rng)
-    lesson.ask(f"{order}\n{text}\n{question}" if rng.random() < 0.4 else f"{text}\n{question} {order}", facts[chosen].answer)
+    lesson.ask(
+        f"{order}\n{text}\n{question}" if rng.random() < 0.4 else f"{text}\n{question} {order}", facts[chosen].answer
+    )
     for i in rng.permutation(len(facts))[:2]:
         lesson.ask(f"{facts[0].question(rng)} Answer from passage {i + 1}.", facts[int(i)].answer)
     return lesson
@@ -227,6 +246,8 @@ def vocabulary_texts() -> list[str]:
     forms = [f.format(n="", v="") for r in w.RELATIONS for f in r.statements + r.questions]
     hints = [h for pair in w.JOB_HINTS.values() for h in pair]
     lessons = [write_lesson(rng, phase, 6).text for phase in (READ, WEIGH) for _ in range(1000)]
-    extra = ["<|bos|> Facts Passage passages Documents source sources first second third 0 1 2 3 4 5 6 7 8 9 They they them"]
+    extra = [
+        "<|bos|> Facts Passage passages Documents source sources first second third 0 1 2 3 4 5 6 7 8 9 They they them"
+    ]
     fixed = [*world.LAST, *world.FIRST, *world.SYSTEMS, *w.HEDGES, *w.FILLERS]
     return [*w.NAMES, *values, *(v.upper() for v in values), *forms, *hints, *fixed, *extra, *lessons]

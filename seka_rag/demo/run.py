@@ -113,23 +113,27 @@ def _page(
 
     template = (files("seka_rag") / "demo" / "page.html.j2").read_text(encoding="utf-8")
     attention = _attention(model, asked, gain)
-    return Environment(autoescape=True).from_string(template).render(
-        version=seka_rag.__version__,
-        model="seka-demo",
-        parameters=f"{sum(p.numel() for p in model.hf_model.parameters()):,}",
-        question=QUESTION,
-        plain=plain,
-        steered=steered,
-        memory=MEMORY,
-        evidence=EVIDENCE,
-        gain=f"{gain:g}",
-        pieces=_pieces(asked),
-        attention=attention,
-        largest=max(max(row["before"], row["after"]) for row in attention),
-        n=n,
-        seeds=RANDOM_SEEDS,
-        columns=COLUMNS,
-        rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in _kinds()]} for row in rows],
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            version=seka_rag.__version__,
+            model="seka-demo",
+            parameters=f"{sum(p.numel() for p in model.hf_model.parameters()):,}",
+            question=QUESTION,
+            plain=plain,
+            steered=steered,
+            memory=MEMORY,
+            evidence=EVIDENCE,
+            gain=f"{gain:g}",
+            pieces=_pieces(asked),
+            attention=attention,
+            largest=max(max(row["before"], row["after"]) for row in attention),
+            n=n,
+            seeds=RANDOM_SEEDS,
+            columns=COLUMNS,
+            rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in _kinds()]} for row in rows],
+        )
     )
 
 
@@ -182,4 +186,7 @@ def _attention(model: SteeredModel, asked: Question, gain: float) -> list[dict[s
         for label, b, a in zip(labels, *means, strict=True)
     ]
     rest = [1 - sum(m) for m in means]
-    return [*rows, {"label": "the rest (beginning, frame, chat template)", "before": rest[0], "after": rest[1], "marked": False}]
+    return [
+        *rows,
+        {"label": "the rest (beginning, frame, chat template)", "before": rest[0], "after": rest[1], "marked": False},
+    ]

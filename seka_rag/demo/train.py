@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from seka_rag.demo import lessons
 from seka_rag.demo.tokenizer import build_tokenizer
 
 #: Of the phases: copy, read, weigh passage against memory.
-STEPS = (600, 4000, 2600)
+STEPS = (400, 1500, 2000)
 LEARNING_RATE = (3e-3, 3e-3, 1.5e-3)
 STATEMENTS = ((0, 0), (3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
 NAMES = ("copy", "read", "weigh")
@@ -52,26 +53,28 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
 
 @torch.no_grad()
 def _look_back(model: Qwen3ForCausalLM) -> None:
-    """Start two heads of layer 0 as heads that look one and two words back.
+    """Start the heads of layer 0 as heads that look one, two, about three and about eight words back.
 
-    Reading is built on such heads (a value finds its name, a word its earlier occurrence). Training found them by itself
-    too, but only after thousands of steps on which nothing else could be learned. Words need one direction in common
-    for it, since queries and keys have no bias.
+    Reading is built on such heads (a word finds its earlier occurrence, a value its name). Without them nothing was
+    copied after 1,200 steps; with them copying is learned in 300. Words need one direction in common for it, since
+    queries and keys have no bias.
     """
     config, attention = model.config, model.model.layers[0].self_attn
     common = torch.randn(config.hidden_size)
     common *= config.hidden_size**0.5 / common.norm()
     model.get_input_embeddings().weight += config.initializer_range * common
-    half, pairs = config.head_dim // 2, 4  # the fastest rotations tell neighbours apart
-    angle = config.rope_parameters["rope_theta"] ** (-torch.arange(pairs) / half)
-    key, query = torch.zeros(config.head_dim), torch.zeros(2, config.head_dim)
-    key[:pairs] = 1.0
-    for back in (1, 2):
-        query[back - 1, :pairs] = torch.cos(angle * back)
-        query[back - 1, half : half + pairs] = -torch.sin(angle * back)
+    d, half = config.head_dim, config.head_dim // 2
+    angle = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
+    key, query = torch.zeros(2, d), torch.zeros(4, d)
+    # per key-value head: which rotations to use (fast ones tell neighbours apart), and how far back its two queries look
+    for head, (pairs, distances) in enumerate(((slice(0, 4), (1, 2)), (slice(2, 7), (3, 8)))):
+        key[head, :half][pairs] = 1.0
+        for i, back in enumerate(distances):
+            query[2 * head + i, :half][pairs] = torch.cos(angle * back)[pairs]
+            query[2 * head + i, half:][pairs] = -torch.sin(angle * back)[pairs]
     direction = common / common.norm() ** 2 * 5  # well above the random part of the weights
-    attention.k_proj.weight[: config.head_dim] += torch.outer(key, direction)
-    attention.q_proj.weight[: 2 * config.head_dim] += torch.outer(query.flatten(), direction)
+    attention.k_proj.weight += torch.outer(key.flatten(), direction)
+    attention.q_proj.weight += torch.outer(query.flatten(), direction)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, batch: list[lessons.Lesson]) -> list[tuple[list[int], list[bool], int]]:
@@ -90,7 +93,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, batch: list[lessons.Lesson]) -> l
     return encoded
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, phase: int, progress: float):
+def batches(
+    tokenizer: PreTrainedTokenizerFast, rng: np.random.Generator, phase: int, progress: float
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Batches of similar length, of about ``TOKENS_PER_STEP`` tokens: ids, learned ``[B, T]`` and kinds ``[B]``."""
     low, high = STATEMENTS[phase]
     most = int(low + (high - low) * min(1.0, progress / 0.6))
@@ -122,7 +127,7 @@ def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, pha
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    rng, queue = np.random.default_rng([seed, phase]), iter(())
+    rng, queue = np.random.default_rng([seed, phase]), iter(())  # type: ignore[var-annotated]
     tokens, began = 0, time.perf_counter()
     totals = torch.zeros(2, len(lessons.KINDS), device=device)
     model.train()

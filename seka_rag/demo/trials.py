@@ -54,7 +54,7 @@ class Trial:
 
 def _people(split: Split) -> np.ndarray:
     everybody = np.arange(len(w.NAMES))
-    held = np.array([world.held_out_person(p) for p in everybody])
+    held = np.array([world.held_out_person(int(p)) for p in everybody])
     return everybody[held if split == "held-out" else ~held]
 
 
@@ -77,7 +77,9 @@ def _strangers(rng: np.random.Generator, n: int, split: Split, besides: int | No
     return facts
 
 
-def _write(rng: np.random.Generator, facts: list[Fact], asked: Fact, evidence: int | None, wrong: int | None, other: str | None) -> Trial:
+def _write(
+    rng: np.random.Generator, facts: list[Fact], asked: Fact, evidence: int | None, wrong: int | None, other: str | None
+) -> Trial:
     context = world.write_context(facts, rng, fillers=0.1)
     frames = world.LAST if rng.random() < 0.5 else world.FIRST
     frame, question = frames[rng.integers(len(frames))], asked.question(rng)

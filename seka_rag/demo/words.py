@@ -132,7 +132,12 @@ RELATIONS = (
     Relation(
         "pet",
         PETS,
-        ("{n} keeps a {v}.", "The pet of {n} is a {v}.", "{n} shares a house with a {v}.", "Every morning, {n} feeds a {v}."),
+        (
+            "{n} keeps a {v}.",
+            "The pet of {n} is a {v}.",
+            "{n} shares a house with a {v}.",
+            "Every morning, {n} feeds a {v}.",
+        ),
         ("Which pet does {n} keep?", "What is the pet of {n}?", "Which animal lives with {n}?"),
     ),
     Relation(

@@ -80,7 +80,12 @@ class Context:
 
 
 def write_context(
-    facts: list[Fact], rng: np.random.Generator, *, fillers: float = 0.15, per_passage: int = 3, style: int | None = None
+    facts: list[Fact],
+    rng: np.random.Generator,
+    *,
+    fillers: float = 0.15,
+    per_passage: int = 3,
+    style: int | None = None,
 ) -> Context:
     """Write facts as passages of up to ``per_passage`` statements, with filler sentences between.
 
@@ -147,7 +152,9 @@ def random_value(rng: np.random.Generator, person: int, *, training: bool = True
             return value
 
 
-def draw_facts(rng: np.random.Generator, n: int, *, people: np.ndarray | None = None, training: bool = True) -> list[Fact]:
+def draw_facts(
+    rng: np.random.Generator, n: int, *, people: np.ndarray | None = None, training: bool = True
+) -> list[Fact]:
     """``n`` facts about distinct (person, relation) pairs, true to memory where there is one.
 
     Mostly they share one or two relations, so that the kind of value alone cannot answer a question: without that

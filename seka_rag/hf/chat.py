@@ -9,6 +9,7 @@ from typing import Any
 from seka_rag.errors import ProvenanceError, TokenizationError
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import locate_values
+from seka_rag.text.spans import Span
 
 Message = Mapping[str, Any]
 
@@ -57,7 +58,9 @@ def render_chat(
     except ProvenanceError:  # some templates cut thoughts out of the model's own turns: follow only the others
         others = {i: t for i, t in texts.items() if messages[int(i)].get("role") != "assistant"}
         text, placements = locate_values(render, others)
-    spans, template, last = [], [], 0
+    spans: list[Span] = []
+    template: list[tuple[int, int]] = []
+    last = 0
     for placement in placements:
         content = contents[placement.name]
         if isinstance(content, Prompt):

@@ -45,9 +45,7 @@ class Marks:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def window(
-        self, start: int, length: int, batch: int, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+    def window(self, start: int, length: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
         """Rows, columns and weights ``[n]`` of the highlights in positions ``[start, start + length)``, or None.
 
         ``batch`` may be a multiple of B: beams and several returned sequences repeat each row in place.
@@ -57,9 +55,7 @@ class Marks:
             self._windows[key] = self._cut(*key)
         return self._windows[key]
 
-    def _cut(
-        self, start: int, length: int, batch: int, device: torch.device
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
+    def _cut(self, start: int, length: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
         if batch % self.batch:
             raise SteeringError(
                 f"a forward pass of {batch} rows while steering a batch of {self.batch}: rows cannot be matched"
@@ -101,10 +97,7 @@ def _attached(attach: Callable[[Callable[[], bool], ExitStack], None]) -> Iterat
 
 
 def _hook(stack: ExitStack, module: nn.Module, hook: Callable[..., Any], *, before: bool = False) -> None:
-    if before:
-        handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(hook)
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True) if before else module.register_forward_hook(hook)
     stack.callback(handle.remove)
 
 

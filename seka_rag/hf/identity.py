@@ -55,7 +55,9 @@ class ModelIdentity(BaseModel):
             if value != getattr(other, name)
         ]
         if differing:
-            raise BankError(f"this bank was learned for another model: {'; '.join(differing)}. Learn one for this model")
+            raise BankError(
+                f"this bank was learned for another model: {'; '.join(differing)}. Learn one for this model"
+            )
 
 
 def identify(model: nn.Module) -> ModelIdentity:

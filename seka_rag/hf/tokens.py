@@ -6,6 +6,7 @@ supplied can never become a control token, whatever it spells.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ def _encode(
             some, cuts = encode(start, end, False)
             if cuts:
                 borders = [start, *cuts, end]
-                pieces += list(zip(borders, borders[1:], strict=False))[::-1]
+                pieces += list(itertools.pairwise(borders))[::-1]
             else:
                 between += some
         tokens = [tokens[i] for i in added if i < first] + between + [tokens[i] for i in added if i > last]

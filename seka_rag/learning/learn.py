@@ -81,7 +81,7 @@ def bank_from_statistics(
 ) -> ProjectionBank:
     """The bank of given statistics; arguments as in ``learn_bank``.
 
-        Omega+ = H^T H+ / n = U+ S+ V^T,    P+ = U+[:, :r+] U+[:, :r+]^T,    P- = U-[:, r-:] U-[:, r-:]^T
+    Omega+ = H^T H+ / n = U+ S+ V^T,    P+ = U+[:, :r+] U+[:, :r+]^T,    P- = U-[:, r-:] U-[:, r-:]^T
     """
     _check(energy, min_gap, best)
     n = statistics.tokens
@@ -102,9 +102,7 @@ def bank_from_statistics(
             tail = keep_columns(u, first, torch.full_like(first, identity.head_dim))
             tails[layer] = tail.flip(-1)[..., : int(identity.head_dim - first.min())].float()
     rule = f"gap >= {min_gap}" if min_gap is not None else f"best {best:.0%}" if best is not None else "all with a gap"
-    learning = Learning(
-        triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=rule
-    )
+    learning = Learning(triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=rule)
     return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain)
 
 

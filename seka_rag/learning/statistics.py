@@ -48,7 +48,7 @@ class KeyStatistics:
             raise LearningError(f"statistics of different models: {self.relevant.shape} and {other.relevant.shape}")
         return KeyStatistics(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
 
-    def add(self, neutral: Tensor, relevant: Tensor, irrelevant: Tensor, layer: int) -> None:
+    def add(self, layer: int, neutral: Tensor, relevant: Tensor, irrelevant: Tensor) -> None:
         """Add keys ``[n, H, D]`` of one layer."""
         h, hp, hn = neutral.double(), relevant.double(), irrelevant.double()
         self.relevant[layer] += torch.einsum("nhd,nhe->hde", h, hp).cpu()
@@ -101,13 +101,15 @@ def collect_statistics(
                 if usable:
                     batch = pad(usable, pad_id(tokenizer))
                     sites.decoder(
-                        input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
+                        input_ids=batch.input_ids.to(device),
+                        attention_mask=batch.attention_mask.to(device),
+                        use_cache=False,
                     )
                     marked = (batch.weights > 0).view(-1, 3, batch.weights.shape[1])
                     for layer, k in keys.items():
                         k = k.unflatten(0, (-1, 3))  # [triples, 3, T, H, D]
-                        parts = [k[:, part][marked[:, part].to(k.device)] for part in range(3)]
-                        statistics.add(*parts, layer=layer)
+                        h, hp, hn = (k[:, part][marked[:, part].to(k.device)] for part in range(3))
+                        statistics.add(layer, h, hp, hn)
                     statistics.tokens += int(marked[:, 0].sum())
                     statistics.triples += len(usable) // 3
                 if progress:

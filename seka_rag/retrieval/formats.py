@@ -11,10 +11,10 @@ from typing import Any
 from seka_rag.errors import DocumentError
 
 _FRONT_MATTER = re.compile(r"(---|\+\+\+)[^\S\n]*\n(?:[^\n]*\n)*?\1[^\S\n]*(?:\n|$)")
-_UNSEEN = frozenset("head script style noscript template".split())  # noqa: SIM905
+_UNSEEN = frozenset("head script style noscript template".split())
 _BLOCKS = frozenset(
     """address article aside blockquote body dd details div dl dt fieldset figcaption figure footer form h1 h2 h3 h4 h5
-    h6 header hr li main nav ol p pre section summary table tr ul""".split()  # noqa: SIM905
+    h6 header hr li main nav ol p pre section summary table tr ul""".split()
 )
 
 

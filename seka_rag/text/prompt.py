@@ -55,7 +55,12 @@ class Prompt:
         return replace(self, spans=(*self.spans, Span(start, end, weight, source)))
 
     def highlight(
-        self, text: str, weight: float = 1.0, *, occurrence: int | Literal["all"] | None = None, source: str | None = None
+        self,
+        text: str,
+        weight: float = 1.0,
+        *,
+        occurrence: int | Literal["all"] | None = None,
+        source: str | None = None,
     ) -> Prompt:
         """Highlight a piece of the prompt, given by its own words.
 
@@ -72,7 +77,9 @@ class Prompt:
             raise SpanError("the text to highlight is empty")
         starts = [m.start() for m in re.finditer(f"(?={re.escape(text)})", self.text)]
         if not starts:
-            raise SpanError(f"{_shown(text)} is not in the prompt of {len(self.text)} characters; it must match exactly")
+            raise SpanError(
+                f"{_shown(text)} is not in the prompt of {len(self.text)} characters; it must match exactly"
+            )
         if occurrence is None and len(starts) > 1:
             raise SpanError(
                 f"{_shown(text)} stands {len(starts)} times in the prompt (at characters {_listed(starts)}): say which "

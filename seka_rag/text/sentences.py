@@ -19,17 +19,17 @@ _LINE_START = re.compile(r"(^|\n)[^\S\n]*$")  # searched in the few characters b
 _DOTTED = re.compile(r"(?:\w\.)+\w")  # U.S, a.m
 
 #: Never the end of a sentence.
-_TITLES = frozenset("mr mrs ms dr prof st mt gen col sgt capt lt rev hon vs cf e.g i.e viz approx ca".split())  # noqa: SIM905
+_TITLES = frozenset("mr mrs ms dr prof st mt gen col sgt capt lt rev hon vs cf e.g i.e viz approx ca".split())
 #: Not the end of a sentence if a number follows.
-_NUMBERED = frozenset("no nos fig figs p pp vol ch sec art eq ref".split())  # noqa: SIM905
+_NUMBERED = frozenset("no nos fig figs p pp vol ch sec art eq ref".split())
 #: The end of a sentence only if a word follows that often begins one.
 _MAYBE = frozenset(
-    "inc ltd co corp bros jr sr etc al ed eds dept est jan feb mar apr jun jul aug sep sept oct nov dec".split()  # noqa: SIM905
+    "inc ltd co corp bros jr sr etc al ed eds dept est jan feb mar apr jun jul aug sep sept oct nov dec".split()
 )
 _STARTERS = frozenset(
     """a after all although an and as at before both but by during each for from he her his how however i if in it its
     later many most my no not on one or our she since so some that the their then there these they this those though
-    to today under we what when where while who why with yet you""".split()  # noqa: SIM905
+    to today under we what when where while who why with yet you""".split()
 )
 
 

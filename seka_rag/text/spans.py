@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ def merge(spans: Iterable[Span]) -> tuple[Span, ...]:
     spans = list(spans)
     edges = sorted({edge for s in spans for edge in (s.start, s.end)})
     merged: list[Span] = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         over = [s for s in spans if s.start <= start and s.end >= end]
         if not over:
             continue

@@ -19,7 +19,7 @@ STOPWORDS = frozenset(
     in into is it its itself just like many may me might more most much must my no nor not now of off on once one only
     or other our out over own please same shall she should so some such tell than that the their them then there these
     they this those through to too under until up upon us very was we were what when where which while who whom whose
-    why will with would you your""".split()  # noqa: SIM905
+    why will with would you your""".split()
 )
 
 

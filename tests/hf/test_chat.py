@@ -1,9 +1,9 @@
 import pytest
+from tiny import demo_tokenizer
 
 from seka_rag import Prompt
 from seka_rag.errors import ProvenanceError, TokenizationError
 from seka_rag.hf.chat import render_chat
-from tiny import demo_tokenizer
 
 
 @pytest.fixture

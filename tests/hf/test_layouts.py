@@ -3,12 +3,12 @@
 import oracle
 import pytest
 import torch
+from tiny import FAMILIES
 
 from seka_rag import Seka, steer
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.layouts import LAYOUTS, find_key_sites
-from tiny import FAMILIES
 
 IDS = torch.arange(30, 50)[None]
 
@@ -40,9 +40,7 @@ def test_edited_keys_equal_the_oracle(any_model, make_bank):
         any_model(IDS)
     from seka_rag.ops.projection import projection
 
-    wanted = oracle.edited_keys(
-        plain[0], mask.tolist(), bank.projection(0), 0.8, projection(bank.negative[0]), 0.3
-    )
+    wanted = oracle.edited_keys(plain[0], mask.tolist(), bank.projection(0), 0.8, projection(bank.negative[0]), 0.3)
     assert torch.allclose(edited[0].double(), torch.tensor(wanted), atol=1e-5)
     assert torch.equal(edited[0][mask == 0], plain[0][mask == 0])
     assert (report.tokens_edited, report.layers, report.heads) == (3, (0,), 2)

@@ -4,13 +4,13 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import demo_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from seka_rag import Prompt, Span
 from seka_rag.errors import SpanError, TokenizationError
 from seka_rag.hf.tokens import pad, tokenize
-from tiny import demo_tokenizer
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. Ada moved to Lyon in 2021.",
@@ -27,7 +27,9 @@ def byte_level():
         vocab_size=400, special_tokens=CONTROL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     backend.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=CONTROL[1], additional_special_tokens=CONTROL[:1])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=CONTROL[1], additional_special_tokens=CONTROL[:1]
+    )
 
 
 def unigram():
@@ -42,7 +44,9 @@ def unigram():
 
 
 TOKENIZERS = {"byte-level BPE": byte_level(), "unigram": unigram(), "words": demo_tokenizer()}
-texts = st.text(st.sampled_from("aeT x.\n\r<|>im_startend😀éŁ\u0301"), min_size=1, max_size=40) | st.sampled_from(CORPUS)
+texts = st.text(st.sampled_from("aeT x.\n\r<|>im_startend😀éŁ\u0301"), min_size=1, max_size=40) | st.sampled_from(
+    CORPUS
+)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -78,9 +82,7 @@ def test_content_never_becomes_a_control_token(name):
     assert not control & set(raw.ids)
     # every token still lies where it says
     assert all(0 <= s <= e <= len(whole) for s, e in done.offsets)
-    marked = tokenize(
-        tokenizer, Prompt(whole).highlight("obey"), trusted=template, add_special_tokens=False
-    )
+    marked = tokenize(tokenizer, Prompt(whole).highlight("obey"), trusted=template, add_special_tokens=False)
     hit = "".join(whole[s:e] for (s, e), w in zip(marked.offsets, marked.weights, strict=True) if w)
     assert "obey" in hit
     assert "im_" not in hit
@@ -102,9 +104,7 @@ def test_the_tokenizers_own_bos_stays_when_poison_is_taken_apart():
 def test_special_tokens_are_never_marked():
     tokenizer = demo_tokenizer()
     text = "<|im_start|>user\nAda<|im_end|>"
-    done = tokenize(
-        tokenizer, Prompt(text, (Span(0, len(text)),)), trusted=[(0, len(text))], add_special_tokens=False
-    )
+    done = tokenize(tokenizer, Prompt(text, (Span(0, len(text)),)), trusted=[(0, len(text))], add_special_tokens=False)
     marked = [tokenizer.convert_ids_to_tokens(i) for i, w in zip(done.ids, done.weights, strict=True) if w]
     assert marked == ["user", "\n", "Ada"]
 
@@ -143,7 +143,11 @@ def test_added_tokens_that_swallow_spaces_do_not_hide_in_content():
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["<|im_start|>", "<|im_end|>", "<|im_", "start|>", "<", " ", "Ada", "|im_end|>"]), max_size=12))
+@given(
+    st.lists(
+        st.sampled_from(["<|im_start|>", "<|im_end|>", "<|im_", "start|>", "<", " ", "Ada", "|im_end|>"]), max_size=12
+    )
+)
 def test_no_spelling_of_a_control_token_gets_through(name, parts):
     tokenizer = TOKENIZERS[name]
     done = tokenize(tokenizer, Prompt("".join(parts)), add_special_tokens=False)

@@ -12,7 +12,7 @@ from seka_rag.text.passages import Passage
 from seka_rag.text.sentences import sentences
 
 ADA = "Ada keeps a parrot. Ada lives in Lyon. It rains often. Boris lives in Oslo."
-WORD = st.sampled_from("Ada Boris lives lived Lyon Oslo the of parrot keeps keeping".split())  # noqa: SIM905
+WORD = st.sampled_from("Ada Boris lives lived Lyon Oslo the of parrot keeps keeping".split())
 PROSE = st.lists(st.lists(WORD, min_size=1, max_size=6).map(lambda w: " ".join(w) + "."), max_size=5).map(" ".join)
 
 

@@ -36,7 +36,9 @@ def keys_of(model, tokenizer, triple, layer, head):
 def test_learned_subspaces_equal_the_oracle(any_model, tokenizer):
     bank = learn_bank(any_model, TRIPLES, tokenizer=tokenizer, energy=0.8, batch_size=5)
     for layer, head in ((1, 0), (2, 1)):
-        parts = [torch.cat(k) for k in zip(*(keys_of(any_model, tokenizer, t, layer, head) for t in TRIPLES), strict=True)]
+        parts = [
+            torch.cat(k) for k in zip(*(keys_of(any_model, tokenizer, t, layer, head) for t in TRIPLES), strict=True)
+        ]
         p, rank = oracle.learned_projection(parts[0].numpy(), parts[1].numpy(), 0.8)
         assert bank.ranks[layer, head] == rank
         assert torch.allclose(bank.projection(layer)[head], torch.tensor(p, dtype=torch.float32), atol=2e-3)

@@ -158,7 +158,7 @@ def test_arguments_out_of_range(options: dict) -> None:
     st.lists(
         st.lists(
             st.sampled_from(
-                "Ada Boris Holm of the The harbour ledger 12 miles 1843 in was walrus. It said, né\n".split(" ")  # noqa: SIM905
+                "Ada Boris Holm of the The harbour ledger 12 miles 1843 in was walrus. It said, né\n".split(" ")
             ),
             min_size=5,
             max_size=30,

@@ -14,7 +14,7 @@ from seka_rag.text.passages import Passage
 from seka_rag.text.words import words
 
 DOCS = ["Ada lives in Lyon.", "Boris lives in Oslo with a cat.", "A cat sleeps.", "???"]
-PROSE = st.lists(st.sampled_from("ada cat lyon oslo the it".split()), max_size=6).map(" ".join)  # noqa: SIM905
+PROSE = st.lists(st.sampled_from("ada cat lyon oslo the it".split()), max_size=6).map(" ".join)
 
 
 def test_best_first_with_scores_and_none_that_share_no_word() -> None:

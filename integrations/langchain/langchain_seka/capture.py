@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 from langchain_core.tracers.context import register_configure_hook
 
 #: Trees of runs that are kept at once. A tree goes when its root ends; this bounds those whose end is never told.
@@ -57,7 +58,9 @@ class _Run:
 class Capture(BaseCallbackHandler):
     """The handler. Thread-safe; it holds what belongs to runs that have not ended, and nothing else."""
 
-    run_inline = True  # in the thread of the run: the context variable below must reach the model
+    run_inline = True  # at once, and not behind other work of a thread pool
+    ignore_llm = True  # a model's own run holds nothing, and of a cancelled one the end is never told
+    ignore_chat_model = True
 
     def __init__(self) -> None:
         self._runs: dict[UUID, _Run] = {}
@@ -145,18 +148,6 @@ class Capture(BaseCallbackHandler):
     ) -> None:
         self._begin(run_id, parent_run_id, query=query)
 
-    def on_llm_start(
-        self, serialized: Any, prompts: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        self._begin(run_id, parent_run_id)
-        _parent_of_call.set(parent_run_id)
-
-    def on_chat_model_start(
-        self, serialized: Any, messages: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
-    ) -> None:
-        self._begin(run_id, parent_run_id)
-        _parent_of_call.set(parent_run_id)
-
     def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **kwargs: Any) -> None:
         with self._lock:
             run = self._runs.get(run_id)
@@ -170,9 +161,6 @@ class Capture(BaseCallbackHandler):
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
         self._finish(run_id)
 
-    def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        self._finish(run_id)
-
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._finish(run_id)
 
@@ -182,24 +170,32 @@ class Capture(BaseCallbackHandler):
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._finish(run_id)
 
-    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        self._finish(run_id)
-
 
 CAPTURE = Capture()
 _hook: ContextVar[Capture | None] = ContextVar("seka_capture", default=CAPTURE)
 _installed = threading.Lock()  # taken once and never released
 
-# `stream` of a chat model calls `_stream` without a run manager; the handler runs just before, in the same context.
-_parent_of_call: ContextVar[UUID | None] = ContextVar("seka_parent_of_call", default=None)
-
 
 def install() -> None:
     """Let LangChain tell of every run from now on, in every thread. The first model that is made does this."""
     if _installed.acquire(blocking=False):
-        register_configure_hook(_hook, inheritable=True)
+        register_configure_hook(_hook, inheritable=False)  # asked for anew by each run, so nothing need be inherited
 
 
-def parent_of_call(run_manager: Any = None) -> UUID | None:
-    """The run that a model call belongs to: from its run manager, or else from the context it began in."""
-    return _parent_of_call.get() if run_manager is None else run_manager.parent_run_id
+@contextmanager
+def aside() -> Iterator[None]:
+    """Keep the handler out of the runs that begin here.
+
+    LangChain tells the start of an asynchronous completion run to inline handlers only, if there are any; ours has no
+    use for it and must not keep it from others.
+    """
+    token = _hook.set(None)
+    try:
+        yield
+    finally:
+        _hook.reset(token)
+
+
+def parent_in(callbacks: Any) -> UUID | None:
+    """The run that a call with these callbacks belongs to."""
+    return callbacks.parent_run_id if isinstance(callbacks, BaseCallbackManager) else None

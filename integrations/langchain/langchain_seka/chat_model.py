@@ -5,21 +5,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseChatModel
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableConfig, ensure_config
 
-from langchain_seka.capture import CAPTURE, parent_of_call
+from langchain_seka.capture import CAPTURE, parent_in
 from langchain_seka.highlights import Highlights, for_messages
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
 from seka_rag import Generation
+
+# `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
+_parent_of_stream: ContextVar[UUID | None] = ContextVar("seka_parent_of_stream", default=None)
+
+
+def _parent(run_manager: Any) -> UUID | None:
+    return _parent_of_stream.get() if run_manager is None else run_manager.parent_run_id
 
 
 class ChatSeka(SekaSettings, BaseChatModel):
@@ -38,6 +47,9 @@ class ChatSeka(SekaSettings, BaseChatModel):
     Options of a call, as in ``llm.invoke(messages, max_tokens=20)``: ``stop``, ``max_tokens``, ``temperature``,
     ``seed``, ``steering``, ``highlight``, ``highlighter``, and those of transformers' ``generate``.
     """
+
+    streaming: bool = False
+    """Stream from the model even where ``invoke`` is called, so that callbacks see each piece."""
 
     @property
     def _llm_type(self) -> str:
@@ -71,8 +83,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = self._request(messages, stop, parent_of_call(run_manager), kwargs)
-        return self._result(request.engine.generate(request.tokens, **request.options), request)
+        request = self._request(messages, stop, _parent(run_manager), kwargs)
+        return self._result(request.run(), request)
 
     async def _agenerate(
         self,
@@ -81,9 +93,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = await asyncio.to_thread(self._request, messages, stop, parent_of_call(run_manager), kwargs)
-        generation = await request.engine.agenerate(request.tokens, **request.options)
-        return self._result(generation, request)
+        request = await asyncio.to_thread(self._request, messages, stop, _parent(run_manager), kwargs)
+        return self._result(await request.arun(), request)
 
     def _stream(
         self,
@@ -92,8 +103,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        request = self._request(messages, stop, parent_of_call(run_manager), kwargs)
-        with request.engine.stream(request.tokens, **request.options) as stream:
+        request = self._request(messages, stop, _parent(run_manager), kwargs)
+        with request.stream() as stream:
             for piece in stream:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
         yield self._last_chunk(stream.result, request)
@@ -105,12 +116,28 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request = await asyncio.to_thread(self._request, messages, stop, parent_of_call(run_manager), kwargs)
-        stream = request.engine.stream(request.tokens, **request.options)
+        request = await asyncio.to_thread(self._request, messages, stop, _parent(run_manager), kwargs)
+        stream = request.stream()
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
         yield self._last_chunk(stream.result, request)
+
+    def stream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[AIMessageChunk]:
+        """The answer in pieces; leaving the loop ends the generation."""
+        _parent_of_stream.set(parent_in(ensure_config(config).get("callbacks")))
+        yield from super().stream(input, config, **kwargs)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """``stream`` for ``async for``."""
+        _parent_of_stream.set(parent_in(ensure_config(config).get("callbacks")))
+        async with aclosing(super().astream(input, config, **kwargs)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def _result(self, generation: Generation, request: Request) -> ChatResult:
         message = AIMessage(
@@ -138,7 +165,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        highlights = self._highlights(messages, parent_of_call(run_manager), kwargs)
+        highlights = self._highlights(messages, _parent(run_manager), kwargs)
         return super()._generate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )
@@ -150,7 +177,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        highlights = await asyncio.to_thread(self._highlights, messages, parent_of_call(run_manager), kwargs)
+        highlights = await asyncio.to_thread(self._highlights, messages, _parent(run_manager), kwargs)
         return await super()._agenerate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )

@@ -7,7 +7,7 @@ Nothing is ever searched for in a whole message: a document that copies another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,8 @@ def _automatic(
 ) -> Highlights:
     if evidence is None:
         return Highlights()
-    passages = [(r.query, p) for r in evidence.retrievals for p in _passages(r.documents)]
+    # the latest first: of a passage that was found twice, the later query counts
+    passages = [(r.query, p) for r in reversed(evidence.retrievals) for p in _passages(r.documents)]
     if not passages:
         return Highlights(warnings=("the retriever found no passage",))
     queries = {r.query.strip() for r in evidence.retrievals}
@@ -112,9 +113,7 @@ def _automatic(
         filled = rebuild(prompt)
         if filled is None:
             continue
-        # the question is no evidence, even if a document repeats it
-        values = {name: text for name, text in filled.values.items() if text.strip() not in queries}
-        carriers, unclear = _carriers(values, [p.text for _, p in passages])
+        carriers, unclear = _carriers(filled.values, [p.text for _, p in passages], queries)
         rendered = follow(filled, list(carriers)) if carriers or unclear else None
         for message in rendered or ():
             for i, target in enumerate(targets):
@@ -144,18 +143,21 @@ def _automatic(
     return Highlights(tuple(in_order), tuple(dict.fromkeys(warnings)))
 
 
-def _carriers(values: Mapping[str, str], texts: Sequence[str]) -> tuple[dict[str, dict[int, Place]], int]:
+def _carriers(
+    values: Mapping[str, str], texts: Sequence[str], queries: Container[str]
+) -> tuple[dict[str, dict[int, Place]], int]:
     """Which variable holds which passages, each passage in one variable only; and how many stay undecided.
 
-    A passage that stands in several variables belongs to the one with the most passages: the others are text that it
-    repeats (the question, an instruction). If that does not decide it, nothing may be marked for it.
+    A passage that stands in several variables belongs to the one with the most passages, and rather to another than
+    to the question: the others are text that it repeats. If that does not decide it, nothing may be marked for it.
     """
     found = {name: places for name, text in values.items() if (places := place_passages(texts, text))}
+    ranks = {name: (-len(places), values[name].strip() in queries) for name, places in found.items()}
     carriers: dict[str, dict[int, Place]] = {}
     unclear = 0
     for k in range(len(texts)):
-        names = sorted((n for n in found if k in found[n]), key=lambda n: -len(found[n]))
-        if len(names) > 1 and len(found[names[0]]) == len(found[names[1]]):
+        names = sorted((name for name in found if k in found[name]), key=ranks.__getitem__)
+        if len(names) > 1 and ranks[names[0]] == ranks[names[1]]:
             unclear += 1
         elif names:
             carriers.setdefault(names[0], {})[k] = found[names[0]][k]

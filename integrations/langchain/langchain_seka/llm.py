@@ -9,13 +9,14 @@ from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
-from langchain_core.language_models import BaseLLM
+from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation as LangChainGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
+from langchain_core.runnables import RunnableConfig
 from pydantic import PrivateAttr
 
-from langchain_seka.capture import CAPTURE, parent_of_call
+from langchain_seka.capture import CAPTURE, aside, parent_in
 from langchain_seka.highlights import Highlights, for_text
 from langchain_seka.settings import Request, SekaSettings
 from seka_rag import Generation, Prompt
@@ -68,8 +69,8 @@ class SekaLLM(SekaSettings, BaseLLM):
     ) -> LLMResult:
         generations = []
         for prompt in prompts:
-            request = self._request(prompt, stop, parent_of_call(run_manager), kwargs)
-            generations.append([self._generation(request.engine.generate(request.tokens, **request.options), request)])
+            request = self._request(prompt, stop, _parent(run_manager), kwargs)
+            generations.append([self._generation(request.run(), request)])
         return LLMResult(generations=generations)
 
     async def _agenerate(
@@ -81,9 +82,8 @@ class SekaLLM(SekaSettings, BaseLLM):
     ) -> LLMResult:
         generations = []
         for prompt in prompts:
-            request = await asyncio.to_thread(self._request, prompt, stop, parent_of_call(run_manager), kwargs)
-            generation = await request.engine.agenerate(request.tokens, **request.options)
-            generations.append([self._generation(generation, request)])
+            request = await asyncio.to_thread(self._request, prompt, stop, _parent(run_manager), kwargs)
+            generations.append([self._generation(await request.arun(), request)])
         return LLMResult(generations=generations)
 
     def _stream(
@@ -93,8 +93,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        request = self._request(prompt, stop, parent_of_call(run_manager), kwargs)
-        with request.engine.stream(request.tokens, **request.options) as stream:
+        request = self._request(prompt, stop, _parent(run_manager), kwargs)
+        with request.stream() as stream:
             for piece in stream:
                 chunk = GenerationChunk(text=piece)
                 if run_manager:
@@ -109,8 +109,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        request = await asyncio.to_thread(self._request, prompt, stop, parent_of_call(run_manager), kwargs)
-        stream = request.engine.stream(request.tokens, **request.options)
+        request = await asyncio.to_thread(self._request, prompt, stop, _parent(run_manager), kwargs)
+        stream = request.stream()
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 chunk = GenerationChunk(text=piece)
@@ -118,6 +118,17 @@ class SekaLLM(SekaSettings, BaseLLM):
                     await run_manager.on_llm_new_token(piece, chunk=chunk)
                 yield chunk
         yield GenerationChunk(text="", generation_info=self._info(stream.result, request))
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[str]:
+        """The answer in pieces; leaving the loop ends the generation."""
+        async with aclosing(super().astream(input, config, **kwargs)) as pieces:
+            with aside():  # the run begins with the first piece
+                first = await anext(pieces, "")
+            yield first
+            async for piece in pieces:
+                yield piece
 
     def _generation(self, generation: Generation, request: Request) -> LangChainGeneration:
         return LangChainGeneration(text=generation.text, generation_info=self._info(generation, request))
@@ -152,7 +163,9 @@ class SekaLLM(SekaSettings, BaseLLM):
         results = []
         for prompt, own, parent, kw in _one_by_one(prompts, callbacks, kwargs):
             h = await asyncio.to_thread(self._highlights, prompt, parent, kw)
-            results.append(await BaseLLM.agenerate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=h))
+            with aside():
+                result = await BaseLLM.agenerate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=h)
+            results.append(result)
         return _joined(results)
 
     def _for_call(self, highlights: Highlights, options: dict[str, Any]) -> SekaLLM:
@@ -162,6 +175,10 @@ class SekaLLM(SekaSettings, BaseLLM):
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call
+
+
+def _parent(run_manager: Any) -> UUID | None:
+    return None if run_manager is None else run_manager.parent_run_id
 
 
 #: Arguments of ``generate`` for tracing; with a list of callbacks, each is a list too.
@@ -183,8 +200,7 @@ def _one_by_one(
         own = callbacks[i] if several else callbacks
         split = ("run_id", *_TRACING) if several else ("run_id",)
         kw = {k: [v[i]] if k in split and isinstance(v, list) else v for k, v in options.items()}
-        parent = own.parent_run_id if isinstance(own, BaseCallbackManager) else None
-        calls.append((prompt, [own] if several else own, parent, kw))
+        calls.append((prompt, [own] if several else own, parent_in(own), kw))
     return calls
 
 

@@ -54,7 +54,9 @@ def read_marks(value: Any, text: str) -> tuple[tuple[Span, ...], str | None]:
 def _span(entry: Any) -> Span:
     if not isinstance(entry, list | tuple) or not 2 <= len(entry) <= 4:
         raise MessageError(f"highlight {entry!r}: give [start, end], [start, end, weight] or [..., source]")
-    start, end, weight, source = [*entry, *(1.0, None)[len(entry) - 2 :]]
+    start, end = entry[:2]
+    weight = entry[2] if len(entry) > 2 else 1.0
+    source = entry[3] if len(entry) > 3 else None
     if not isinstance(start, int) or not isinstance(end, int) or isinstance(weight, bool | str):
         raise MessageError(f"highlight {entry!r}: start and end are characters (int), weight is a number")
     return Span(start, end, float(weight), source)

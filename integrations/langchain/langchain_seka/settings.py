@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from typing_extensions import Self
 
 from langchain_seka.capture import install
 from langchain_seka.engines import bank_key, load_engine
@@ -28,6 +29,17 @@ class Request:
     tokens: Any
     options: dict[str, Any]
     highlights: Highlights
+
+    def run(self) -> Generation:
+        return self.engine.generate(self.tokens, **self.options)
+
+    async def arun(self) -> Generation:
+        generation = await self.engine.agenerate(self.tokens, **self.options)
+        assert isinstance(generation, Generation)  # one prompt, one answer
+        return generation
+
+    def stream(self) -> Any:
+        return self.engine.stream(self.tokens, **self.options)
 
 
 class SekaSettings(Serializable):
@@ -51,8 +63,6 @@ class SekaSettings(Serializable):
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     seed: int | None = None
     """Makes sampling repeatable."""
-    streaming: bool = False
-    """Stream from the model even where ``invoke`` is called, so that callbacks see each piece."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Options for loading the model (``dtype``, ``device_map``, ``revision``, ...)."""
     steered_model: Any = Field(default=None, exclude=True, repr=False)
@@ -67,7 +77,7 @@ class SekaSettings(Serializable):
         install()
 
     @classmethod
-    def from_steered(cls, steered_model: SteeredModel, **settings: Any) -> Any:
+    def from_steered(cls, steered_model: SteeredModel, **settings: Any) -> Self:
         """Around a model that is loaded already; settings are the fields."""
         return cls(steered_model=steered_model, **settings)
 
@@ -81,7 +91,7 @@ class SekaSettings(Serializable):
     def _named_by_engine(cls, values: Any) -> Any:
         engine = values.get("steered_model") if isinstance(values, Mapping) else None
         if engine is not None and "model" not in values:
-            return {**values, "model": engine.name}
+            return {**values, "model": getattr(engine, "name", "")}
         return values
 
     @field_validator("steered_model")

@@ -8,13 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_chains import TEMPLATE, Facts, ask, documents, join, own_sources, questions, rag, sources
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_seka.capture import CAPTURE
 
+from seka_rag import Span
+
 N = 24
+v3 = pytest.mark.skipif(not hasattr(BaseChatModel, "stream_events"), reason="an older langchain-core")
 
 
 def whole(chunks) -> AIMessageChunk:
@@ -97,6 +101,19 @@ class TestShapes:
     async def test_amap(self, chain):
         all_own(questions(N), await chain.map().ainvoke(questions(N)))
 
+    def test_the_same_documents_for_other_questions(self, chat):
+        """Each chain of one root asks the highlighter its own question, though all retrieved the same."""
+
+        class Same(Facts):
+            def _get_relevant_documents(self, query, *, run_manager):
+                return documents(ask("Astrid"))
+
+        asked = questions(N)
+        chat.highlighter = lambda question, passages: [(Span(0, 1, asked.index(question) + 1),) for _ in passages]
+        got = rag(chat, retriever=Same()).map().invoke(asked)
+        weights = [{h["weight"] for h in m.response_metadata["seka"]["highlights"]} for m in got]
+        assert weights == [{i + 1} for i in range(N)]
+
     def test_parallel(self, chain):
         asked = questions(6)
         parallel = RunnableParallel({q: RunnableLambda(lambda _, q=q: q) | chain for q in asked})
@@ -124,6 +141,7 @@ class TestShapes:
         chain.invoke(ask("Astrid"))
         assert sources(chat.invoke(ask("Astrid"))) == set()
 
+    @v3
     def test_events_v3(self, chat, chain):
         """The newer streaming protocol, of the model inside a step."""
         seen = []
@@ -137,6 +155,7 @@ class TestShapes:
         (rag(RunnableLambda(call))).invoke(ask("Astrid"))
         all_own([ask("Astrid")], seen)
 
+    @v3
     async def test_aevents_v3(self, chat, chain):
         seen = []
 
@@ -189,7 +208,7 @@ class TestEndings:
             "prompt": Facts() | RunnableLambda(lambda docs: {}) | TEMPLATE | chat,
             "model": rag(chat).with_config() | RunnableLambda(lambda m: 1 / 0),
         }[where]
-        with pytest.raises(Exception):  # noqa: B017 - of three kinds
+        with pytest.raises(Exception):
             chain.invoke(ask("Astrid"))
         assert CAPTURE.held == 0
 
@@ -229,9 +248,7 @@ class TestPrompts:
         [
             ChatPromptTemplate.from_messages([("system", "Use this: {context}"), ("human", "{question}")]),
             ChatPromptTemplate.from_messages([("human", "{question}\n\n{context}\n\n{question}")]),
-            ChatPromptTemplate.from_messages(
-                [("human", "{context}"), ("ai", "Yes?"), ("human", "{question} {context}")]
-            ),
+            ChatPromptTemplate.from_messages([("human", "{context}"), ("ai", "Yes?"), ("human", "{context}?")]),
             ChatPromptTemplate.from_messages([("human", "{{context}} {{question}}")], template_format="mustache"),
             ChatPromptTemplate.from_messages([("human", "{{ context }} {{ question }}")], template_format="jinja2"),
             ChatPromptTemplate.from_messages(
@@ -250,6 +267,26 @@ class TestPrompts:
         wanted = {d.page_content for d in documents(ask("Astrid"))}
         report = answer.response_metadata["seka"]["highlights"]
         assert {seen[h["message"]].text[h["start"] : h["end"]] for h in report} == wanted
+
+    def test_a_retriever_of_retrievers(self, chat):
+        """What the outer one returns counts, with the question that it was asked."""
+
+        class Outer(Facts):
+            def _get_relevant_documents(self, query, *, run_manager):
+                inner = Facts().invoke("Tell of " + query, {"callbacks": run_manager.get_child()})
+                return inner[:1]
+
+        asked = []
+
+        def mark(question, passages):
+            asked.append(question)
+            return [(Span(0, 1, 1.0, p.source),) for p in passages]
+
+        chat.highlighter = mark
+        both = RunnableLambda(lambda q: join(Outer().invoke(q) + documents(q)[1:]))
+        answer = ({"context": both, "question": RunnablePassthrough()} | TEMPLATE | chat).invoke(ask("Astrid"))
+        assert asked == [ask("Astrid")]
+        assert sources(answer) == {"Astrid/1"}
 
     def test_history(self, chat):
         prompt = ChatPromptTemplate.from_messages(

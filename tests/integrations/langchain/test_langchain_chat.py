@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from langchain_chains import TEMPLATE, ask, documents, own_sources, rag, sources
+from langchain_chains import TEMPLATE, ask, documents, rag, sources
 from langchain_core.caches import InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.load import dumps
@@ -20,10 +20,11 @@ from langchain_core.messages import (
     ToolMessage,
     messages_to_dict,
 )
+from langchain_core.runnables import RunnableLambda
 from langchain_seka import ChatSeka, mark_message
 from langchain_seka.messages import MessageError
 
-from seka_rag import Seka, SekaError, Span, SteeredModel
+from seka_rag import Prompt, Seka, SekaError, Span, SteeredModel
 from seka_rag.errors import SpanError
 
 
@@ -132,8 +133,6 @@ class TestAnswer:
         prompt = TEMPLATE.invoke(
             {"context": "\n\n".join(d.page_content for d in documents(ask("Astrid"))), "question": ask("Astrid")}
         ).to_messages()
-        from seka_rag import Prompt
-
         human = Prompt(prompt[1].content)
         for document in documents(ask("Astrid")):
             human = human.highlight(document.page_content)
@@ -190,9 +189,9 @@ class TestOptions:
         with pytest.raises(SekaError, match="tools"):
             chat.invoke("Hello", tools=[{"type": "function"}])
 
-    def test_an_unknown_model_says_so_when_it_is_used(self):
-        model = ChatSeka(model="no/such-model-here")
-        with pytest.raises(SekaError, match="no/such-model-here"):
+    def test_an_unknown_model_says_so_when_it_is_used(self, tmp_path):
+        model = ChatSeka(model=str(tmp_path / "nothing"))
+        with pytest.raises(SekaError, match="nothing"):
             model.invoke("Hello")
 
     def test_models_are_loaded_once(self, monkeypatch, engine):
@@ -218,7 +217,7 @@ class TestOptions:
     def test_the_engine_shows_nowhere(self, chat):
         from langchain_core.load import dumpd
 
-        for shown in (repr(chat), str(chat.model_dump()), dumps(chat), str(chat.asdict()), str(dumpd(chat))):
+        for shown in (repr(chat), str(chat.model_dump()), dumps(chat), str(chat._identifying_params), str(dumpd(chat))):
             assert "Qwen3" not in shown
             assert "SteeredModel(" not in shown
         assert not chat.is_lc_serializable()
@@ -317,8 +316,6 @@ class TestCache:
     def test_steered_and_plain_answers_are_kept_apart(self, engine, passes):
         model = ChatSeka(steered_model=engine, max_tokens=1, cache=InMemoryCache())
         seen = []
-        from langchain_core.runnables import RunnableLambda
-
         chain = rag(RunnableLambda(lambda p: (seen.append(p.to_messages()), p)[1]) | model)
         steered = chain.invoke(ask("Astrid"))
         ran = len(passes)
@@ -327,7 +324,7 @@ class TestCache:
         plain = model.invoke(seen[0])
         assert len(passes) > ran
         assert sources(plain) == set()
-        assert sources(steered) == own_sources(ask("Astrid")) - {"Astrid/2"} or sources(steered)
+        assert sources(steered)
 
     async def test_async(self, engine, passes):
         model = ChatSeka(steered_model=engine, max_tokens=1, cache=InMemoryCache())

@@ -167,4 +167,4 @@ def test_control_tokens_are_text(llm, engine):
 
 
 def test_the_engine_shows_nowhere(llm):
-    assert "SteeredModel(" not in repr(llm) + str(llm.model_dump()) + str(llm.asdict())
+    assert "SteeredModel(" not in repr(llm) + str(llm.model_dump()) + str(llm._identifying_params)

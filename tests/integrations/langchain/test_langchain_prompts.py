@@ -40,7 +40,6 @@ class TestHighlightPrompt:
             suffix="{context} {question}",
             input_variables=["context", "question"],
         )
-        dated = TEMPLATE.model_copy()
         dated = ChatPromptTemplate.from_messages([("human", "{date} {context} {question}")]).partial(
             date=lambda: "Monday"
         )

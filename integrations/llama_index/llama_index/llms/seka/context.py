@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from seka_rag import Passage, Span
 
@@ -20,42 +19,32 @@ _ENTRY = re.compile(r"(?P<key>[^\W\d][\w.-]+):(?: (?P<value>.*)|$)")
 
 @dataclass(frozen=True)
 class ContextPassage:
-    """A passage and where each of its characters, and its end, stand in the rendered value."""
+    """A passage and where it begins in the value."""
 
     passage: Passage
-    positions: Sequence[int]
+    start: int
 
     def place(self, spans: Sequence[Span]) -> list[Span]:
-        """Spans of the passage as spans of the rendered value."""
-        return [Span(self.positions[s.start], self.positions[s.end], s.weight, s.source) for s in spans]
+        """Spans of the passage as spans of the value."""
+        return [replace(s, start=s.start + self.start, end=s.end + self.start) for s in spans]
 
 
-def context_passages(name: str, value: Any) -> list[ContextPassage]:
-    """The passages in a variable's value: a str, or a list of them as ``simple_summarize`` passes it.
-
-    Most synthesizers join nodes by a blank line, so each part between blank lines is a passage. ``simple_summarize``
-    joins them by a line break and puts the result into a list: there each line is one, or the beginning of one
-    document could be taken for the end of the sentence before it. Metadata lines are no passages.
+def context_passages(name: str, text: str, *, by_line: bool = False) -> list[ContextPassage]:
+    """The passages in the text of a variable. Metadata lines are no passages.
 
     The source of a passage is the variable, never a path that stands in the text: any document could write one there.
+
+    Args:
+        by_line: every line is a passage, instead of every part between blank lines. Most synthesizers join nodes by a
+            blank line; ``simple_summarize`` joins them by a line break, where the beginning of one document could be
+            taken for the rest of a sentence of the document before it.
     """
-    if isinstance(value, str):
-        return _split(name, value, range(len(value) + 1), _BLANK_LINE)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        found, start = [], 1  # templates render a list as Python does: ['...', '...']
-        for item in value:
-            found += _split(name, item, _positions_in_repr(item, start), _LINE)
-            start += len(repr(item)) + len(", ")
-        return found
-    return []
-
-
-def _split(name: str, text: str, positions: Sequence[int], separator: re.Pattern[str]) -> list[ContextPassage]:
     found, start = [], 0
-    for end, following in [*((m.start(), m.end()) for m in separator.finditer(text)), (len(text), len(text))]:
+    borders = [(m.start(), m.end()) for m in (_LINE if by_line else _BLANK_LINE).finditer(text)]
+    for end, following in [*borders, (len(text), len(text))]:
         part = text[start:end]
-        if part.strip() and not is_metadata(part):
-            found.append(ContextPassage(Passage(part, source=name), positions[start : end + 1]))
+        if any(map(str.isalnum, part)) and not is_metadata(part):  # of marks alone there may be no tokens to highlight
+            found.append(ContextPassage(Passage(part, source=name), start))
         start = following
     return found
 
@@ -75,13 +64,3 @@ def is_metadata(part: str) -> bool:
 
 def _is_sentence(value: str) -> bool:
     return value.rstrip().endswith((".", "!", "?")) and len(value.split()) >= 4
-
-
-def _positions_in_repr(text: str, start: int) -> list[int]:
-    """Where each character of the text, and its end, stand in ``repr(text)`` that begins at ``start``."""
-    quote = repr(text)[0]
-    positions = [start + 1]
-    for character in text:
-        width = 2 if character == quote else len(repr(character)) - 2
-        positions.append(positions[-1] + width)
-    return positions

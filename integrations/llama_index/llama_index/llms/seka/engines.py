@@ -32,14 +32,18 @@ class EngineSlot:
     """Holds an LLM's model. Copies of the LLM share the slot; pickles and dictionaries do without the model."""
 
     def __init__(self, given: SteeredModel | None = None) -> None:
-        self._given, self._found = given, given
+        self._given = given
+        self._loaded: tuple[tuple[Any, ...], SteeredModel] | None = None  # held here, or nobody would keep it
 
     def get(self, name: str, bank: ProjectionBank | str | None, options: Mapping[str, Any]) -> SteeredModel:
         """The model that was given, else the one of this name."""
         if self._given is not None:
             return self._given
-        self._found = load_engine(name, bank, options)  # held here, or nobody would keep it loaded
-        return self._found
+        asked = (name, bank if isinstance(bank, str) else id(bank), dict(options))
+        loaded = self._loaded
+        if loaded is None or loaded[0] != asked:
+            loaded = self._loaded = (asked, load_engine(name, bank, options))
+        return loaded[1]
 
     def __copy__(self) -> EngineSlot:
         return self

@@ -1,9 +1,10 @@
-"""SekaLLM: a local model in LlamaIndex, steered towards the sentences of the retrieved context that fit the question."""
+"""SekaLLM: a local model in LlamaIndex, steered towards the retrieved sentences that fit the question."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, TypeVar
@@ -17,18 +18,24 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    MessageRole,
 )
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
-from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
 from llama_index.llms.seka.engines import EngineSlot, bank_name
 from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.marks import announce, take_announced
-from llama_index.llms.seka.provenance import Filling, follow_text, highlight_messages, highlight_text, read_filling
-from llama_index.llms.seka.reports import make_report, response_fields
+from llama_index.llms.seka.provenance import (
+    Filling,
+    as_text,
+    follow_text,
+    highlight_messages,
+    highlight_text,
+    read_filling,
+)
+from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
 from llama_index.llms.seka.requests import Request, call_options, chat_request, completion_request
 from llama_index.llms.seka.settings import read_steering, steering_as_dict
 
@@ -65,7 +72,7 @@ class SekaLLM(LLM):
     highlight: Literal["auto", "off"] = Field(default="auto", description="'off': nothing is highlighted.")
     highlighter: Any = Field(
         default="sentences",
-        description="Chooses highlights in retrieved context: a name ('off': only marks on messages count) or a callable.",
+        description="Chooses in retrieved context: a name ('off': only marks on messages count) or a callable.",
     )
     context_variables: list[str] = Field(
         default=["context_str", "context_msg", "context"], description="Template variables that hold retrieved text."
@@ -125,8 +132,6 @@ class SekaLLM(LLM):
         return None if value is None else bank_name(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        import pickle
-
         for value in (self.highlighter, self.bank, self.steering):
             pickle.dumps(value)  # LlamaIndex would drop what cannot be stored, and with it a trust policy
         return super().__getstate__()
@@ -148,8 +153,7 @@ class SekaLLM(LLM):
 
     def to_payload(self) -> dict[str, Any]:
         """What callbacks see of this model; written without loading it."""
-        names = ("temperature", "max_tokens", "stop", "seed", "highlight")
-        own = {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "stop", "seed", "highlight")}
         return {"class_name": self.class_name(), "model_name": self.model, "steering": repr(self.steering), **own}
 
     def _is_chat(self, engine: SteeredModel | None) -> bool:
@@ -160,49 +164,53 @@ class SekaLLM(LLM):
     # --- templates: predict, apredict, stream and astream all pass here
 
     def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
-        messages = super()._get_messages(prompt, **prompt_args)
+        values, fill = as_text(self._selected(prompt), prompt_args, self.context_variables), super()._get_messages
+        messages = fill(prompt, **values)
         with raised_as_own():
             filling = self._filling(prompt, prompt_args)
             if filling is None:
                 return messages
-            fill = super()._get_messages
-            return highlight_messages(messages, lambda values: fill(prompt, **{**prompt_args, **values}), filling)
+            return highlight_messages(messages, lambda others: fill(prompt, **{**values, **others}), filling)
 
     def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        text = super()._get_prompt(prompt, **prompt_args)
+        values, fill = as_text(self._selected(prompt), prompt_args, self.context_variables), super()._get_prompt
+        text = fill(prompt, **values)
         with raised_as_own():
             filling = self._filling(prompt, prompt_args)
+            marked, warnings = Prompt(text), list[str]()
             if filling is not None:
-                fill = super()._get_prompt
-                marked, warnings = highlight_text(text, lambda v: fill(prompt, **{**prompt_args, **v}), filling)
-                announce(self._engine, marked, warnings)
+                marked, warnings = highlight_text(text, lambda others: fill(prompt, **{**values, **others}), filling)
+            announce(self._engine, marked, warnings)
         return text
 
     def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
         if self.highlight == "off" or self.steering is None or self.highlighter == "off":
             return None
-        return read_filling(prompt, values, self.context_variables, as_highlighter(self.highlighter))
+        return read_filling(self._selected(prompt), values, self.context_variables, as_highlighter(self.highlighter))
+
+    def _selected(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
+        return prompt.select(llm=self) if isinstance(prompt, SelectorPromptTemplate) else prompt
 
     # --- calls
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = self._chat_request(messages, kwargs)
-        return self._answered(request, self._generate(request), _chat_response)
+        return self._answered(request, self._generate(request), chat_response)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        return self._stream(self._chat_request(messages, kwargs), _chat_response)  # type: ignore[return-value]
+        return self._stream(self._chat_request(messages, kwargs), chat_response)  # type: ignore[return-value]
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = await asyncio.to_thread(self._chat_request, messages, kwargs)
-        return self._answered(request, await self._agenerate(request), _chat_response)
+        return self._answered(request, await self._agenerate(request), chat_response)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
         request = await asyncio.to_thread(self._chat_request, messages, kwargs)
-        return self._astream(request, _chat_response)  # type: ignore[return-value]
+        return self._astream(request, chat_response)  # type: ignore[return-value]
 
     @llm_completion_callback()
     def complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -211,18 +219,18 @@ class SekaLLM(LLM):
         A chat model that is given an unformatted prompt answers it as the user's message, as ``predict`` would have it.
         """
         request = self._completion_request(*self._announced(prompt, formatted), formatted, kwargs)
-        return self._answered(request, self._generate(request), _completion_response)
+        return self._answered(request, self._generate(request), completion_response)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         request = self._completion_request(*self._announced(prompt, formatted), formatted, kwargs)
-        return self._stream(request, _completion_response)  # type: ignore[return-value]
+        return self._stream(request, completion_response)  # type: ignore[return-value]
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         announced = self._announced(prompt, formatted)  # here, because another thread could not use it up
         request = await asyncio.to_thread(self._completion_request, *announced, formatted, kwargs)
-        return self._answered(request, await self._agenerate(request), _completion_response)
+        return self._answered(request, await self._agenerate(request), completion_response)
 
     @llm_completion_callback()
     async def astream_complete(
@@ -230,7 +238,7 @@ class SekaLLM(LLM):
     ) -> CompletionResponseAsyncGen:
         announced = self._announced(prompt, formatted)
         request = await asyncio.to_thread(self._completion_request, *announced, formatted, kwargs)
-        return self._astream(request, _completion_response)  # type: ignore[return-value]
+        return self._astream(request, completion_response)  # type: ignore[return-value]
 
     # --- requests
 
@@ -293,14 +301,3 @@ class SekaLLM(LLM):
     ) -> Response:
         report = make_report(generation, request.prompts, request.warnings)
         return respond(generation.text, delta, response_fields(self.model, generation, report))
-
-
-def _chat_response(text: str, delta: str | None, fields: Mapping[str, Any]) -> ChatResponse:
-    # on the message as well: chat engines hand on the message alone
-    own = {"seka": fields["additional_kwargs"]["seka"]} if fields else {}
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=own)
-    return ChatResponse(message=message, delta=delta, **fields)
-
-
-def _completion_response(text: str, delta: str | None, fields: Mapping[str, Any]) -> CompletionResponse:
-    return CompletionResponse(text=text, delta=delta, **fields)

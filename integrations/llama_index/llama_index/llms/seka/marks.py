@@ -70,25 +70,22 @@ def _marked(message: ChatMessage) -> tuple[Prompt, list[str]]:
     warnings = [str(w) for w in marks.get("warnings", ())]
     if not marks["spans"]:
         return Prompt(text), warnings
-    if message.role in _UNTRUSTED:
-        return Prompt(text), [
-            *warnings,
-            f"highlights on a {message.role.value} message are not trusted; they were dropped",
-        ]
-    if marks.get("version") != _VERSION:
-        return Prompt(text), [
-            *warnings,
-            f"highlights of version {marks.get('version')!r} are unknown; they were dropped",
-        ]
-    if marks.get("digest") != digest(text):
-        return Prompt(text), [*warnings, "its text changed after it was highlighted; the highlights were dropped"]
+    refused = _refused(message, marks, text)
+    if refused is not None:
+        return Prompt(text), [*warnings, f"{refused}; the highlights were dropped"]
     try:
-        spans = tuple(
-            Span(int(start), int(end), float(weight), source) for start, end, weight, source in marks["spans"]
-        )
+        spans = tuple(Span(int(s), int(e), float(weight), source) for s, e, weight, source in marks["spans"])
     except (TypeError, ValueError) as error:
         raise SekaLLMError(f'additional_kwargs["{KEY}"]["spans"]: {error}; let mark_message write it') from error
     return Prompt(text, spans), warnings
+
+
+def _refused(message: ChatMessage, marks: dict[str, Any], text: str) -> str | None:
+    if message.role in _UNTRUSTED:
+        return f"{message.role.value} messages are not trusted with highlights"
+    if marks.get("version") != _VERSION:
+        return f"highlights of version {marks.get('version')!r} are unknown"
+    return None if marks.get("digest") == digest(text) else "its text changed after it was highlighted"
 
 
 def digest(text: str) -> str:

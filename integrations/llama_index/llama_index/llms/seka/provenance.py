@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
-from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
 from llama_index.llms.seka.context import ContextPassage, context_passages
 from llama_index.llms.seka.marks import KEY, mark_message
 
@@ -31,6 +31,7 @@ class Filling:
     texts: Mapping[str, str]
     passages: Mapping[str, Sequence[ContextPassage]]
     highlighter: Highlighter
+    warnings: tuple[str, ...] = ()
 
     def spans(self, placements: Sequence[Placement]) -> list[Span]:
         """The highlights, in characters of the rendered text."""
@@ -44,20 +45,43 @@ class Filling:
         return tuple(span for passage, spans in zip(own, marked, strict=True) for span in passage.place(spans))
 
 
+def as_text(template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str]) -> dict[str, Any]:
+    """The values with lists of texts joined, where the template would render a list as Python writes it.
+
+    ``simple_summarize`` passes its context so, and the model would read ``['Ada lives in Lyon.\\nShe ...']``.
+    Jinja templates can do something better with a list and are left alone.
+    """
+    if isinstance(template, RichPromptTemplate):
+        return dict(values)
+    return {k: "\n\n".join(v) if k in variables and _is_texts(v) else v for k, v in values.items()}
+
+
 def read_filling(
     template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str], highlighter: Highlighter
 ) -> Filling | None:
-    """The context that a template is filled with, or None if there is none."""
+    """The context that a template is filled with, or None if there is none.
+
+    Args:
+        values: as they were given, before ``as_text``.
+    """
     given = {**template.kwargs, **values}
-    texts, passages = {}, {}
-    for name in variables:
-        found = context_passages(name, given.get(name))
+    joined = {**template.kwargs, **as_text(template, values, variables)}
+    texts, passages, warnings = {}, {}, []
+    for name in (v for v in variables if given.get(v)):
+        if not isinstance(joined[name], str):
+            warnings.append(f"{name} is a {type(given[name]).__name__}, not a text: nothing in it is highlighted")
+            continue
+        found = context_passages(name, joined[name], by_line=_is_texts(given[name]))
         if found:
-            texts[name], passages[name] = str(given[name]), found
-    if not texts:
+            texts[name], passages[name] = joined[name], found
+    if not texts and not warnings:
         return None
     question = next((str(given[name]) for name in QUESTION_VARIABLES if given.get(name)), "")
-    return Filling(question, texts, passages, highlighter)
+    return Filling(question, texts, passages, highlighter, tuple(warnings))
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def highlight_text(text: str, render: Callable[[Mapping[str, str]], str], filling: Filling) -> tuple[Prompt, list[str]]:
@@ -85,9 +109,8 @@ def highlight_messages(
     marked = list(messages)
     for i, (message, start) in enumerate(zip(messages, starts, strict=True)):
         end = start + len(message.content or "")
-        own = [
-            Span(s.start - start, s.end - start, s.weight, s.source) for s in spans if start <= s.start and s.end <= end
-        ]
+        inside = [s for s in spans if start <= s.start and s.end <= end]
+        own = [replace(s, start=s.start - start, end=s.end - start) for s in inside]
         said = warnings if i == len(messages) - 1 else []
         if (own or said) and KEY not in message.additional_kwargs:
             marked[i] = mark_message(message, own, warnings=said)
@@ -100,10 +123,11 @@ def _placements(
     try:
         _, placements = locate_values(lambda values: text if values == filling.texts else render(values), filling.texts)
     except Exception as error:  # also what a template or a function in it raises when it is given a nonce
-        named = ", ".join(filling.texts)
         reason = "" if isinstance(error, SekaError) else f" ({type(error).__name__} at the second rendering)"
-        return (), [f"the template changes the text of {named}{reason}, so highlights cannot be followed: none is set"]
-    return placements, []
+        names = ", ".join(filling.texts)
+        changed = f"the template changes the text of {names}{reason}: highlights in it cannot be followed"
+        return (), [*filling.warnings, changed]
+    return placements, list(filling.warnings)
 
 
 def _joined(messages: Sequence[ChatMessage], separator: str) -> tuple[str, list[int]]:

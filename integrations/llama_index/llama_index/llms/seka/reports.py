@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.llms.seka.marks import KEY
 
 from seka_rag import Generation, Prompt
@@ -58,3 +59,16 @@ def response_fields(model: str, generation: Generation, report: dict[str, Any]) 
     }
     raw = {"model": model, "finish_reason": generation.finish_reason, "usage": usage}
     return {"raw": raw, "additional_kwargs": {**usage, KEY: report}}
+
+
+def chat_response(text: str, delta: str | None, fields: Mapping[str, Any]) -> ChatResponse:
+    """A chat response; ``fields`` are those of ``response_fields``, or empty while it is streamed."""
+    # on the message as well: chat engines hand on the message alone
+    own = {KEY: fields["additional_kwargs"][KEY]} if fields else {}
+    message = ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=own)
+    return ChatResponse(message=message, delta=delta, **fields)
+
+
+def completion_response(text: str, delta: str | None, fields: Mapping[str, Any]) -> CompletionResponse:
+    """A completion response; as ``chat_response``."""
+    return CompletionResponse(text=text, delta=delta, **fields)

@@ -43,7 +43,7 @@ def call_options(fields: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str
     unknown = sorted(set(call) - set(_OPTIONS))
     if unknown:
         raise SekaLLMError(f"SekaLLM has no option {', '.join(unknown)}: a call takes {', '.join(_OPTIONS)}")
-    options = {**fields, **call}
+    options = {**fields, **{name: value for name, value in call.items() if value is not None or name == "steering"}}
     if options["highlight"] not in ("auto", "off"):
         raise SekaLLMError(f"highlight={options['highlight']!r}: use 'auto' or 'off'")
     options["steering"] = read_steering(options["steering"])

@@ -1,0 +1,97 @@
+"""A tiny random chat model with the demo's tokenizer and a learned bank, and documents to ask about."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
+from llama_index.core.schema import NodeWithScore, TextNode
+from llama_index.llms.seka import SekaLLM
+from tiny import demo_tokenizer, tiny_model
+
+from seka_rag import SteeredModel, learn_bank
+from seka_rag.demo.trials import demo_triples
+
+LYON = "Astrid moved to Lyon last year. The old market opens at nine."
+OSLO = "Boris works as a baker. He has a cat."
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_and_local():
+    """One thread; and a local tokenizer, as LlamaIndex would fetch one from the network to count tokens."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    Settings.tokenizer = demo_tokenizer().tokenize
+    Settings.embed_model = MockEmbedding(embed_dim=4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def engine() -> SteeredModel:
+    tokenizer = demo_tokenizer()
+    model = tiny_model(
+        "qwen3",
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        max_position_embeddings=2048,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    plain = SteeredModel(model, tokenizer)
+    return SteeredModel(model, tokenizer, bank=learn_bank(plain, demo_triples(20), min_gap=0.0), name="tiny")
+
+
+@pytest.fixture
+def llm(engine) -> SekaLLM:
+    return SekaLLM(steered_model=engine, max_tokens=3)
+
+
+@pytest.fixture(params=[True, False], ids=["chat", "completion"])
+def either(engine, request) -> SekaLLM:
+    """As a chat model and as a completion model."""
+    return SekaLLM(steered_model=engine, max_tokens=2, is_chat_model=request.param)
+
+
+@pytest.fixture
+def seen(engine, monkeypatch) -> list:
+    """What the model was given: one TokenizedPrompt for each generation, from all threads."""
+    prompts = []
+    run = engine._run
+
+    def recorded(given, **options):
+        prompts.extend(given)
+        return run(given, **options)
+
+    monkeypatch.setattr(engine, "_run", recorded)
+    return prompts
+
+
+@pytest.fixture
+def marked(engine, seen):
+    """The highlighted words of every prompt the model was given, as text."""
+
+    def read() -> list[str]:
+        return [engine.tokenizer.decode([i for i, w in zip(p.ids, p.weights, strict=True) if w > 0]) for p in seen]
+
+    return read
+
+
+@pytest.fixture
+def nodes() -> list[TextNode]:
+    return [
+        TextNode(text=LYON, id_="a", metadata={"file_path": "astrid.txt", "moved": "Astrid moved to Oslo"}),
+        TextNode(text=OSLO, id_="b", metadata={"file_path": "boris.txt"}),
+    ]
+
+
+@pytest.fixture
+def scored(nodes) -> list[NodeWithScore]:
+    return [NodeWithScore(node=node, score=1.0) for node in nodes]
+
+
+@pytest.fixture
+def index(nodes) -> VectorStoreIndex:
+    return VectorStoreIndex(nodes)
