@@ -28,8 +28,8 @@ PHASES = (
     {"copy": 0.6, "pairs": 0.4},
     {"last": 0.44, "first": 0.25, "closed": 0.09, "copy": 0.12, "pairs": 0.08, "nth": 0.02},
     {
-        "last": 0.17, "first": 0.17, "closed": 0.12, "conflict": 0.23, "disagree": 0.10, "irrelevant": 0.07,
-        "pairs": 0.04, "biography": 0.03, "upper": 0.02, "nth": 0.03, "they": 0.02,
+        "last": 0.12, "first": 0.30, "closed": 0.08, "conflict": 0.22, "disagree": 0.10, "irrelevant": 0.07,
+        "pairs": 0.03, "biography": 0.02, "upper": 0.02, "nth": 0.02, "they": 0.02,
     },
 )  # fmt: skip
 
@@ -209,7 +209,7 @@ def _write(rng: np.random.Generator, kind: str, phase: int, most: int) -> Lesson
     if kind == "upper":
         return _upper(rng, most)
     facts = world.draw_facts(rng, int(rng.integers(2, most + 1)))
-    first = kind == "first" or (kind != "last" and rng.random() < 0.5)
+    first = kind == "first" or (kind != "last" and rng.random() < 0.6)
     fillers = (0.75 if rng.random() < 0.06 else 0.12) if phase == WEIGH else 0.04
     target: list[Fact] = []
     if kind == "conflict":
@@ -233,9 +233,11 @@ def _write(rng: np.random.Generator, kind: str, phase: int, most: int) -> Lesson
     others = [facts[i] for i in rng.permutation(len(facts))]
     others = [f for f in others if not target or (f.person, f.relation) != (target[0].person, target[0].relation)]
     if target:
-        asked = target + others[:2] if rng.random() < 0.5 else [*others[:2], *target]
+        asked = target + others[:2] if first or rng.random() < 0.5 else [*others[:2], *target]
     else:
         asked = others[: int(rng.integers(2, 9))]
+    if first and phase == WEIGH and rng.random() < 0.7:  # further questions would teach nothing that is not known by now
+        asked = asked[:1]
     return _reading(rng, facts, asked, first, fillers)
 
 

@@ -22,7 +22,7 @@ from seka_rag.demo.tokenizer import build_tokenizer
 
 #: Of the phases: copy, read, weigh passage against memory.
 STEPS = (400, 1500, 2000)
-LEARNING_RATE = (3e-3, 3e-3, 1.5e-3)
+LEARNING_RATE = (3e-3, 3e-3, 2e-3)
 STATEMENTS = ((0, 0), (3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
 NAMES = ("copy", "read", "weigh")
 TOKENS_PER_STEP = 3072

@@ -7,7 +7,6 @@ import copy
 import gc
 import pickle
 import threading
-import time
 from typing import ClassVar
 
 import pytest
@@ -208,7 +207,7 @@ def running() -> int:
 
 
 async def until_none_runs() -> None:
-    for _ in range(500):
+    for _ in range(3000):
         if not running():
             return
         gc.collect()
@@ -236,54 +235,62 @@ async def test_abandoned_streams_end_the_generation(engine):
     await until_none_runs()
 
 
-async def test_a_cancelled_task_ends_the_generation(engine):
+async def test_a_cancelled_task_ends_the_generation(engine, monkeypatch):
     llm = SekaLLM(steered_model=engine, max_tokens=2000)
-    started = time.monotonic()
-    task = asyncio.create_task(llm.achat(MARKED))
-    await asyncio.sleep(0.05)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    started, lengths, run = threading.Event(), [], engine._run
+
+    def recorded(*args, **options):
+        started.set()
+        (generation,) = run(*args, **options)
+        lengths.append(generation.completion_tokens)
+        return [generation]
+
+    monkeypatch.setattr(engine, "_run", recorded)
 
     async def read() -> None:
         async for _ in await llm.astream_chat(MARKED):
             pass
 
-    task = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await until_none_runs()
-    assert time.monotonic() - started < 5
+    for n, work in enumerate((llm.achat(MARKED), read()), start=1):
+        started.clear()
+        task = asyncio.create_task(work)
+        while not started.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        while len(lengths) < n:
+            await asyncio.sleep(0.001)
+    assert max(lengths) < 1900
 
 
 async def test_async_methods_leave_the_event_loop_free(engine, monkeypatch):
     llm = SekaLLM(steered_model=engine, max_tokens=1)
-    run = engine._run
+    run, go_on, in_time = engine._run, threading.Event(), []
 
-    def slow(*args, **kwargs):
-        time.sleep(0.3)
+    def waiting(*args, **kwargs):
+        in_time.append(go_on.wait(30))  # only the event loop can end this
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(engine, "_run", slow)
-
-    async def ticks(work) -> int:
-        task, count = asyncio.ensure_future(work), 0
-        while not task.done():
-            await asyncio.sleep(0.01)
-            count += 1
-        await task
-        return count
+    monkeypatch.setattr(engine, "_run", waiting)
 
     async def streamed(start) -> None:
         async for _ in await start:
             pass
 
-    assert await ticks(llm.achat(USER)) > 10
-    assert await ticks(llm.acomplete(TEXT)) > 10
-    assert await ticks(streamed(llm.astream_chat(USER))) > 10
-    assert await ticks(streamed(llm.astream_complete(TEXT))) > 10
+    calls = (
+        llm.achat(USER),
+        llm.acomplete(TEXT),
+        streamed(llm.astream_chat(USER)),
+        streamed(llm.astream_complete(TEXT)),
+    )
+    for call in calls:
+        go_on.clear()
+        task = asyncio.ensure_future(call)
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await task
+    assert in_time == [True] * 4
 
 
 # --- observers

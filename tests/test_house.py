@@ -1,0 +1,83 @@
+"""The house: one public door, floors that a machine checks, import without side effects, a wheel with its model."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seka_rag
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_public_door():
+    assert set(seka_rag.__all__) == {
+        "ContrastiveTriple",
+        "Generation",
+        "Highlighter",
+        "KeyScaling",
+        "Passage",
+        "Placement",
+        "ProjectionBank",
+        "Prompt",
+        "RandomProjection",
+        "Seka",
+        "SekaError",
+        "Span",
+        "SteeredModel",
+        "SteeringReport",
+        "as_highlighter",
+        "as_passage",
+        "check_spans",
+        "learn_bank",
+        "locate_values",
+        "steer",
+    }
+    assert all(hasattr(seka_rag, name) for name in seka_rag.__all__)
+    assert all(getattr(seka_rag, name).__doc__ for name in seka_rag.__all__)
+
+
+def test_imports_only_go_down():
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "0 broken" in done.stdout, done.stdout
+
+
+def test_importing_changes_nothing_and_loads_no_framework():
+    code = (
+        "import sys, torch; before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
+        "import seka_rag\n"
+        "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
+        "loaded = [m for m in ('langchain_core', 'llama_index', 'matplotlib', 'bm25s', 'pypdf') if m in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_namespace_packages_stay_open():
+    above = ROOT / "integrations" / "llama_index" / "llama_index"
+    assert not (above / "__init__.py").exists()
+    assert not (above / "llms" / "__init__.py").exists()
+
+
+def test_files_stay_small():
+    long = {
+        str(p.relative_to(ROOT)): n
+        for p in [*ROOT.glob("seka_rag/**/*.py"), *ROOT.glob("integrations/**/*.py")]
+        if (n := len(p.read_text().splitlines())) > 300
+    }
+    assert set(long) <= {"seka_rag/learning/domains.py", "seka_rag/model.py"}, long  # a list of words; the one door class
+
+
+def test_the_built_in_model_is_small():
+    folder = ROOT / "seka_rag" / "demo"
+    size = sum(p.stat().st_size for part in ("model", "bank") for p in (folder / part).rglob("*") if p.is_file())
+    assert 0 < size < 12 * 2**20
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"])
+def test_what_a_newcomer_looks_for_is_there(name):
+    assert (ROOT / name).stat().st_size > 100
