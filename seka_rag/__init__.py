@@ -11,9 +11,11 @@ from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import Generation, SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
+from seka_rag.shared import bank_name, shared_model
 from seka_rag.steering.base import SteeringReport, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
+from seka_rag.steering.registry import as_steering, steering_as_dict
 from seka_rag.steering.seka import Seka
 from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
@@ -39,8 +41,12 @@ __all__ = [
     "SteeringReport",
     "as_highlighter",
     "as_passage",
+    "as_steering",
+    "bank_name",
     "check_spans",
     "learn_bank",
     "locate_values",
+    "shared_model",
     "steer",
+    "steering_as_dict",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -19,5 +20,8 @@ def cache_folder() -> Path:
 
 def bank_folder(name: str, model: ModelIdentity) -> Path:
     """The folder of the bank of one model; another model of the same name has another folder."""
-    safe = re.sub(r"[^A-Za-z0-9]+", "-", Path(name).name if Path(name).exists() else name).strip("-").lower()
+    if Path(name).exists():  # folders of the same name are different models
+        where = hashlib.sha256(str(Path(name).resolve()).encode()).hexdigest()[:8]
+        name = f"{Path(name).resolve().name}-{where}"
+    safe = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
     return cache_folder() / "banks" / f"{safe}-{model.config_digest}"

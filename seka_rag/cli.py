@@ -101,6 +101,7 @@ def ask(
             console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
         console.print()
         report = pieces.result.report
+        report.warnings += asked.warnings
     else:
         answer = rag.answer(asked, **options)
         report = answer.generation.report

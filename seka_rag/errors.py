@@ -31,6 +31,10 @@ class UnsupportedModelError(SekaError, ValueError):
     """The model's family, or the way it is run, cannot be steered."""
 
 
+class SettingError(SekaError, ValueError):
+    """A setting with a value that means nothing."""
+
+
 class SteeringError(SekaError, RuntimeError):
     """Steering was asked for and did not take place."""
 

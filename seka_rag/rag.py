@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seka_rag.errors import SpanError
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.highlight.select import NoPassages
 from seka_rag.model import Generation, SteeredModel
 from seka_rag.retrieval.retrievers import as_retriever
 from seka_rag.stream import TextStream
@@ -27,12 +28,14 @@ class Question:
         passages: what the retriever found.
         prompt: the user's message, with the highlights that the highlighter chose.
         messages: the conversation to answer: the instruction, if there is one, and the user's message.
+        warnings: why the answer may not follow the evidence.
     """
 
     text: str
     passages: tuple[Passage, ...]
     prompt: Prompt
     messages: tuple[Mapping[str, Any], ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,14 @@ class Rag:
             if self.highlight_instruction:
                 text = text.mark(0, len(text), source="instruction")
             messages.insert(0, {"role": "system", "content": text})
-        return Question(question, passages, prompt, tuple(messages))
+        return Question(question, passages, prompt, tuple(messages), self._warnings(passages, messages))
+
+    def _warnings(self, passages: Sequence[Passage], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+        if not passages:
+            return ("the retriever found no passage: the answer comes from memory",)
+        if not isinstance(self.highlighter, NoPassages) and not any(m["content"].spans for m in messages):
+            return ("the highlighter chose nothing in the retrieved passages",)
+        return ()
 
     def answer(self, question: str | Question, **options: Any) -> Answer:
         """Answer a question. Options are those of ``SteeredModel.generate`` (``steering=None`` runs the plain model)."""
@@ -111,14 +121,13 @@ class Rag:
             generation = self.model.chat(prepared.messages, **options)
         else:
             generation = self.model.generate(_as_text(prepared), **options)
-        if not prepared.passages:
-            generation = _warned(generation, "the retriever found no passage: the answer comes from memory")
-        elif not any(m["content"].spans for m in prepared.messages):
-            generation = _warned(generation, "the highlighter chose nothing in the retrieved passages")
+        if prepared.warnings:
+            report = replace(generation.report, warnings=[*generation.report.warnings, *prepared.warnings])
+            generation = replace(generation, report=report)
         return Answer(generation.text.strip(), prepared, generation)
 
     def stream(self, question: str | Question, **options: Any) -> TextStream[Generation]:
-        """The answer in pieces; ``.result`` is the Generation."""
+        """The answer in pieces; ``.result`` is the Generation. Warnings of the question are in ``prepare(...).warnings``."""
         prepared = self.prepare(question) if isinstance(question, str) else question
         if self.model.tokenizer.chat_template:
             return self.model.stream_chat(prepared.messages, **options)
@@ -133,8 +142,3 @@ def answer(question: str, *, model: SteeredModel, retriever: Any, **settings: An
 def _as_text(question: Question) -> Prompt:
     """The conversation for a model without a chat template."""
     return Prompt.join([m["content"] for m in question.messages], "\n\n")
-
-
-def _warned(generation: Generation, warning: str) -> Generation:
-    report = replace(generation.report, warnings=[*generation.report.warnings, warning])
-    return replace(generation, report=report)

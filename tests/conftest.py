@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, demo_tokenizer, tiny_model
+from tiny import FAMILIES, demo_tokenizer, random_bank, tiny_model
 
-from seka_rag import ProjectionBank, SteeredModel
+from seka_rag import SteeredModel
 
 torch.set_num_threads(2)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -44,24 +44,6 @@ def any_model(request):
 @pytest.fixture(scope="session")
 def qwen3():
     return tiny_model("qwen3")
-
-
-def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = None) -> ProjectionBank:
-    """A bank of random orthogonal projections, with a negative part."""
-    from seka_rag.hf.identity import identify
-
-    identity = identify(model)
-    generator = torch.Generator().manual_seed(seed)
-
-    def projections():
-        noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
-        u = torch.linalg.qr(noise)[0][:, :, :rank]
-        return u @ u.mT
-
-    chosen = range(identity.layers) if layers is None else layers
-    return ProjectionBank.from_projections(
-        model, {i: projections() for i in chosen}, negative={i: projections() for i in chosen}
-    )
 
 
 @pytest.fixture(scope="session")

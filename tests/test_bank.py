@@ -44,11 +44,10 @@ def test_saved_and_loaded_is_the_same(bank, tmp_path):
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 99), st.integers(0, 16), st.floats(0, 5))
 def test_any_bank_survives_the_disk(tmp_path_factory, seed, rank, gain):
-    import conftest
-    from tiny import tiny_model
+    from tiny import random_bank, tiny_model
 
     model = tiny_model("qwen3")
-    bank = conftest.random_bank(model, seed, rank)
+    bank = random_bank(model, seed, rank)
     bank.suggested_gain = gain
     folder = tmp_path_factory.mktemp("b") / "bank"
     assert same(bank, ProjectionBank.load(bank.save(folder)))

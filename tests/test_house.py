@@ -29,10 +29,14 @@ def test_the_public_door():
         "SteeringReport",
         "as_highlighter",
         "as_passage",
+        "as_steering",
+        "bank_name",
         "check_spans",
         "learn_bank",
         "locate_values",
+        "shared_model",
         "steer",
+        "steering_as_dict",
     }
     assert all(hasattr(seka_rag, name) for name in seka_rag.__all__)
     assert all(getattr(seka_rag, name).__doc__ for name in seka_rag.__all__)
@@ -69,7 +73,9 @@ def test_files_stay_small():
         for p in [*ROOT.glob("seka_rag/**/*.py"), *ROOT.glob("integrations/**/*.py")]
         if (n := len(p.read_text().splitlines())) > 300
     }
-    assert set(long) <= {"seka_rag/learning/domains.py", "seka_rag/model.py"}, long  # a list of words; the one door class
+    assert set(long) <= {"seka_rag/learning/domains.py", "seka_rag/model.py"}, (
+        long
+    )  # a list of words; the one door class
 
 
 def test_the_built_in_model_is_small():
@@ -78,6 +84,8 @@ def test_the_built_in_model_is_small():
     assert 0 < size < 12 * 2**20
 
 
-@pytest.mark.parametrize("name", ["README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "LICENSE", "NOTICE", "CHANGELOG.md", "CONTRIBUTING.md", "constraints.txt"]
+)
 def test_what_a_newcomer_looks_for_is_there(name):
     assert (ROOT / name).stat().st_size > 100

@@ -7,6 +7,9 @@ from functools import cache
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from seka_rag import ProjectionBank
+from seka_rag.hf.identity import identify
+
 #: transformers model_type -> settings beside the common ones.
 FAMILIES: dict[str, dict] = {
     "llama": {},
@@ -46,3 +49,19 @@ def demo_tokenizer():
     from seka_rag.demo.tokenizer import build_tokenizer
 
     return build_tokenizer(vocabulary_texts())
+
+
+def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = None) -> ProjectionBank:
+    """A bank of random orthogonal projections, with a negative part."""
+    identity = identify(model)
+    generator = torch.Generator().manual_seed(seed)
+
+    def projections():
+        noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
+        u = torch.linalg.qr(noise)[0][:, :, :rank]
+        return u @ u.mT
+
+    chosen = range(identity.layers) if layers is None else layers
+    return ProjectionBank.from_projections(
+        model, {i: projections() for i in chosen}, negative={i: projections() for i in chosen}
+    )

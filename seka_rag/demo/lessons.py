@@ -9,7 +9,7 @@ a passage says it, the more it is believed, as in larger models, so attention to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -26,9 +26,9 @@ BELIEF = {1: 0.2, 2: 0.65, 3: 0.95}
 COPY, READ, WEIGH = 0, 1, 2
 PHASES = (
     {"copy": 0.6, "pairs": 0.4},
-    {"last": 0.44, "first": 0.25, "closed": 0.09, "copy": 0.12, "pairs": 0.08, "nth": 0.02},
+    {"last": 0.30, "middle": 0.22, "first": 0.22, "closed": 0.08, "copy": 0.08, "pairs": 0.08, "nth": 0.02},
     {
-        "last": 0.12, "first": 0.30, "closed": 0.08, "conflict": 0.22, "disagree": 0.10, "irrelevant": 0.07,
+        "last": 0.12, "middle": 0.05, "first": 0.25, "closed": 0.08, "conflict": 0.22, "disagree": 0.10, "irrelevant": 0.07,
         "pairs": 0.03, "biography": 0.02, "upper": 0.02, "nth": 0.02, "they": 0.02,
     },
 )  # fmt: skip
@@ -69,13 +69,28 @@ def pick(rng: np.random.Generator, items: Sequence[T]) -> T:
     return items[int(rng.integers(len(items)))]
 
 
-def _reading(rng: np.random.Generator, facts: list[Fact], asked: list[Fact], first: bool, fillers: float) -> Lesson:
-    context = world.write_context(facts, rng, fillers=fillers)
-    frame = pick(rng, world.FIRST if first else world.LAST)
-    if rng.random() < 0.8 and len(frame) > 120:  # long frames cost tokens and teach little
-        frame = pick(rng, world.FIRST[:4] if first else world.LAST[1:])
-    lesson = Lesson(rng)
-    lesson.ask(frame.format(c=context.text, q=asked[0].question(rng)), asked[0].answer)
+def _reading(
+    rng: np.random.Generator,
+    facts: list[Fact],
+    asked: list[Fact],
+    place: Literal["last", "first", "middle"],
+    fillers: float,
+) -> Lesson:
+    """A context with a question behind, before or between its passages, and further questions."""
+    lesson, question = Lesson(rng), asked[0].question(rng)
+    if place == "middle":
+        before = int(rng.integers(len(facts) + 1))
+        style = int(rng.integers(4))
+        parts = [
+            world.write_context(f, rng, fillers=fillers, style=style).text for f in (facts[:before], facts[before:])
+        ]
+        lesson.ask(f"{parts[0]}\n\nQuestion: {question}\n\n{parts[1]}".strip(), asked[0].answer)
+    else:
+        context = world.write_context(facts, rng, fillers=fillers)
+        frame = pick(rng, world.FIRST if place == "first" else world.LAST)
+        if rng.random() < 0.8 and len(frame) > 120:  # long frames cost tokens and teach little
+            frame = pick(rng, world.FIRST[:4] if place == "first" else world.LAST[1:])
+        lesson.ask(frame.format(c=context.text, q=question), asked[0].answer)
     for fact in asked[1:]:
         lesson.follow_up(fact.question(rng), fact.answer)
     return lesson
@@ -124,7 +139,8 @@ def biography(rng: np.random.Generator, training: bool = True) -> tuple[str, str
     """Name, text, first sentence and occupation of somebody whose trade is only described."""
     she = rng.random() < 0.5
     name = pick(rng, w.SHE if she else w.HE)
-    person, job = w.NAMES.index(name), pick(rng, w.JOBS)
+    person = w.NAMES.index(name)
+    job = w.JOBS[world.random_value(rng, person, training=training)]
     opening = f"{name} {pick(rng, w.JOB_HINTS[job])}."
     others = [r for r in rng.permutation(world.N_RELATIONS) if w.RELATIONS[r].name != "job"][: int(rng.integers(1, 5))]
     facts = [Fact(person, int(r), world.random_value(rng, person, training=training)) for r in others]
@@ -209,7 +225,11 @@ def _write(rng: np.random.Generator, kind: str, phase: int, most: int) -> Lesson
     if kind == "upper":
         return _upper(rng, most)
     facts = world.draw_facts(rng, int(rng.integers(2, most + 1)))
-    first = kind == "first" or (kind != "last" and rng.random() < 0.6)
+    place: Literal["last", "first", "middle"] = "last"
+    if kind == "middle" or kind == "first":
+        place = kind  # type: ignore[assignment]
+    elif kind != "last" and rng.random() < 0.6:
+        place = "first"
     fillers = (0.75 if rng.random() < 0.06 else 0.12) if phase == WEIGH else 0.04
     target: list[Fact] = []
     if kind == "conflict":
@@ -233,12 +253,12 @@ def _write(rng: np.random.Generator, kind: str, phase: int, most: int) -> Lesson
     others = [facts[i] for i in rng.permutation(len(facts))]
     others = [f for f in others if not target or (f.person, f.relation) != (target[0].person, target[0].relation)]
     if target:
-        asked = target + others[:2] if first or rng.random() < 0.5 else [*others[:2], *target]
+        asked = target + others[:2] if place == "first" or rng.random() < 0.5 else [*others[:2], *target]
     else:
         asked = others[: int(rng.integers(2, 9))]
-    if first and phase == WEIGH and rng.random() < 0.7:  # further questions would teach nothing that is not known by now
-        asked = asked[:1]
-    return _reading(rng, facts, asked, first, fillers)
+    if place != "last" and rng.random() < 0.6:
+        asked = asked[:1]  # further questions are asked last, which is learned long before
+    return _reading(rng, facts, asked, place, fillers)
 
 
 def vocabulary_texts() -> list[str]:

@@ -53,7 +53,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
 
 @torch.no_grad()
 def _look_back(model: Qwen3ForCausalLM) -> None:
-    """Start the heads of layer 0 as heads that look one, two, about three and about eight words back.
+    """Start the heads of layer 0 as heads that look one, two, about three and about five words back.
 
     Reading is built on such heads (a word finds its earlier occurrence, a value its name). Without them nothing was
     copied after 1,200 steps; with them copying is learned in 300. Words need one direction in common for it, since
@@ -67,7 +67,7 @@ def _look_back(model: Qwen3ForCausalLM) -> None:
     angle = config.rope_parameters["rope_theta"] ** (-torch.arange(half) / half)
     key, query = torch.zeros(2, d), torch.zeros(4, d)
     # per key-value head: which rotations to use (fast ones tell neighbours apart), and how far back its two queries look
-    for head, (pairs, distances) in enumerate(((slice(0, 4), (1, 2)), (slice(2, 7), (3, 8)))):
+    for head, (pairs, distances) in enumerate(((slice(0, 4), (1, 2)), (slice(2, 7), (3, 5)))):
         key[head, :half][pairs] = 1.0
         for i, back in enumerate(distances):
             query[2 * head + i, :half][pairs] = torch.cos(angle * back)[pairs]

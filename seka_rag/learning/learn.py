@@ -88,7 +88,8 @@ def bank_from_statistics(
     gap = statistics.gap / n
     kept = choose_heads(gap, min_gap, best)
     if not kept.any():
-        raise LearningError(f"no head has a relevance gap of at least {min_gap}; the largest is {gap.max():.4g}")
+        least = NO_GAP if min_gap is None else min_gap
+        raise LearningError(f"no head has a relevance gap of at least {least:g}; the largest is {gap.max():.4g}")
     positive: dict[int, Tensor] = {}
     tails: dict[int, Tensor] = {}
     for layer in kept.any(1).nonzero().flatten().tolist():

@@ -47,9 +47,11 @@ def test_trials_are_what_they_say(kind, split):
             assert statement.endswith(".")
         if kind == "conflict":
             asked = t.text.replace("?", " ").replace(".", " ").replace(",", " ").split()
-            assert not set(t.text[t.wrong.start : t.wrong.end].split()) & set(w.NAMES) & {
-                name for name in asked if asked.count(name) > 1
-            }
+            assert (
+                not set(t.text[t.wrong.start : t.wrong.end].split())
+                & set(w.NAMES)
+                & {name for name in asked if asked.count(name) > 1}
+            )
             assert t.other != t.answer
         if kind == "disagree":
             assert t.other in t.text[t.wrong.start : t.wrong.end]

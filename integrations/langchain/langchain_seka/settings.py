@@ -12,9 +12,17 @@ from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_vali
 from typing_extensions import Self
 
 from langchain_seka.capture import install
-from langchain_seka.engines import bank_key, load_engine
 from langchain_seka.highlights import Highlights
-from seka_rag import Generation, Highlighter, SekaError, SteeredModel, as_highlighter
+from seka_rag import (
+    Generation,
+    Highlighter,
+    SekaError,
+    SteeredModel,
+    as_highlighter,
+    as_steering,
+    bank_name,
+    shared_model,
+)
 
 HighlightMode = Literal["auto", "off"]
 #: Call options of LangChain that say nothing to this model.
@@ -101,6 +109,11 @@ class SekaSettings(Serializable):
             raise ValueError(f"steered_model takes a SteeredModel, not {type(value).__name__}")
         return value
 
+    @field_validator("steering")
+    @classmethod
+    def _is_steering(cls, value: Any) -> Any:
+        return as_steering(value)
+
     @field_validator("highlighter")
     @classmethod
     def _is_highlighter(cls, value: Any) -> Any:
@@ -114,7 +127,7 @@ class SekaSettings(Serializable):
             return self.steered_model
         if self._loaded is None:
             bank = os.fspath(self.bank) if isinstance(self.bank, os.PathLike) else self.bank
-            self._loaded = load_engine(self.model, bank, self.model_kwargs)
+            self._loaded = shared_model(self.model, bank, self.model_kwargs)
         return self._loaded
 
     @property
@@ -123,7 +136,7 @@ class SekaSettings(Serializable):
         engine = self.steered_model
         return {
             "model": self.model,
-            "bank": bank_key(self.bank if engine is None else engine.bank),
+            "bank": bank_name(self.bank if engine is None else engine.bank),
             "steering": repr(engine.steering if engine is not None and self.steering == "auto" else self.steering),
             "highlight": self.highlight,
             "highlighter": self.highlighter if isinstance(self.highlighter, str) else repr(self.highlighter),

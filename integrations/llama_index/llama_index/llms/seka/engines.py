@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakValueDictionary
 
-from seka_rag import ProjectionBank, SteeredModel
-
-_loaded: WeakValueDictionary[tuple[str, str, str], SteeredModel] = WeakValueDictionary()
-_loading = threading.Lock()
-
-
-def load_engine(name: str, bank: ProjectionBank | str | None, options: Mapping[str, Any]) -> SteeredModel:
-    """The model of this name with this bank, loaded with these options; one for all who ask for the same."""
-    key = (name, bank_name(bank), repr(sorted(options.items())))
-    with _loading:
-        engine = _loaded.get(key)
-        if engine is None:
-            engine = _loaded[key] = SteeredModel.from_pretrained(name, bank=bank, **options)
-        return engine
-
-
-def bank_name(bank: ProjectionBank | str | None) -> str:
-    """What tells one bank from another, without loading it."""
-    return f"digest:{bank.digest}" if isinstance(bank, ProjectionBank) else str(bank)
+from seka_rag import ProjectionBank, SteeredModel, shared_model
 
 
 class EngineSlot:
@@ -42,7 +22,7 @@ class EngineSlot:
         asked = (name, bank if isinstance(bank, str) else id(bank), dict(options))
         loaded = self._loaded
         if loaded is None or loaded[0] != asked:
-            loaded = self._loaded = (asked, load_engine(name, bank, options))
+            loaded = self._loaded = (asked, shared_model(name, bank, options))
         return loaded[1]
 
     def __copy__(self) -> EngineSlot:

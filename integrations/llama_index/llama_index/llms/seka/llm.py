@@ -24,7 +24,7 @@ from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
-from llama_index.llms.seka.engines import EngineSlot, bank_name
+from llama_index.llms.seka.engines import EngineSlot
 from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.marks import announce, take_announced
 from llama_index.llms.seka.provenance import (
@@ -37,9 +37,8 @@ from llama_index.llms.seka.provenance import (
 )
 from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
 from llama_index.llms.seka.requests import Request, call_options, chat_request, completion_request
-from llama_index.llms.seka.settings import read_steering, steering_as_dict
 
-from seka_rag import Generation, Prompt, SteeredModel, as_highlighter
+from seka_rag import Generation, Prompt, SteeredModel, as_highlighter, as_steering, bank_name, steering_as_dict
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 #: Text so far, the new piece of it, further fields of the response.
@@ -105,7 +104,7 @@ class SekaLLM(LLM):
     @field_validator("steering")
     @classmethod
     def _read_steering(cls, value: Any) -> Any:
-        return read_steering(value)
+        return as_steering(value)
 
     @field_serializer("steering")
     def _write_steering(self, value: Any) -> Any:

@@ -10,9 +10,8 @@ from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBl
 from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.marks import marked_prompts
 from llama_index.llms.seka.provenance import follow_messages
-from llama_index.llms.seka.settings import read_steering
 
-from seka_rag import Prompt, SteeredModel
+from seka_rag import Prompt, SteeredModel, as_steering
 
 _OPTIONS = ("stop", "max_tokens", "temperature", "top_p", "seed", "highlight", "steering")
 _ROLES = {
@@ -46,7 +45,7 @@ def call_options(fields: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str
     options = {**fields, **{name: value for name, value in call.items() if value is not None or name == "steering"}}
     if options["highlight"] not in ("auto", "off"):
         raise SekaLLMError(f"highlight={options['highlight']!r}: use 'auto' or 'off'")
-    options["steering"] = read_steering(options["steering"])
+    options["steering"] = as_steering(options["steering"])
     options["max_new_tokens"] = options.pop("max_tokens")
     if not options["temperature"]:  # 0 is greedy, whatever else would make it sample
         options.pop("top_p", None)

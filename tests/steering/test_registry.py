@@ -1,0 +1,23 @@
+import pytest
+
+from seka_rag import Seka, as_steering, steering_as_dict
+from seka_rag.errors import SettingError
+from seka_rag.steering.registry import METHODS
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_stored_and_read_back(name):
+    method = METHODS[name](gain=0.3, layers=(1,))
+    assert as_steering(steering_as_dict(method)) == method
+    assert as_steering(method) is method
+
+
+def test_auto_and_none_stay():
+    assert as_steering("auto") == steering_as_dict("auto") == "auto"
+    assert as_steering(None) is steering_as_dict(None) is None
+
+
+@pytest.mark.parametrize("bad", ["Seka", Seka, 0.5, {"method": "Nothing"}, {"gain": 1}])
+def test_anything_else_is_refused(bad):
+    with pytest.raises(SettingError, match="use 'auto'"):
+        as_steering(bad)
