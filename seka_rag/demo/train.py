@@ -21,8 +21,8 @@ from seka_rag.demo import lessons
 from seka_rag.demo.tokenizer import build_tokenizer
 
 #: Of the phases: copy, read, weigh passage against memory.
-STEPS = (400, 1500, 2000)
-LEARNING_RATE = (3e-3, 3e-3, 2e-3)
+STEPS = (400, 1300, 2000)
+LEARNING_RATE = (3e-3, 3e-3, 2.5e-3)
 STATEMENTS = ((0, 0), (3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
 NAMES = ("copy", "read", "weigh")
 TOKENS_PER_STEP = 3072
@@ -127,14 +127,15 @@ def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, pha
         torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    rng, queue = np.random.default_rng([seed, phase]), iter(())  # type: ignore[var-annotated]
+    rng = np.random.default_rng([seed, phase])
+    queue: Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = iter(())
     tokens, began = 0, time.perf_counter()
     totals = torch.zeros(2, len(lessons.KINDS), device=device)
     model.train()
     for step in range(steps):
         progress = step / steps
         scale = min(1.0, (step + 1) / 100)
-        if phase != lessons.COPY and progress > 0.6:
+        if phase == lessons.WEIGH and progress > 0.6:
             scale = max(0.02, 1 - (progress - 0.6) / 0.4)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
