@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--bank", type=Path, help="save the learned bank here")
     parser.add_argument("--gain", type=float, default=0.5)
     parser.add_argument("--held-out", action="store_true")
-    parser.add_argument("--energy", type=float, default=0.9)
+    parser.add_argument("--energy", type=float, default=0.97)
     parser.add_argument("--n", type=int, default=300)
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()

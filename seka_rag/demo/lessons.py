@@ -2,7 +2,7 @@
 
 First to copy: the heads that match a word with its earlier occurrence form fast there, and without them reading
 came very late. Then to read: several questions about each context, because one answer a text was not enough for
-names to be bound to values. The last phase teaches what to do when passage and memory disagree: the more often
+names to be bound to values. The later phases teach what to do when passage and memory disagree: the more often
 a passage says it, the more it is believed, as in larger models, so attention to the evidence is what decides.
 """
 
@@ -23,13 +23,21 @@ T = TypeVar("T")
 #: Share of the labels that follow the passage when it says so once, twice or three times.
 BELIEF = {1: 0.2, 2: 0.65, 3: 0.95}
 
-COPY, READ, WEIGH = 0, 1, 2
+COPY, READ, WEIGH, SETTLE, FINISH = range(5)
 PHASES = (
     {"copy": 0.6, "pairs": 0.4},
     {"last": 0.30, "middle": 0.22, "first": 0.22, "closed": 0.08, "copy": 0.08, "pairs": 0.08, "nth": 0.02},
     {
         "last": 0.12, "middle": 0.05, "first": 0.25, "closed": 0.08, "conflict": 0.22, "disagree": 0.10, "irrelevant": 0.07,
         "pairs": 0.03, "biography": 0.02, "upper": 0.02, "nth": 0.02, "they": 0.02,
+    },
+    {
+        "last": 0.08, "middle": 0.05, "first": 0.27, "closed": 0.06, "conflict": 0.26, "disagree": 0.10, "irrelevant": 0.08,
+        "pairs": 0.02, "biography": 0.03, "upper": 0.02, "nth": 0.02, "they": 0.01,
+    },
+    {
+        "last": 0.08, "middle": 0.05, "first": 0.27, "closed": 0.06, "conflict": 0.26, "disagree": 0.10, "irrelevant": 0.08,
+        "pairs": 0.02, "biography": 0.03, "upper": 0.02, "nth": 0.02, "they": 0.01,
     },
 )  # fmt: skip
 
@@ -210,7 +218,7 @@ KINDS = tuple(dict.fromkeys(kind for shares in PHASES for kind in shares))
 
 
 def write_lesson(rng: np.random.Generator, phase: int, most: int) -> Lesson:
-    """One training text of ``phase`` (COPY, READ or WEIGH) with at most ``most`` statements."""
+    """One training text of ``phase`` (COPY, READ, WEIGH, SETTLE or FINISH) with at most ``most`` statements."""
     shares = PHASES[phase]
     kind = str(rng.choice(list(shares), p=np.array(list(shares.values())) / sum(shares.values())))
     lesson = _write(rng, kind, phase, most)
@@ -230,7 +238,7 @@ def _write(rng: np.random.Generator, kind: str, phase: int, most: int) -> Lesson
         place = kind  # type: ignore[assignment]
     elif kind != "last" and rng.random() < 0.6:
         place = "first"
-    fillers = (0.75 if rng.random() < 0.06 else 0.12) if phase == WEIGH else 0.04
+    fillers = (0.75 if rng.random() < 0.06 else 0.12) if phase >= WEIGH else 0.04
     target: list[Fact] = []
     if kind == "conflict":
         memory = world.remembered(rng)

@@ -20,11 +20,11 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from seka_rag.demo import lessons
 from seka_rag.demo.tokenizer import build_tokenizer
 
-#: Of the phases: copy, read, weigh passage against memory.
-STEPS = (400, 1300, 2000)
-LEARNING_RATE = (3e-3, 3e-3, 2.5e-3)
-STATEMENTS = ((0, 0), (3, 10), (6, 14))  # most statements a text, first and from 60% of the phase on
-NAMES = ("copy", "read", "weigh")
+#: Of the phases: copy, read, weigh passage against memory, twice more with longer contexts and a smaller rate.
+STEPS = (400, 1300, 2000, 2000, 1000)
+LEARNING_RATE = (3e-3, 3e-3, 2.5e-3, 2e-3, 1.2e-3)
+STATEMENTS = ((0, 0), (3, 10), (6, 14), (8, 14), (10, 14))  # most statements a text, first and from 60% of the phase on
+NAMES = ("copy", "read", "weigh", "settle", "finish")
 TOKENS_PER_STEP = 3072
 END_WEIGHT = 0.1  # the end of an answer is easy and half of all learned tokens
 
@@ -135,7 +135,7 @@ def train_phase(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, pha
     for step in range(steps):
         progress = step / steps
         scale = min(1.0, (step + 1) / 100)
-        if phase == lessons.WEIGH and progress > 0.6:
+        if phase >= lessons.WEIGH and progress > 0.6:
             scale = max(0.02, 1 - (progress - 0.6) / 0.4)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, nargs=3, default=STEPS, metavar=("COPY", "READ", "WEIGH"))
+    parser.add_argument("--steps", type=int, nargs=len(STEPS), default=STEPS, metavar=tuple(n.upper() for n in NAMES))
     parser.add_argument("--resume", type=Path, help="a checkpoint written after a phase")
     parser.add_argument("--from-phase", choices=NAMES, default="copy", help="the phase to begin with")
     args = parser.parse_args()
@@ -184,7 +184,7 @@ def main() -> None:
     model = model.to(device)
     for phase in range(NAMES.index(args.from_phase), len(NAMES)):
         train_phase(model, tokenizer, phase, args.seed, args.steps[phase])
-        out = args.out if phase == lessons.WEIGH else args.out / NAMES[phase]
+        out = args.out if phase == lessons.FINISH else args.out / NAMES[phase]
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
     (args.out / "training.json").write_text(json.dumps({"seed": args.seed, "steps": args.steps}))

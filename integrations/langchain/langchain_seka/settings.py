@@ -130,6 +130,10 @@ class SekaSettings(Serializable):
             self._loaded = shared_model(self.model, bank, self.model_kwargs)
         return self._loaded
 
+    def get_token_ids(self, text: str) -> list[int]:
+        """The text in the model's own tokens; ``get_num_tokens`` counts these."""
+        return self.engine.tokenize(text).ids
+
     @property
     def _identifying_params(self) -> dict[str, Any]:
         """Everything that can change an answer; also the key of LangChain's cache."""

@@ -420,6 +420,12 @@ class TestEnds:
             rag(chat).invoke(ask("Astrid"))
 
 
+def test_tokens_are_counted_by_the_models_own_tokenizer(chat, engine):
+    text = "Ada lives in Lyon."
+    assert chat.get_token_ids(text) == engine.tokenizer(text)["input_ids"]
+    assert chat.get_num_tokens(text) == 6
+
+
 def test_tracing_params(chat):
     params = chat._get_ls_params(stop=["x"])
     assert params["ls_provider"] == "seka"
