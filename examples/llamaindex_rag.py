@@ -18,7 +18,7 @@ from llama_index.llms.seka import SekaLLM, collect_reports
 
 QUESTION = "Where does Ada live?"
 DOCUMENTS = {
-    "harbour.txt": "The harbour is busy in summer. Ada moved to Lisbon last year. Ada likes risotto best.",
+    "harbour.txt": "The harbour is busy in summer. Ada moved to Lisbon last year. The letter arrived in the spring.",
     "library.txt": "Paula wrote a book on botany. Paula has a contract with Oakfield.",
     "market.txt": "The market opens early on Monday. By trade, Cyril is a baker. Cyril plays the clarinet.",
 }

@@ -73,9 +73,12 @@ def test_files_stay_small():
         for p in [*ROOT.glob("seka_rag/**/*.py"), *ROOT.glob("integrations/**/*.py")]
         if (n := len(p.read_text().splitlines())) > 300
     }
-    assert set(long) <= {"seka_rag/learning/domains.py", "seka_rag/model.py"}, (
-        long
-    )  # a list of words; the one door class
+    reasons = {
+        "seka_rag/learning/domains.py": "lists of words",
+        "seka_rag/model.py": "the one class that users hold, mostly docstrings",
+        "integrations/llama_index/llama_index/llms/seka/llm.py": "every method that LlamaIndex asks of an LLM, four times",
+    }
+    assert set(long) <= set(reasons), long
 
 
 def test_the_built_in_model_is_small():
