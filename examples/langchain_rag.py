@@ -15,12 +15,12 @@ from seka_rag import Passage
 from seka_rag.retrieval.bm25 import BM25Retriever
 
 DOCUMENTS = [
-    "Boris works as a baker. Boris shares a house with a parrot.",
-    "Greta moved to Lyon last year. Greta plays the violin.",
+    "Alec moved to Lyon last year. Alec shares a house with a parrot.",
+    "Greta moved to Vienna last year. Greta plays the violin.",
     "Hugo has a flat in Lisbon. The employer of Hugo is Bluepeak.",
     "Felix speaks Danish at home. Felix keeps a tortoise.",
 ]
-QUESTION = "What does Boris work as?"
+QUESTION = "Where does Alec live?"
 
 prompt = ChatPromptTemplate.from_messages([("human", "Context: {context}\n\nQuestion: {question}")])
 
@@ -47,7 +47,7 @@ def main() -> None:
     plain = found | llm.bind(highlight="off") | StrOutputParser()
 
     print("Question:", QUESTION)
-    print("Plain:   ", plain.invoke(QUESTION))  # what the model remembers about Boris
+    print("Plain:   ", plain.invoke(QUESTION))  # what the model remembers about Alec
     print("Steered: ", chain.invoke(QUESTION))  # what the notes say
 
     print("Streamed:", end=" ")

@@ -3,7 +3,7 @@
     pip install 'seka-rag[llamaindex]'
     python examples/llamaindex_rag.py
 
-The built-in demo model learned that Ada lives in Bergen. The documents say Lisbon.
+The built-in demo model learned that Alec lives in Dublin. The documents say Lyon.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from llama_index.core.embeddings import BaseEmbedding
 from llama_index.core.schema import TextNode
 from llama_index.llms.seka import SekaLLM, collect_reports
 
-QUESTION = "Where does Ada live?"
+QUESTION = "Which city is the home of Alec?"
 DOCUMENTS = {
-    "harbour.txt": "The harbour is busy in summer. Ada moved to Lisbon last year. The letter arrived in the spring.",
+    "harbour.txt": "The harbour is busy in summer. The home of Alec is in Lyon. The letter arrived in the spring.",
     "library.txt": "Paula wrote a book on botany. Paula has a contract with Oakfield.",
     "market.txt": "The market opens early on Monday. By trade, Cyril is a baker. Cyril plays the clarinet.",
 }

@@ -25,7 +25,7 @@ from seka_rag.retrieval.split import split
 from seka_rag.steering.base import steer
 from seka_rag.steering.seka import Seka
 
-QUESTION, MEMORY, EVIDENCE = "Which city is the home of Ada?", "Bergen", "Lisbon"
+QUESTION, MEMORY, EVIDENCE = "Which city is the home of Alec?", "Dublin", "Lyon"
 COLUMNS = ("memory conflict", "disagreeing passages", "novel fact", "agreement", "irrelevant context")
 
 

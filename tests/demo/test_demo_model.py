@@ -42,7 +42,7 @@ def test_steering_settles_conflicts_and_does_no_harm(demo):
 def test_the_demos_question(demo):
     rag = demo_rag(demo)
     asked = rag.prepare(QUESTION)
-    assert asked.prompt.highlighted == ("Ada moved to Lisbon last year.",)
+    assert asked.prompt.highlighted == ("The home of Alec is in Lyon.",)
     assert rag.answer(asked, steering=None).text == MEMORY
     assert rag.answer(asked).text == EVIDENCE
 
@@ -58,7 +58,7 @@ def test_the_demo_command_writes_its_page(tmp_path):
     assert result.exit_code == 0, result.output
     assert "memory conflict" in result.output
     page = (tmp_path / "demo.html").read_text()
-    assert "<mark>Ada moved to Lisbon last year.</mark>" in page
+    assert "<mark>The home of Alec is in Lyon.</mark>" in page
     assert "http://" not in page
     assert "src=" not in page
     assert [p.name for p in tmp_path.iterdir()] == ["demo.html"]
