@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class ProjectionBank:
             ranks[layer] = (factor.abs().amax(1) > 0).sum(-1)
         return ranks
 
-    @property
+    @cached_property  # every steered call reports it, and it hashes all tensors
     def digest(self) -> str:
         """A short name for exactly this content."""
         return hashlib.sha256(save_tensors(self._tensors()) + self.model.model_dump_json().encode()).hexdigest()[:16]

@@ -81,6 +81,7 @@ def ask(
     from seka_rag.retrieval.bm25 import BM25Retriever
     from seka_rag.retrieval.documents import read_documents
     from seka_rag.steering.seka import Seka
+    from seka_rag.terminal import highlighted
 
     retriever = BM25Retriever(read_documents(docs, encoding=encoding), k=k)
     loaded = _with_bank(model, bank)
@@ -202,14 +203,6 @@ def demo(
     from seka_rag.demo.run import run_demo
 
     run_demo(console, out, n)
-
-
-def highlighted(prompt: Any) -> Text:
-    """A prompt as terminal text, its highlights in colour."""
-    text = Text(prompt.text)
-    for span in prompt.spans:
-        text.stylize("black on yellow" if span.weight >= 0.75 else "black on light_goldenrod2", span.start, span.end)
-    return text
 
 
 def _with_bank(name: str, bank: Path | None) -> Any:

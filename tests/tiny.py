@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from seka_rag import ProjectionBank
+from seka_rag import ProjectionBank, SteeredModel, learn_bank
 from seka_rag.hf.identity import identify
 
 #: transformers model_type -> settings beside the common ones.
@@ -65,3 +65,22 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
     return ProjectionBank.from_projections(
         model, {i: projections() for i in chosen}, negative={i: projections() for i in chosen}
     )
+
+
+def tiny_engine(context: int) -> SteeredModel:
+    """A tiny random model with the demo's tokenizer and a bank, for the tests of the integrations."""
+    from seka_rag.demo.trials import demo_triples
+
+    tokenizer = demo_tokenizer()
+    model = tiny_model(
+        "qwen3",
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        num_hidden_layers=2,
+        max_position_embeddings=context,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    plain = SteeredModel(model, tokenizer)
+    return SteeredModel(model, tokenizer, bank=learn_bank(plain, demo_triples(20), min_gap=0.0), name="tiny")

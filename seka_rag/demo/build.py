@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 
-from seka_rag.demo.evaluate import evaluate, gates, variants
-from seka_rag.demo.trials import Kind, Split, ask, demo_triples, make_trials
+from seka_rag.demo.evaluate import against, evaluate, gates, variants
+from seka_rag.demo.trials import Kind, Split, ask, demo_triples, make_trials, share
 from seka_rag.learning.learn import learn_bank
-from seka_rag.metrics import Rate
 from seka_rag.model import SteeredModel
 from seka_rag.steering.seka import Seka
 
@@ -45,12 +44,17 @@ def main() -> None:
         kinds: tuple[Kind, ...] = ("conflict", "disagree", "irrelevant")
         trials = {kind: make_trials(kind, args.n, split) for kind in kinds}
         for gain in GAINS:
-            answers = {kind: ask(model, t, Seka(gain=gain)) for kind, t in trials.items()}
-            rates = {k: Rate.of([a == t.answer for a, t in zip(answers[k], trials[k], strict=True)]) for k in trials}
+            rates = {
+                k: share(ask(model, some, Seka(gain=gain)), [t.answer for t in some]) for k, some in trials.items()
+            }
             print(f"gain {gain:4}", "  ".join(f"{kind} {rate}" for kind, rate in rates.items()))
-    for row in evaluate(model, variants(model, args.gain), n=args.n, split=split):
+    rows = evaluate(model, variants(model, args.gain), n=args.n, split=split)
+    for row in rows:
         print(f"{row.name:40}", "  ".join(f"{kind} {rate}" for kind, rate in row.rates.items()))
         figures["rows"][row.name] = {k: [r.hits, r.n] for k, r in row.rates.items()}  # type: ignore[index]
+    for row in rows:
+        if "conflict" in row.rates and len(row.outcomes["conflict"]) == args.n:
+            print(f"McNemar, conflict, {rows[1].name} against {row.name}: p = {against(rows[1], row, 'conflict'):.2g}")
     if args.bank:
         bank.save(args.bank)
     if args.json:

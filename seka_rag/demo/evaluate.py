@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, tokenized
+from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.layouts import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
@@ -124,7 +124,7 @@ def gates(model: SteeredModel, split: Split, n: int = 300) -> list[Gate]:
     result = []
 
     def rate(trials: Sequence[Trial]) -> Rate:
-        return Rate.of([a == t.answer for a, t in zip(ask(model, trials), trials, strict=True)])
+        return share(ask(model, trials), [t.answer for t in trials])
 
     novel = make_trials("novel", 2 * n, split, statements=8)
     first = [t for t in novel if t.evidence and t.text.find("?") < t.evidence.start]

@@ -14,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 import seka_rag
-from seka_rag.demo.evaluate import RANDOM_SEEDS, Row, evaluate, variants
+from seka_rag.demo.evaluate import KINDS, RANDOM_SEEDS, Row, evaluate, variants
 from seka_rag.hf.attention import attention_to, last_token_attention
+from seka_rag.hf.chat import render_chat
+from seka_rag.hf.tokens import tokenize
 from seka_rag.metrics import Rate
 from seka_rag.model import SteeredModel
 from seka_rag.rag import Question, Rag
@@ -24,6 +26,8 @@ from seka_rag.retrieval.documents import read_documents
 from seka_rag.retrieval.split import split
 from seka_rag.steering.base import steer
 from seka_rag.steering.seka import Seka
+from seka_rag.terminal import highlighted
+from seka_rag.text.sentences import sentences
 
 QUESTION, MEMORY, EVIDENCE = "Which city is the home of Alec?", "Dublin", "Lyon"
 COLUMNS = ("memory conflict", "disagreeing passages", "novel fact", "agreement", "irrelevant context")
@@ -66,11 +70,8 @@ def run_demo(console: Console, out: Path, n: int) -> None:
 
 
 def _show_example(console: Console, asked: Question, plain: str, steered: str, gain: float) -> None:
-    text = Text(asked.prompt.text)
-    for span in asked.prompt.spans:
-        text.stylize("black on yellow", span.start, span.end)
     console.rule("[bold]the prompt, highlights in colour")
-    console.print(text)
+    console.print(highlighted(asked.prompt))
     console.rule()
     table = Table(show_header=True)
     table.add_column("plain: from memory")
@@ -85,18 +86,12 @@ def _show_rates(console: Console, rows: Sequence[Row], n: int) -> None:
     for column in COLUMNS:
         table.add_column(column)
     for row in rows:
-        table.add_row(row.name, *(_cell(row.rates.get(kind)) for kind in _kinds()))
+        table.add_row(row.name, *(_cell(row.rates.get(kind)) for kind in KINDS))
     console.print(table)
     console.print(
         "[dim]First two: the answer is what the highlighted passage says. Last three: the answer is right, so steering does "
         "no harm.\nA tiny model of an invented world: a demonstration, not evidence about large models.[/]"
     )
-
-
-def _kinds() -> Sequence[Any]:
-    from seka_rag.demo.evaluate import KINDS
-
-    return KINDS
 
 
 def _cell(rate: Rate | None) -> str:
@@ -112,7 +107,7 @@ def _page(
     from jinja2 import Environment
 
     template = (files("seka_rag") / "demo" / "page.html.j2").read_text(encoding="utf-8")
-    attention = _attention(model, asked, gain)
+    attention = _attention(asked, gain)
     return (
         Environment(autoescape=True)
         .from_string(template)
@@ -132,7 +127,7 @@ def _page(
             n=n,
             seeds=RANDOM_SEEDS,
             columns=COLUMNS,
-            rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in _kinds()]} for row in rows],
+            rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in KINDS]} for row in rows],
         )
     )
 
@@ -153,17 +148,13 @@ def _pieces(asked: Question) -> list[dict[str, Any]]:
     return [*pieces, {"text": asked.prompt.text[last:], "marked": False}]
 
 
-def _attention(model: SteeredModel, asked: Question, gain: float) -> list[dict[str, Any]]:
+def _attention(asked: Question, gain: float) -> list[dict[str, Any]]:
     """Attention of the last token to each sentence and to the rest, before and after, in the steered layers."""
-    from seka_rag.text.sentences import sentences
-
     eager = SteeredModel.from_pretrained("seka-demo", attn_implementation="eager")
     assert eager.bank is not None
-    prompt = eager.tokenize_chat(asked.messages)
-    shown = eager.tokenizer.apply_chat_template(
-        [{**m, "content": m["content"].text} for m in asked.messages], tokenize=False, add_generation_prompt=True
-    )
-    start = shown.index(asked.prompt.text)
+    chat = render_chat(eager.tokenizer, asked.messages)
+    prompt = tokenize(eager.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+    start = chat.template[0][1]  # the one message begins where the template's first piece ends
     context = asked.prompt.text.index(asked.passages[0].text) if asked.passages else 0
     ranges, labels, position = [], [], context
     for passage in asked.passages:

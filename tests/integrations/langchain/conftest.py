@@ -8,10 +8,9 @@ import pytest
 import torch
 from langchain_seka import ChatSeka, SekaLLM
 from langchain_seka.capture import CAPTURE
-from tiny import demo_tokenizer, tiny_model
+from tiny import tiny_engine
 
-from seka_rag import SteeredModel, learn_bank
-from seka_rag.demo.trials import demo_triples
+from seka_rag import SteeredModel
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,19 +23,7 @@ def _few_threads():
 
 @pytest.fixture(scope="session")
 def engine() -> SteeredModel:
-    tokenizer = demo_tokenizer()
-    model = tiny_model(
-        "qwen3",
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    plain = SteeredModel(model, tokenizer)
-    return SteeredModel(model, tokenizer, bank=learn_bank(plain, demo_triples(20), min_gap=0.0), name="tiny")
+    return tiny_engine(1024)
 
 
 @pytest.fixture

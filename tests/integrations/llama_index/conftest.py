@@ -7,10 +7,9 @@ import torch
 from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.llms.seka import SekaLLM
-from tiny import demo_tokenizer, tiny_model
+from tiny import demo_tokenizer, tiny_engine
 
-from seka_rag import SteeredModel, learn_bank
-from seka_rag.demo.trials import demo_triples
+from seka_rag import SteeredModel
 
 LYON = "Astrid moved to Lyon last year. The old market opens at nine."
 OSLO = "Boris works as a baker. He has a cat."
@@ -29,19 +28,7 @@ def _quiet_and_local():
 
 @pytest.fixture(scope="session")
 def engine() -> SteeredModel:
-    tokenizer = demo_tokenizer()
-    model = tiny_model(
-        "qwen3",
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        max_position_embeddings=2048,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    plain = SteeredModel(model, tokenizer)
-    return SteeredModel(model, tokenizer, bank=learn_bank(plain, demo_triples(20), min_gap=0.0), name="tiny")
+    return tiny_engine(2048)
 
 
 @pytest.fixture
