@@ -36,7 +36,7 @@ PHASES = (
         "pairs": 0.02, "biography": 0.03, "upper": 0.02, "nth": 0.02, "they": 0.01,
     },
     {
-        "last": 0.08, "middle": 0.05, "first": 0.27, "closed": 0.06, "conflict": 0.26, "disagree": 0.10, "irrelevant": 0.08,
+        "last": 0.06, "middle": 0.05, "first": 0.34, "closed": 0.05, "conflict": 0.23, "disagree": 0.10, "irrelevant": 0.07,
         "pairs": 0.02, "biography": 0.03, "upper": 0.02, "nth": 0.02, "they": 0.01,
     },
 )  # fmt: skip

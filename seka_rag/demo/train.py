@@ -21,7 +21,7 @@ from seka_rag.demo import lessons
 from seka_rag.demo.tokenizer import build_tokenizer
 
 #: Of the phases: copy, read, weigh passage against memory, twice more with longer contexts and a smaller rate.
-STEPS = (400, 1300, 2000, 2000, 1000)
+STEPS = (400, 1300, 2000, 2000, 2000)
 LEARNING_RATE = (3e-3, 3e-3, 2.5e-3, 2e-3, 1.2e-3)
 STATEMENTS = ((0, 0), (3, 10), (6, 14), (8, 14), (10, 14))  # most statements a text, first and from 60% of the phase on
 NAMES = ("copy", "read", "weigh", "settle", "finish")
