@@ -23,7 +23,7 @@ from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.ops.projection import factor_of, projection
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _JSON, _TENSORS = "bank.json", "bank.safetensors"
 
 
@@ -58,6 +58,8 @@ class ProjectionBank:
         model: identity of the model.
         positive: layer -> orthonormal factors ``U+ [H, D, R]`` (columns beyond a head's rank are zero; a head that is
             not steered is all zero); the projection is ``P+ = U+ U+^T``.
+        singular_values: layer -> the singular value of each column of ``positive``, ``[H, R]``, 0 where the column is zero;
+            empty if the bank was not learned here (``from_projections`` does not know them).
         negative: layer -> factors of ``P-``, or empty.
         gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys.
         suggested_gain: a gain to start from.
@@ -71,10 +73,12 @@ class ProjectionBank:
         gap: Tensor | None = None,
         learning: Learning | None = None,
         suggested_gain: float = 0.5,
+        singular_values: Mapping[int, Tensor] | None = None,
     ) -> None:
         self.model = model
         self.positive = {layer: f.float().contiguous() for layer, f in sorted(positive.items())}
         self.negative = {layer: f.float().contiguous() for layer, f in sorted((negative or {}).items())}
+        self.singular_values = {layer: s.float().contiguous() for layer, s in sorted((singular_values or {}).items())}
         self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
         self.learning = learning or Learning()
         self.suggested_gain = float(suggested_gain)
@@ -120,7 +124,7 @@ class ProjectionBank:
         negative: Mapping[int, Tensor] | None = None,
         suggested_gain: float = 0.5,
     ) -> ProjectionBank:
-        """A bank from matrices made elsewhere.
+        """A bank from matrices made elsewhere. It has no singular values and no gap: a projection does not hold them.
 
         Args:
             model: the transformers model (or SteeredModel) that they belong to.
@@ -210,7 +214,7 @@ class ProjectionBank:
             tensors = load_tensors(data)
         except SafetensorError as error:
             raise BankError(f"{path / _TENSORS} is damaged: {error}") from None
-        parts: dict[str, dict[int, Tensor]] = {"positive": {}, "negative": {}}
+        parts: dict[str, dict[int, Tensor]] = {"positive": {}, "negative": {}, "singular_values": {}}
         for name, tensor in tensors.items():
             kind, _, layer = name.partition(".")
             if kind in parts and layer.isdigit():
@@ -224,11 +228,13 @@ class ProjectionBank:
             tensors.get("gap"),
             header.learning,
             header.suggested_gain,
+            parts["singular_values"],
         )
 
     def _tensors(self) -> dict[str, Tensor]:
-        named = {f"positive.{layer}": f for layer, f in self.positive.items()}
-        return {**named, **{f"negative.{layer}": f for layer, f in self.negative.items()}, "gap": self.gap}
+        parts = {"positive": self.positive, "negative": self.negative, "singular_values": self.singular_values}
+        named = {f"{name}.{layer}": tensor for name, part in parts.items() for layer, tensor in part.items()}
+        return {**named, "gap": self.gap}
 
     def _check_tensors(self) -> None:
         m = self.model
@@ -250,3 +256,15 @@ class ProjectionBank:
                 off = (gram - torch.diag_embed(live.double())).abs().amax().item() if u.shape[2] else 0.0
                 if off > 1e-4:
                     raise BankError(f"{where}: columns are not orthonormal (off by {off:.2g})")
+        if self.singular_values and self.singular_values.keys() != self.positive.keys():
+            raise BankError(
+                f"singular values for layers {list(self.singular_values)}, factors for {list(self.positive)}"
+            )
+        for layer, s in self.singular_values.items():
+            where, u = f"singular values of layer {layer}", self.positive[layer]
+            if s.shape != (u.shape[0], u.shape[2]):
+                raise BankError(f"{where}: shape {tuple(s.shape)}, expected {(u.shape[0], u.shape[2])}")
+            if not s.isfinite().all() or (s < 0).any():
+                raise BankError(f"{where}: not finite, or negative")
+            if ((s > 0) != (u.abs().amax(1) > 0)).any():
+                raise BankError(f"{where}: zero for a kept column, or not zero for a dropped one")

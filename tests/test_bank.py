@@ -25,6 +25,8 @@ def same(a, b):
         and a.positive.keys() == b.positive.keys()
         and all(torch.equal(a.positive[i], b.positive[i]) for i in a.positive)
         and all(torch.equal(a.negative[i], b.negative[i]) for i in a.negative)
+        and a.singular_values.keys() == b.singular_values.keys()
+        and all(torch.equal(a.singular_values[i], b.singular_values[i]) for i in a.singular_values)
         and torch.equal(a.gap, b.gap)
         and a.learning == b.learning
         and a.suggested_gain == b.suggested_gain
@@ -54,6 +56,7 @@ def test_any_bank_survives_the_disk(tmp_path_factory, seed, rank, gain):
 
 
 def test_ranks_and_projections(bank, qwen3):
+    assert bank.singular_values == {}
     assert bank.ranks.tolist() == [[0, 0], [3, 3], [3, 3]]
     p = bank.projection(1)
     assert torch.allclose(p @ p, p, atol=1e-5)
@@ -133,6 +136,24 @@ def _tampered(bank, tmp_path, name, change):
 def test_tensors_that_cannot_be_a_bank_are_refused(bank, tmp_path, name, change, says):
     with pytest.raises(BankError, match=says):
         ProjectionBank.load(_tampered(bank, tmp_path, name, lambda t: change(t).contiguous()))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: s[:, :-1], "shape"),
+        (lambda s: -s, "negative"),
+        (lambda s: s * float("nan"), "not finite"),
+        (lambda s: s * 0, "zero for a kept column"),
+    ],
+)
+def test_singular_values_must_belong_to_the_factors(bank, change, says):
+    good = {layer: torch.ones(2, 3) for layer in bank.positive}
+    ProjectionBank(bank.model, bank.positive, singular_values=good)
+    with pytest.raises(BankError, match=f"singular values of layer 2.*{says}"):
+        ProjectionBank(bank.model, bank.positive, singular_values={**good, 2: change(good[2])})
+    with pytest.raises(BankError, match="singular values for layers"):
+        ProjectionBank(bank.model, bank.positive, singular_values={1: good[1]})
 
 
 def test_a_layer_that_the_model_lacks_is_refused(bank):

@@ -91,12 +91,15 @@ def bank_from_statistics(
         least = NO_GAP if min_gap is None else min_gap
         raise LearningError(f"no head has a relevance gap of at least {least:g}; the largest is {gap.max():.4g}")
     positive: dict[int, Tensor] = {}
+    singular_values: dict[int, Tensor] = {}
     tails: dict[int, Tensor] = {}
     for layer in kept.any(1).nonzero().flatten().tolist():
         u, s = subspaces(statistics.relevant[layer] / n)
         u = _oriented(u, statistics.mean_relevant[layer])
         rank = rank_for_energy(s, energy) * kept[layer]
-        positive[layer] = keep_columns(u, torch.zeros_like(rank), rank)[..., : int(rank.max())].float()
+        first, width = torch.zeros_like(rank), int(rank.max())
+        positive[layer] = keep_columns(u, first, rank)[..., :width].float()
+        singular_values[layer] = keep_columns(s[:, None], first, rank)[:, 0, :width].float()
         if negative:
             u, s = subspaces(statistics.irrelevant[layer] / n)
             first = torch.where(kept[layer], rank_for_energy(s, energy), identity.head_dim)
@@ -104,7 +107,7 @@ def bank_from_statistics(
             tails[layer] = tail.flip(-1)[..., : int(identity.head_dim - first.min())].float()
     rule = f"gap >= {min_gap}" if min_gap is not None else f"best {best:.0%}" if best is not None else "all with a gap"
     learning = Learning(triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=rule)
-    return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain)
+    return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain, singular_values)
 
 
 def choose_heads(gap: Tensor, min_gap: float | None = None, best: float | None = None) -> Tensor:

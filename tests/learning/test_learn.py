@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import demo_tokenizer, tiny_model
 
-from seka_rag import ContrastiveTriple, Span, learn_bank
+from seka_rag import ContrastiveTriple, ProjectionBank, Span, learn_bank
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import LearningError
 from seka_rag.hf.hooks import recording
@@ -11,6 +11,7 @@ from seka_rag.hf.identity import identify
 from seka_rag.hf.layouts import find_key_sites
 from seka_rag.learning.learn import bank_from_statistics, choose_heads
 from seka_rag.learning.statistics import collect_statistics, triple_prompts
+from seka_rag.ops.projection import rank_for_energy
 
 TRIPLES = demo_triples(24)
 
@@ -44,6 +45,28 @@ def test_learned_subspaces_equal_the_oracle(any_model, tokenizer):
         assert torch.allclose(bank.projection(layer)[head], torch.tensor(p, dtype=torch.float32), atol=2e-3)
         gap = (parts[1] - parts[2]).norm(dim=-1).mean()
         assert bank.gap[layer, head] == pytest.approx(float(gap), rel=1e-3)
+
+
+def test_singular_values_are_kept_with_their_columns(qwen3, tokenizer, tmp_path):
+    bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energy=0.8, best=0.5)
+    statistics = collect_statistics(qwen3, tokenizer, TRIPLES)
+    for layer, u in bank.positive.items():
+        omega = statistics.relevant[layer] / statistics.tokens
+        # a left singular vector u of Omega has |u^T Omega| = its singular value
+        expected = (u.double().mT @ omega).norm(dim=-1)
+        assert torch.allclose(bank.singular_values[layer].double(), expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(bank.singular_values[layer] > 0, u.abs().amax(1) > 0)
+    again = ProjectionBank.load(bank.save(tmp_path / "bank"))
+    assert all(torch.equal(again.singular_values[i], s) for i, s in bank.singular_values.items())
+    scaled = ProjectionBank(
+        bank.model, bank.positive, singular_values={i: 2 * s for i, s in bank.singular_values.items()}
+    )
+    assert scaled.digest != ProjectionBank(bank.model, bank.positive, singular_values=bank.singular_values).digest
+
+
+def test_dead_directions_are_never_kept():
+    singular_values = torch.tensor([[3.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).double()
+    assert rank_for_energy(singular_values, 1.0).tolist() == [2, 4, 0]
 
 
 def test_layer_0_can_never_be_steered(any_model, tokenizer):
