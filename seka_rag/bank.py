@@ -94,6 +94,11 @@ class ProjectionBank:
             ranks[layer] = (factor.abs().amax(1) > 0).sum(-1)
         return ranks
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that the bank steers."""
+        return tuple(self.positive)
+
     @cached_property  # every steered call reports it, and it hashes all tensors
     def digest(self) -> str:
         """A short name for exactly this content."""

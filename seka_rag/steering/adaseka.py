@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from seka_rag.bank import ProjectionBank
 from seka_rag.errors import BankError
 from seka_rag.expert_bank import ExpertBank
+from seka_rag.hf.hooks import last_queries
+from seka_rag.hf.identity import identify
+from seka_rag.hf.layouts import find_key_sites
 from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
 from seka_rag.steering.base import KeySteering
 
@@ -35,20 +37,20 @@ class AdaSeka(KeySteering):
             seen the steered layers below. Needed for a prompt that is prefilled in chunks.
     """
 
+    bank_type: ClassVar[type] = ExpertBank
+
     top_k: int = Field(default=5, ge=1)
     router: Literal["energy", "share", "signed", "uniform"] | Callable[[Tensor, LayerExperts], Tensor] = "energy"
     expert: str | None = None
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     two_pass: bool = False
 
-    def edits(self, bank: ProjectionBank | ExpertBank) -> dict[int, RoutedEdit]:
+    def edits(self, bank: ExpertBank) -> dict[int, RoutedEdit]:
         """See KeySteering.
 
         Raises:
-            BankError: not an ExpertBank, no such expert, or a router that needs singular values the banks lack.
+            BankError: no such expert, or a router that needs singular values which the banks lack.
         """
-        if not isinstance(bank, ExpertBank):
-            raise BankError("AdaSeka chooses among experts: give an ExpertBank, or use Seka with this bank")
         if self.expert is not None:
             bank = ExpertBank({self.expert: bank[self.expert]}, gains={self.expert: bank.gains[self.expert]})
         if self.router == "signed":
@@ -78,3 +80,37 @@ class AdaSeka(KeySteering):
 
 def _scored(scores: Router, temperature: float | None, query: Tensor, experts: LayerExperts) -> Tensor:
     return mixture(scores(query, experts), experts.present, temperature)
+
+
+@torch.inference_mode()
+def route(
+    hf_model: nn.Module,
+    experts: ExpertBank,
+    method: AdaSeka,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+) -> dict[int, Tensor]:
+    """The weights of the experts by an unsteered pass over the prompts: layer -> ``[B, h, M]``.
+
+    The paper's form of routing. It costs one pass of the decoder, without logits, cache or stored hidden states.
+
+    Args:
+        input_ids: ``[B, T]`` whole prompts.
+        attention_mask: ``[B, T]``, 0 for padding on either side.
+
+    Raises:
+        BankError: the bank belongs to another model.
+        UnsupportedModelError: the family is not known.
+    """
+    sites = find_key_sites(hf_model)
+    experts.model.check(identify(hf_model))
+    edits = method.edits(experts)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)  # as generate numbers them
+    with last_queries(sites, mask, edits) as queries:
+        sites.decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    return {
+        layer: edit.to(q.device).route(q[:, edit.heads.to(q.device)])
+        for layer, edit in edits.items()
+        for q in (queries[layer],)
+    }
