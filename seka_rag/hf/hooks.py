@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError
-from seka_rag.hf.layouts import KeySites
+from seka_rag.hf.sites import KeySites
 from seka_rag.ops.keys import edit_keys
 from seka_rag.ops.projection import KeyEdit
 
@@ -112,7 +112,13 @@ def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iter
 
     Yields:
         The tally of what was edited, complete when the block ends.
+
+    Raises:
+        SteeringError: an edit of a layer that has no key site.
     """
+    without = sorted(set(edits) - set(sites.modules))
+    if without:
+        raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
     tally, here = Tally(), {"start": 0, "length": 0}
     placed: dict[int, KeyEdit] = {}
 
@@ -132,14 +138,14 @@ def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iter
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             if here["start"] >= marks.length:
                 return None  # decoding: nothing to do, nothing computed
-            keys = sites.view(output)
+            keys = sites.read(output)
             window = marks.window(here["start"], here["length"], keys.shape[0], keys.device)
             if window is None:
                 return None
             if layer not in placed:
                 placed[layer] = edits[layer].to(keys.device)
             tally.layers[layer] = tally.layers.get(layer, 0) + 1
-            return sites.unview(edit_keys(keys, *window, placed[layer]))
+            return sites.write(output, edit_keys(keys, *window, placed[layer]))
 
         return hook
 
@@ -164,11 +170,11 @@ def recording(sites: KeySites) -> Iterator[dict[int, Tensor]]:
         def after_site(layer: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
                 if mine():
-                    keys[layer] = sites.view(output).detach()
+                    keys[layer] = sites.read(output).detach()
 
             return hook
 
-        for layer, module in enumerate(sites.modules):
+        for layer, module in sites.modules.items():
             _hook(stack, module, after_site(layer))
 
     with _attached(attach):
