@@ -19,9 +19,9 @@ from seka_rag.errors import ContextLengthError, SteeringError
 from seka_rag.expert_bank import ExpertBank, load_bank
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import text_config
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces, cut_at_stop
+from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer

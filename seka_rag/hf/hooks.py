@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError
-from seka_rag.hf.layouts import KeySites
+from seka_rag.hf.sites import KeySites
 from seka_rag.ops.keys import edit_keys
 from seka_rag.ops.projection import KeyEdit
 from seka_rag.ops.routing import RoutedEdit, edit_keys_routed, unit_queries
@@ -120,7 +120,13 @@ def editing(
 
     Yields:
         The tally of what was edited, complete when the block ends.
+
+    Raises:
+        SteeringError: an edit of a layer that has no key site.
     """
+    without = sorted(set(edits) - set(sites.modules))
+    if without:
+        raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
     tally, here = Tally(), {"start": 0, "length": 0}
     placed: dict[int, LayerEdit] = {}
     last: list[Tensor] = []  # of each row, where in this forward pass its last prompt token is
@@ -251,7 +257,7 @@ def recording(sites: KeySites) -> Iterator[dict[int, Tensor]]:
 
             return hook
 
-        for layer, module in enumerate(sites.modules):
+        for layer, module in sites.modules.items():
             _hook(stack, module, after_site(layer))
 
     with _attached(attach):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from seka_rag.errors import BankError
-from seka_rag.hf.layouts import find_key_sites, text_config
+from seka_rag.hf.sites import find_key_sites, text_config
 
 #: Configuration that changes what a key is; names, dtypes and generation settings do not.
 _FIELDS = (
@@ -73,8 +73,8 @@ def identify(model: nn.Module) -> ModelIdentity:
     return ModelIdentity(
         model_type=sites.model_type,
         config_digest=hashlib.sha256(text.encode()).hexdigest()[:16],
-        layers=len(sites.modules),
+        layers=sites.layers,
         heads=sites.heads,
         head_dim=sites.head_dim,
-        site=sites.layout.site,
+        site=sites.layout.key.path,
     )

@@ -14,7 +14,7 @@ from seka_rag.errors import BankError
 from seka_rag.expert_bank import ExpertBank
 from seka_rag.hf.hooks import last_queries
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import find_key_sites
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
 from seka_rag.steering.base import KeySteering
 

@@ -17,7 +17,7 @@ from seka_rag.errors import BankError, SteeringError
 from seka_rag.expert_bank import ExpertBank
 from seka_rag.hf.hooks import LayerEdit, Marks, editing
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import KeySites, find_key_sites
+from seka_rag.hf.sites import KeySites, find_key_sites
 from seka_rag.ops.projection import KeyEdit
 from seka_rag.ops.routing import RoutedEdit
 

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from transformers import DynamicCache
 
 from seka_rag import Seka, steer
 from seka_rag.errors import BankError, SteeringError
-from seka_rag.hf.hooks import Marks
+from seka_rag.hf.hooks import Marks, editing, recording
+from seka_rag.hf.sites import find_key_sites
 
 IDS = torch.arange(30, 54)[None]
 MASK = torch.zeros(1, 24, dtype=torch.bool)
@@ -60,9 +62,6 @@ def test_decoding_is_not_edited(qwen3, bank):
     with torch.no_grad(), steer(qwen3, bank, MASK, Seka(gain=1.0)):
         cache = DynamicCache()
         qwen3(IDS, past_key_values=cache)
-        from seka_rag.hf.hooks import recording
-        from seka_rag.hf.layouts import find_key_sites
-
         with recording(find_key_sites(qwen3)) as keys:
             qwen3(torch.tensor([[33]]), past_key_values=cache)
             steps.append(keys[0])
@@ -94,13 +93,19 @@ def test_nothing_stays_attached(qwen3, bank):
         raise ZeroDivisionError
     assert hooks(qwen3) == before
 
-    class Broken(Seka):
-        def edits(self, bank):
-            return {99: super().edits(bank)[0]}  # no such layer: attaching fails half-way
-
-    with pytest.raises(IndexError), steer(qwen3, bank, MASK, Broken()):
+    sites = find_key_sites(qwen3)
+    broken = replace(sites, modules={**sites.modules, 2: None})  # attaching fails half-way
+    edits = Seka(gain=1.0).edits(bank)
+    with pytest.raises(AttributeError), editing(broken, Marks(MASK), edits):
         pass
     assert hooks(qwen3) == before
+
+
+def test_an_edit_of_a_layer_without_keys_is_refused(qwen3, bank):
+    sites, edits = find_key_sites(qwen3), Seka(gain=1.0).edits(bank)
+    hybrid = replace(sites, modules={i: m for i, m in sites.modules.items() if i != 1})
+    with pytest.raises(SteeringError, match=r"layers \[1\] keep no keys"), editing(hybrid, Marks(MASK), edits):
+        pass
 
 
 def test_no_forward_pass_inside_is_an_error(qwen3, bank):

@@ -8,7 +8,8 @@ from tiny import FAMILIES
 from seka_rag import Seka, steer
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.layouts import LAYOUTS, find_key_sites
+from seka_rag.hf.layouts import LAYOUTS
+from seka_rag.hf.sites import find_key_sites
 
 IDS = torch.arange(30, 50)[None]
 

@@ -8,7 +8,7 @@ from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import LearningError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import find_key_sites
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning.learn import bank_from_statistics, choose_heads
 from seka_rag.learning.statistics import collect_statistics, triple_prompts
 from seka_rag.ops.projection import rank_for_energy

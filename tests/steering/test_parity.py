@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from seka_rag import ProjectionBank, Seka, steer
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import find_key_sites
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning.learn import bank_from_statistics
 from seka_rag.learning.statistics import KeyStatistics
 from seka_rag.ops.projection import projection
