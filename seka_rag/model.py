@@ -62,7 +62,8 @@ class SteeredModel:
     Args:
         hf_model: a causal language model of transformers.
         tokenizer: its fast tokenizer.
-        bank: a ProjectionBank or an ExpertBank, or the folder of one. Without it the model runs unsteered and refuses highlights.
+        bank: a ProjectionBank or an ExpertBank, or the folder of one. Without it the model runs unsteered and refuses
+            highlights.
         steering: the method used when a call names none; by default SEKA (AdaSEKA for experts) with
             the bank's suggested gain.
         name: for reports and metadata.

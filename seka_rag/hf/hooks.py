@@ -162,8 +162,7 @@ def editing(
                     "later one than the highlights. Prefill in one piece, or use AdaSeka(two_pass=True)"
                 )
             edit = place(layer, queries.device)
-            groups = queries.shape[2] // sites.heads
-            tally.routing[layer] = edit.route(unit_queries(queries, last[0], edit.heads, groups))
+            tally.routing[layer] = edit.route(unit_queries(queries, last[0], edit.heads, sites.groups))
 
         return hook
 
@@ -232,8 +231,7 @@ def last_queries(sites: KeySites, attention_mask: Tensor, layers: Collection[int
             def hook(module: nn.Module, args: Any, output: Tensor) -> None:
                 if mine():
                     q = sites.read_query(output)
-                    groups = q.shape[2] // sites.heads
-                    queries[layer] = unit_queries(q, last.to(q.device), heads.to(q.device), groups)
+                    queries[layer] = unit_queries(q, last.to(q.device), heads.to(q.device), sites.groups)
 
             return hook
 

@@ -122,8 +122,9 @@ def steer(
     """
     if not isinstance(bank, method.bank_type):
         raise BankError(
-            f"{type(method).__name__} needs a {method.bank_type.__name__}, and this is a {type(bank).__name__}: AdaSeka "
-            "chooses among the banks of an ExpertBank, other methods take one bank (experts['name'] is one)"
+            f"{type(method).__name__} takes a bank of type {method.bank_type.__name__}, and this is of type "
+            f"{type(bank).__name__}: AdaSeka chooses among the banks of an ExpertBank, other methods take one of them "
+            "(experts['name'])"
         )
     sites = find_key_sites(hf_model)
     bank.model.check(identify(hf_model))

@@ -11,7 +11,9 @@ from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
 
-METHODS: dict[str, type[KeySteering]] = {method.__name__: method for method in (Seka, AdaSeka, KeyScaling, RandomProjection)}
+METHODS: dict[str, type[KeySteering]] = {
+    method.__name__: method for method in (Seka, AdaSeka, KeyScaling, RandomProjection)
+}
 
 
 def as_steering(value: Any) -> KeySteering | Literal["auto"] | None:
