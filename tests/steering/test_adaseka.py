@@ -5,7 +5,7 @@ import torch
 from oracle import routed_keys
 from transformers import DynamicCache
 
-from seka_rag import AdaSeka, ExpertBank, Prompt, ProjectionBank, Seka, SteeredModel, route, steer
+from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Prompt, Seka, SteeredModel, route, steer
 from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
