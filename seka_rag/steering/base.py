@@ -99,7 +99,8 @@ def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
             thread ran it, or the tokens were in a cache already): nothing is silently unsteered.
     """
     sites = find_key_sites(hf_model)
-    bank.model.check(identify(hf_model))
+    identity = identify(hf_model, remembered=True)
+    bank.model.check(identity)
     marks = Marks(mask)
     edits = method.edits(bank)
     report = SteeringReport(
@@ -109,6 +110,7 @@ def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
         layers=tuple(edits),
         heads=sum(len(e.heads) for e in edits.values()),
         bank=bank.digest,
+        warnings=bank.model.doubts(identity),
     )
     if not len(marks):
         report.warnings.append("nothing is highlighted: the model runs unsteered")

@@ -1,0 +1,5 @@
+"""Banks: what was learned for one model, as files and on the Hub."""
+
+from seka_rag.bank.projections import Learning, ProjectionBank
+
+__all__ = ["Learning", "ProjectionBank"]
