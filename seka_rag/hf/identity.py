@@ -85,9 +85,9 @@ class ModelIdentity(BaseModel):
                 "the model's weights differ from those that the bank was learned with (a fine-tuned or adapted model?): "
                 "learn a bank for it, or check that this one still helps"
             ]
-        if not common and self.name == other.name and None not in (self.revision, other.revision):
-            if self.revision != other.revision:
-                return [f"the bank was learned with revision {self.revision} of the model; this is {other.revision}"]
+        known = not common and self.name == other.name and None not in (self.revision, other.revision)
+        if known and self.revision != other.revision:
+            return [f"the bank was learned with revision {self.revision} of the model; this is {other.revision}"]
         return []
 
 
