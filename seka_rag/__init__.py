@@ -3,9 +3,8 @@
 Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighted prompt tokens, once, at prefill.
 """
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import SekaError
-from seka_rag.expert_bank import ExpertBank, load_bank
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.learning.experts import learn_experts

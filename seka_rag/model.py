@@ -14,9 +14,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import ContextLengthError, SteeringError
-from seka_rag.expert_bank import ExpertBank, load_bank
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model

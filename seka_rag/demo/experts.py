@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from seka_rag.bank import ExpertBank
 from seka_rag.demo import lessons, world
 from seka_rag.demo import words as w
 from seka_rag.demo.trials import Split, Trial, ask, demo_triples, make_trials, strangers, tokenized
 from seka_rag.demo.world import Fact
 from seka_rag.errors import SettingError
-from seka_rag.expert_bank import ExpertBank
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from seka_rag.bank import ExpertBank
 from seka_rag.errors import LearningError
-from seka_rag.expert_bank import ExpertBank
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.tasks.biography import biography_triples
 from seka_rag.learning.tasks.conversation import conversation_triples

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from seka_rag.bank import ExpertBank
 from seka_rag.errors import BankError
-from seka_rag.expert_bank import ExpertBank
 from seka_rag.hf.hooks import last_queries
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import find_key_sites

@@ -12,9 +12,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank
 from seka_rag.errors import BankError, SteeringError
-from seka_rag.expert_bank import ExpertBank
 from seka_rag.hf.hooks import LayerEdit, Marks, editing
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import KeySites, find_key_sites
@@ -127,7 +126,8 @@ def steer(
             "(experts['name'])"
         )
     sites = find_key_sites(hf_model)
-    bank.model.check(identify(hf_model))
+    identity = identify(hf_model, remembered=True)
+    bank.model.check(identity)
     marks = Marks(mask)
     edits = method.edits(bank)
     if routing is None and getattr(method, "two_pass", False) and len(marks) and edits:
@@ -142,6 +142,7 @@ def steer(
         layers=tuple(edits),
         heads=sum(len(e.heads) for e in edits.values()),
         bank=bank.digest,
+        warnings=bank.model.doubts(identity),
     )
     if not len(marks):
         report.warnings.append("nothing is highlighted: the model runs unsteered")

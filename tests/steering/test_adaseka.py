@@ -3,31 +3,18 @@
 import pytest
 import torch
 from oracle import routed_keys
+from tiny import random_expert
 from transformers import DynamicCache
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Prompt, Seka, SteeredModel, route, steer
 from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.steering.registry import as_steering, steering_as_dict
 
 IDS = torch.stack([torch.arange(30, 54), torch.arange(81, 105), torch.arange(200, 224)])
 MASK = torch.zeros(3, 24, dtype=torch.bool)
 MASK[0, [3, 4, 10]] = MASK[1, [6, 7, 8, 20]] = True  # the third row has no highlight
-
-
-def random_expert(model, seed, *, rank=4, without=()):
-    """An expert with singular values; ``without``: (layer, head) pairs that it lacks."""
-    identity, generator = identify(model), torch.Generator().manual_seed(seed)
-    factors, values = {}, {}
-    for layer in range(identity.layers):
-        noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
-        kept = torch.tensor([(layer, h) not in without for h in range(identity.heads)])
-        factors[layer] = torch.linalg.qr(noise)[0][..., :rank] * kept[:, None, None]
-        s = torch.rand(identity.heads, rank, generator=generator).sort(descending=True).values + 0.1
-        values[layer] = s * kept[:, None]
-    return ProjectionBank(identity, factors, singular_values=values)
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank.files import read_header, write_folder
+from seka_rag.bank.projections import ProjectionBank
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.ops.routing import LayerExperts
@@ -29,9 +30,9 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format_version: int
-    gains: dict[str, float] = Field(min_length=1)
+    gains: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1)
     digests: dict[str, str]
-    suggested_gain: float
+    suggested_gain: float = Field(allow_inf_nan=False)
 
 
 class ExpertBank:
@@ -63,7 +64,7 @@ class ExpertBank:
             raise BankError(f"gains for experts that are not there: {', '.join(sorted(unknown))}")
         self._experts = dict(experts)
         self.gains = {name: float((gains or {}).get(name, 1.0)) for name in experts}
-        if not all(torch.tensor(list(self.gains.values())).isfinite()):
+        if not all(map(math.isfinite, self.gains.values())):
             raise BankError(f"gains must be finite: {self.gains}")
         first, *others = experts
         for name in others:
@@ -176,29 +177,12 @@ class ExpertBank:
     # --- files
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a folder of ``experts.json`` and one bank folder an expert; complete or not at all."""
-        path = Path(path)
-        if path.is_file() or (path.exists() and any(path.iterdir()) and not (path / _JSON).exists()):
-            raise BankError(f"{path} exists and is not an expert bank; give an empty or new folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        header = _Header(
-            format_version=FORMAT_VERSION,
-            gains=self.gains,
-            digests={name: bank.digest for name, bank in self._experts.items()},
-            suggested_gain=self.suggested_gain,
-        )
-        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-        try:
-            for name, bank in self._experts.items():
-                bank.save(staging / name)
-            (staging / _JSON).write_text(header.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            staging.chmod(0o755)
-            if path.exists():
-                shutil.rmtree(path)
-            staging.rename(path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return path
+        """Write a folder of ``experts.json`` and one bank folder an expert; complete or not at all.
+
+        Raises:
+            BankError: the path is a file, or a folder that holds other files.
+        """
+        return write_folder(path, self._files(), "an expert bank")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ExpertBank:
@@ -208,14 +192,7 @@ class ExpertBank:
             BankError: not an expert bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        try:
-            header = _Header.model_validate(json.loads((path / _JSON).read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError):
-            raise BankError(f"{path} is not an expert bank: {_JSON} is missing") from None
-        except (ValueError, ValidationError) as error:
-            raise BankError(f"{path / _JSON} is damaged: {error}") from None
-        if header.format_version != FORMAT_VERSION:
-            raise BankError(f"{path} has format {header.format_version}; this version reads {FORMAT_VERSION}")
+        header = read_header(path / _JSON, _Header, FORMAT_VERSION)
         bad = [name for name in header.gains if not _NAME.fullmatch(name)]
         if bad:  # before any of them is used as a path
             raise BankError(f"{path / _JSON} is damaged: expert names {bad}")
@@ -224,6 +201,18 @@ class ExpertBank:
         if changed:
             raise BankError(f"{path}: the banks of {', '.join(changed)} are not those that were saved")
         return cls(experts, gains=header.gains, suggested_gain=header.suggested_gain)
+
+    def _files(self) -> dict[str, bytes]:
+        header = _Header(
+            format_version=FORMAT_VERSION,
+            gains=self.gains,
+            digests={name: bank.digest for name, bank in self._experts.items()},
+            suggested_gain=self.suggested_gain,
+        )
+        files = {_JSON: f"{header.model_dump_json(indent=2)}\n".encode()}
+        for name, bank in self._experts.items():
+            files |= {f"{name}/{file}": data for file, data in bank._files().items()}
+        return files
 
 
 def load_bank(path: str | os.PathLike[str]) -> ProjectionBank | ExpertBank:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, kept_columns
+from seka_rag.bank.files import TensorManifest, read_files, read_header, write_folder
+from seka_rag.bank.heads import HeadChoice
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.ops.projection import factor_of, projection
 
 FORMAT_VERSION = 2
 _JSON, _TENSORS = "bank.json", "bank.safetensors"
+_PARTS = ("positive", "negative", "singular_values")
 
 
 class Learning(BaseModel):
@@ -38,7 +38,6 @@ class Learning(BaseModel):
     skipped: int = 0
     energy: float | None = None
     heads: str = "all with a gap"
-    library: str = ""
 
 
 class _Header(BaseModel):
@@ -47,8 +46,8 @@ class _Header(BaseModel):
     format_version: int
     model: ModelIdentity
     learning: Learning
-    suggested_gain: float
-    tensors_sha256: str
+    suggested_gain: float = Field(allow_inf_nan=False)
+    tensors: TensorManifest
 
 
 class ProjectionBank:
@@ -82,7 +81,12 @@ class ProjectionBank:
         self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
         self.learning = learning or Learning()
         self.suggested_gain = float(suggested_gain)
-        self._check_tensors()
+        if not math.isfinite(self.suggested_gain):
+            raise BankError(f"suggested gain {self.suggested_gain}: give a finite number")
+        check_factors("positive", self.positive, model)
+        check_factors("negative", self.negative, model)
+        check_singular_values(self.singular_values, self.positive)
+        check_gap(self.gap, model)
 
     # --- what it holds
 
@@ -91,7 +95,7 @@ class ProjectionBank:
         """``[L, H]`` int64: the kept rank of each head, 0 where the head is not steered."""
         ranks = torch.zeros(self.model.layers, self.model.heads, dtype=torch.long)
         for layer, factor in self.positive.items():
-            ranks[layer] = (factor.abs().amax(1) > 0).sum(-1)
+            ranks[layer] = kept_columns(factor).sum(-1)
         return ranks
 
     @property
@@ -113,6 +117,59 @@ class ProjectionBank:
         if layer not in self.positive:
             raise BankError(f"the bank has no layer {layer}; it has {sorted(self.positive)}")
         return projection(self.positive[layer])
+
+    def select(
+        self,
+        *,
+        layers: Sequence[int] | None = None,
+        min_gap: float | None = None,
+        best: float | None = None,
+        quantile: float | None = None,
+        heads: Sequence[tuple[int, int]] | None = None,
+    ) -> ProjectionBank:
+        """A bank of fewer heads.
+
+        Args:
+            layers: keep only these layers, by their id in the model.
+            min_gap, best, quantile, heads: keep only the heads that this rule chooses (at most one rule, as in
+                ``learn_bank``). Shares and quantiles count all heads of the model.
+
+        Raises:
+            BankError: a layer that the bank lacks, a head chosen for which it holds nothing (it was not kept when the bank
+                was learned), or a choice that leaves none.
+            SettingError: two rules, or a value that means nothing.
+        """
+        held = self.ranks > 0
+        if missing := sorted(set(layers or ()) - set(self.positive)):
+            raise BankError(f"layers {missing} were asked for; the bank has layers {list(self.positive)}")
+        rule = HeadChoice(min_gap, best, quantile, heads)
+        chosen = held.clone() if rule == HeadChoice() else rule.choose(self.gap)
+        if layers is not None:
+            chosen &= torch.isin(torch.arange(self.model.layers), torch.tensor(list(layers)))[:, None]
+        if lacking := (chosen & ~held).nonzero().tolist():
+            raise BankError(
+                f"the bank holds nothing for {len(lacking)} of the heads chosen, such as {tuple(lacking[0])}: they were not "
+                "kept when it was learned. Learn it again with this rule"
+            )
+        if not chosen.any():
+            raise BankError(f"no head is left; the largest relevance gap is {self.gap.max():.4g}")
+
+        def only(part: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            kept = [layer for layer in part if chosen[layer].any()]
+            return {i: part[i] * chosen[i].view(-1, *[1] * (part[i].ndim - 1)) for i in kept}
+
+        note = f"{self.learning.heads}; selected: {rule if rule != HeadChoice() else 'all'}"
+        if layers is not None:
+            note += f" in layers {sorted(set(layers))}"
+        return ProjectionBank(
+            self.model,
+            only(self.positive),
+            only(self.negative),
+            self.gap,
+            self.learning.model_copy(update={"heads": note}),
+            self.suggested_gain,
+            only(self.singular_values),
+        )
 
     def __repr__(self) -> str:
         heads = int((self.ranks > 0).sum())
@@ -164,35 +221,12 @@ class ProjectionBank:
     # --- files
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the bank as a folder of ``bank.safetensors`` and ``bank.json``; complete or not at all."""
-        path = Path(path)
-        if path.is_file():
-            raise BankError(f"{path} is a file; a bank is saved as a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = save_tensors(self._tensors())
-        header = _Header(
-            format_version=FORMAT_VERSION,
-            model=self.model,
-            learning=self.learning,
-            suggested_gain=self.suggested_gain,
-            tensors_sha256=hashlib.sha256(data).hexdigest(),
-        )
-        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-        try:
-            (staging / _TENSORS).write_bytes(data)
-            (staging / _JSON).write_text(header.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            staging.chmod(0o755)
-            if path.exists():
-                foreign = {p.name for p in path.iterdir()} - {_JSON, _TENSORS}
-                if foreign:
-                    raise BankError(
-                        f"{path} holds other files ({', '.join(sorted(foreign))}); give an empty or new folder"
-                    )
-                shutil.rmtree(path)
-            staging.rename(path)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return path
+        """Write the bank as a folder of ``bank.safetensors`` and ``bank.json``; complete or not at all.
+
+        Raises:
+            BankError: the path is a file, or a folder that holds other files.
+        """
+        return write_folder(path, self._files())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ProjectionBank:
@@ -202,74 +236,33 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        try:
-            header = _Header.model_validate(json.loads((path / _JSON).read_text(encoding="utf-8")))
-            data = (path / _TENSORS).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise BankError(f"{path} is not a bank: {error.filename} is missing") from None
-        except (ValueError, ValidationError) as error:
-            raise BankError(f"{path / _JSON} is damaged: {error}") from None
-        if header.format_version != FORMAT_VERSION:
-            raise BankError(f"{path} has bank format {header.format_version}; this version reads {FORMAT_VERSION}")
-        if hashlib.sha256(data).hexdigest() != header.tensors_sha256:
-            raise BankError(
-                f"{path / _TENSORS} is damaged: its content does not match bank.json; fetch or learn it again"
-            )
-        try:
-            tensors = load_tensors(data)
-        except SafetensorError as error:
-            raise BankError(f"{path / _TENSORS} is damaged: {error}") from None
-        parts: dict[str, dict[int, Tensor]] = {"positive": {}, "negative": {}, "singular_values": {}}
+        header = read_header(path / _JSON, _Header, FORMAT_VERSION)
+        tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
+        parts: dict[str, dict[int, Tensor]] = {name: {} for name in _PARTS}
+        if "gap" not in tensors:
+            raise BankError(f"{path / _TENSORS} is damaged: tensor 'gap' is missing")
+        gap = tensors.pop("gap")
         for name, tensor in tensors.items():
-            kind, _, layer = name.partition(".")
-            if kind in parts and layer.isdigit():
-                parts[kind][int(layer)] = tensor
-            elif name != "gap":
+            part, _, layer = name.partition(".")
+            if part not in parts or not layer.isdecimal():
                 raise BankError(f"{path / _TENSORS} is damaged: unexpected tensor {name!r}")
-        return cls(
-            header.model,
-            parts["positive"],
-            parts["negative"],
-            tensors.get("gap"),
-            header.learning,
-            header.suggested_gain,
-            parts["singular_values"],
+            parts[part][int(layer)] = tensor
+        try:
+            return cls(header.model, gap=gap, learning=header.learning, suggested_gain=header.suggested_gain, **parts)
+        except BankError as error:
+            raise BankError(f"{path} is damaged: {error}") from None
+
+    def _files(self) -> dict[str, bytes]:
+        manifest, data = TensorManifest.of(self._tensors())
+        header = _Header(
+            format_version=FORMAT_VERSION,
+            model=self.model,
+            learning=self.learning,
+            suggested_gain=self.suggested_gain,
+            tensors=manifest,
         )
+        return {_JSON: f"{header.model_dump_json(indent=2)}\n".encode(), _TENSORS: data}
 
     def _tensors(self) -> dict[str, Tensor]:
-        parts = {"positive": self.positive, "negative": self.negative, "singular_values": self.singular_values}
-        named = {f"{name}.{layer}": tensor for name, part in parts.items() for layer, tensor in part.items()}
+        named = {f"{name}.{layer}": t for name in _PARTS for layer, t in getattr(self, name).items()}
         return {**named, "gap": self.gap}
-
-    def _check_tensors(self) -> None:
-        m = self.model
-        if tuple(self.gap.shape) != (m.layers, m.heads):
-            raise BankError(f"gap: shape {tuple(self.gap.shape)}, expected {(m.layers, m.heads)}")
-        for kind, factors in (("positive", self.positive), ("negative", self.negative)):
-            for layer, u in factors.items():
-                where = f"{kind} factors of layer {layer}"
-                if not 0 <= layer < m.layers:
-                    raise BankError(f"{where}: the model has layers 0 to {m.layers - 1}")
-                if u.ndim != 3 or u.shape[:2] != (m.heads, m.head_dim) or u.shape[2] > m.head_dim:
-                    raise BankError(f"{where}: shape {tuple(u.shape)}, expected ({m.heads}, {m.head_dim}, rank)")
-                if not u.isfinite().all():
-                    raise BankError(f"{where}: not finite")
-                gram = (
-                    (u.transpose(-1, -2).double() @ u.double()) if u.shape[2] else u.new_zeros(m.heads, 0, 0).double()
-                )
-                live = torch.diagonal(gram, dim1=-2, dim2=-1) > 0.5
-                off = (gram - torch.diag_embed(live.double())).abs().amax().item() if u.shape[2] else 0.0
-                if off > 1e-4:
-                    raise BankError(f"{where}: columns are not orthonormal (off by {off:.2g})")
-        if self.singular_values and self.singular_values.keys() != self.positive.keys():
-            raise BankError(
-                f"singular values for layers {list(self.singular_values)}, factors for {list(self.positive)}"
-            )
-        for layer, s in self.singular_values.items():
-            where, u = f"singular values of layer {layer}", self.positive[layer]
-            if s.shape != (u.shape[0], u.shape[2]):
-                raise BankError(f"{where}: shape {tuple(s.shape)}, expected {(u.shape[0], u.shape[2])}")
-            if not s.isfinite().all() or (s < 0).any():
-                raise BankError(f"{where}: not finite, or negative")
-            if ((s > 0) != (u.abs().amax(1) > 0)).any():
-                raise BankError(f"{where}: zero for a kept column, or not zero for a dropped one")
