@@ -77,9 +77,11 @@ def ask(
     compare: Annotated[bool, typer.Option("--compare", help="Also print the plain model's answer.")] = False,
 ) -> None:
     """Answer a question from your own documents, steered towards the sentences that matter."""
+    from seka_rag.bank import ExpertBank
     from seka_rag.rag import Rag
     from seka_rag.retrieval.bm25 import BM25Retriever
     from seka_rag.retrieval.documents import read_documents
+    from seka_rag.steering.adaseka import AdaSeka
     from seka_rag.steering.seka import Seka
     from seka_rag.terminal import highlighted
 
@@ -94,7 +96,7 @@ def ask(
             Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold")
         )
     if gain is not None:
-        options["steering"] = Seka(gain=gain)
+        options["steering"] = AdaSeka(gain=gain) if isinstance(loaded.bank, ExpertBank) else Seka(gain=gain)
     if stream:
         console.print("answer:  ", style="bold", end="")
         pieces = rag.stream(asked, **options)
@@ -111,7 +113,7 @@ def ask(
         errors.print(f"[yellow]warning:[/] {escape(warning)}")
     console.print(
         f"[dim]{report.method}, gain {report.gain:g}: {report.tokens_edited} of {report.tokens_marked} highlighted tokens "
-        f"edited in {len(report.layers)} layers, {report.heads} heads; sources: "
+        f"edited in {len(report.layers)} layers, {report.heads} heads; {_experts_of(report)}sources: "
         f"{escape(', '.join(dict.fromkeys(p.source or '?' for p in asked.passages)) or 'none')}[/]"
     )
 
@@ -123,6 +125,13 @@ def learn(
     out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
     triples: Annotated[Path | None, typer.Option(help="Contrastive triples, one JSON object a line.")] = None,
     docs: Annotated[Path | None, typer.Option(help="Learn from your own documents instead of the templates.")] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(help="Learn experts for AdaSEKA: all, or names with commas (see the docs for the tasks)."),
+    ] = None,
+    expert: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="An expert of your own triples; may be repeated.")
+    ] = None,
     n: Annotated[int, typer.Option(min=1, help="How many triples to make.")] = 300,
     energy: Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")] = 0.9,
     min_gap: Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")] = None,
@@ -142,6 +151,19 @@ def learn(
 
     if triples and docs:
         raise LearningError("give --triples or --docs, not both")
+    settings: dict[str, Any] = {"energy": energy, "min_gap": min_gap, "best": best, "negative": negative}
+    settings["suggested_gain"] = gain
+    if experts or expert:
+        if triples:
+            raise LearningError("give triples of experts as --expert NAME=FILE, not with --triples")
+        some = _expert_triples(experts, expert or [], n, seed)
+        if docs:
+            some["documents"] = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
+        _quiet()
+        bank = _learn_experts(SteeredModel.from_pretrained(model), some, **settings)
+        bank.save(out)
+        console.print(f"{bank!r}\nsaved to {out}", highlight=False)
+        return
     if triples:
         data = read_triples(triples)
     elif docs:
@@ -150,7 +172,6 @@ def learn(
         data = template_triples(n, seed)
     _quiet()
     loaded = SteeredModel.from_pretrained(model)
-    settings = {"energy": energy, "min_gap": min_gap, "best": best, "negative": negative, "suggested_gain": gain}
     learned = _learn(loaded, data, **settings)
     learned.save(out)
     console.print(
@@ -165,31 +186,75 @@ def learn(
 @app.command()
 @_reporting
 def inspect(
-    bank: Annotated[Path, typer.Argument(help="Folder of a bank.")],
-    picture: Annotated[Path | None, typer.Option(help="Where to draw layers by heads (png, svg or pdf).")] = None,
+    bank: Annotated[Path, typer.Argument(help="Folder of a bank, or of experts.")],
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw layers by heads, or queries by experts (png, svg or pdf).")
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="With experts: show which of them this prompt chooses; may be repeated.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model of the experts, needed for --query.")] = None,
 ) -> None:
-    """Show what a bank holds: its model, and the relevance gap and rank of every head."""
-    from seka_rag.bank import ProjectionBank
-    from seka_rag.heatmap import draw_bank
+    """Show what a bank holds: its model, the relevance gap and rank of every head; of experts, what queries choose."""
+    from seka_rag.bank import ExpertBank, load_bank
+    from seka_rag.errors import SettingError
+    from seka_rag.heatmap import draw_bank, draw_routing
 
-    loaded = ProjectionBank.load(bank)
+    loaded = load_bank(bank)
+    if not isinstance(loaded, ExpertBank):
+        if query:
+            raise SettingError(f"{bank} is one bank and chooses nothing: --query is for experts")
+        _show_bank(loaded)
+        if picture:
+            console.print(f"picture: {draw_bank(loaded, picture)}")
+        return
+    for name in loaded.names:
+        console.rule(f"expert {name}, gain {loaded.gains[name]:g}", align="left")
+        _show_bank(loaded[name])
+    if picture and not query:
+        raise SettingError("the picture of experts shows what queries choose: give --query and --model")
+    if query:
+        if model is None:
+            raise SettingError("--query needs --model, the model that the experts were learned for")
+        weights = _routed(model, loaded, query)
+        table = Table("query", *loaded.names, title="mean weight over the steered heads")
+        for text, row in zip(query, weights, strict=True):
+            table.add_row(escape(text), *(f"{row[name]:.2f}" for name in loaded.names))
+        console.print(table)
+        if picture:
+            console.print(f"picture: {draw_routing(weights, query, picture)}")
+
+
+def _routed(model: str, experts: Any, queries: list[str]) -> list[dict[str, float]]:
+    from seka_rag.hf.tokens import pad, pad_id
+    from seka_rag.model import SteeredModel
+    from seka_rag.steering.adaseka import AdaSeka, route
+    from seka_rag.steering.base import mean_weights
+
+    _quiet()
+    loaded = SteeredModel.from_pretrained(model, bank=experts)
+    batch = pad([loaded.tokenize(query) for query in queries], pad_id(loaded.tokenizer))
+    device = next(loaded.hf_model.parameters()).device
+    ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
+    return mean_weights(experts.names, route(loaded.hf_model, experts, AdaSeka(), ids, attention))
+
+
+def _show_bank(bank: Any) -> None:
     facts = Table.grid(padding=(0, 2))
-    for name, value in {**loaded.model.model_dump(), **loaded.learning.model_dump()}.items():
+    for name, value in {**bank.model.model_dump(), **bank.learning.model_dump()}.items():
         facts.add_row(f"[dim]{name}[/]", escape(str(value)))
-    facts.add_row("[dim]suggested gain[/]", f"{loaded.suggested_gain:g}")
-    facts.add_row("[dim]digest[/]", loaded.digest)
+    facts.add_row("[dim]suggested gain[/]", f"{bank.suggested_gain:g}")
+    facts.add_row("[dim]digest[/]", bank.digest)
     console.print(facts)
-    table = Table("layer", *(f"head {h}" for h in range(loaded.model.heads)), title="relevance gap (kept rank)")
-    largest = max(float(loaded.gap.max()), 1e-9)
-    for layer, (gaps, ranks) in enumerate(zip(loaded.gap.tolist(), loaded.ranks.tolist(), strict=True)):
+    table = Table("layer", *(f"head {h}" for h in range(bank.model.heads)), title="relevance gap (kept rank)")
+    largest = max(float(bank.gap.max()), 1e-9)
+    for layer, (gaps, ranks) in enumerate(zip(bank.gap.tolist(), bank.ranks.tolist(), strict=True)):
         cells = [
             Text(f"{g:.3f}" + (f" ({r})" if r else ""), style=("bold " if r else "dim ") + _shade(g / largest))
             for g, r in zip(gaps, ranks, strict=True)
         ]
         table.add_row(str(layer), *cells)
     console.print(table)
-    if picture:
-        console.print(f"picture: {draw_bank(loaded, picture)}")
 
 
 @app.command()
@@ -203,6 +268,11 @@ def demo(
     from seka_rag.demo.run import run_demo
 
     run_demo(console, out, n)
+
+
+def _experts_of(report: Any) -> str:
+    weights = report.experts[0].items() if report.experts else ()
+    return f"experts {', '.join(f'{name} {weight:.2f}' for name, weight in weights)}; " if weights else ""
 
 
 def _with_bank(name: str, bank: Path | None) -> Any:
@@ -224,6 +294,31 @@ def _with_bank(name: str, bank: Path | None) -> Any:
         )
         _learn(loaded, template_triples(200), best=0.2).save(folder)
     return SteeredModel(loaded.hf_model, loaded.tokenizer, bank=ProjectionBank.load(folder), name=name)
+
+
+def _expert_triples(names: str | None, given: list[str], n: int, seed: int) -> dict[str, Any]:
+    from seka_rag.errors import LearningError
+    from seka_rag.learning.experts import task_triples
+    from seka_rag.learning.triples import read_triples
+
+    chosen = None if names == "all" else [name.strip() for name in (names or "").split(",") if name.strip()]
+    triples: dict[str, Any] = dict(task_triples(chosen, n, seed))
+    for item in given:
+        name, equals, file = item.partition("=")
+        if not equals or not name or not file:
+            raise LearningError(f"--expert {item!r}: write NAME=FILE, a file of triples as --triples takes")
+        if name in triples:
+            raise LearningError(f"--expert {item!r}: there is an expert {name!r} already")
+        triples[name] = read_triples(file)
+    return triples
+
+
+def _learn_experts(model: Any, triples: dict[str, Any], **settings: Any) -> Any:
+    from seka_rag.learning.experts import learn_experts
+
+    with _progress(f"learning {', '.join(triples)}") as bar:
+        task = bar.add_task("", total=sum(map(len, triples.values())))
+        return learn_experts(model, triples, progress=lambda done: bar.advance(task, done), **settings)
 
 
 def _learn(model: Any, triples: Any, **settings: Any) -> Any:

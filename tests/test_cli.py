@@ -122,3 +122,52 @@ def test_help_reads_well(command):
     out = run(*([command] if command else []), "--help")
     assert "Usage" in out
     assert len(out) > 150
+
+
+def test_experts_are_learned_inspected_and_used(model_folder, docs, tmp_path):
+    from seka_rag import ExpertBank
+    from seka_rag.demo.trials import demo_triples
+
+    write_triples(tmp_path / "mine.jsonl", demo_triples(6))
+    out = run(
+        "learn", "--model", model_folder, "--out", tmp_path / "e", "--experts", "lookup, needle", "--n", 6,
+        "--expert", f"mine={tmp_path / 'mine.jsonl'}", "--gain", 0.3,
+    )  # fmt: skip
+    assert "lookup, needle, mine" in out
+    bank = ExpertBank.load(tmp_path / "e")
+    assert bank.suggested_gain == pytest.approx(0.3)
+    shown = run(
+        "inspect", tmp_path / "e", "--query", "Where does Ada live?", "--query", "What does Robert do?",
+        "--model", model_folder, "--picture", tmp_path / "which.png",
+    )  # fmt: skip
+    assert "expert needle, gain 1" in shown
+    assert "Where does Ada live?" in shown
+    assert (tmp_path / "which.png").read_bytes()[:4] == b"\x89PNG"
+    asked = run("ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--bank", tmp_path / "e")
+    assert "AdaSeka, gain 0.3" in asked
+    assert "experts lookup" in asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experts", "rhyme"], "no task rhyme; there are lookup"),
+        (["--expert", "mine"], "write NAME=FILE"),
+        (["--experts", "lookup", "--expert", "lookup=x.jsonl"], "there is an expert 'lookup' already"),
+        (["--expert", "mine=nowhere.jsonl"], "cannot read triples"),
+        (["--experts", "lookup", "--triples", "x.jsonl"], "not with --triples"),
+    ],
+)
+def test_bad_experts(model_folder, tmp_path, arguments, message):
+    assert message in run("learn", "--model", model_folder, "--out", tmp_path / "e", *arguments, code=1)
+
+
+def test_bad_inspections(model_folder, tmp_path, qwen3, make_bank):
+    from seka_rag import ExpertBank
+
+    one = make_bank(qwen3)
+    one.save(tmp_path / "one")
+    ExpertBank({"a": one}).save(tmp_path / "some")
+    assert "--query is for experts" in run("inspect", tmp_path / "one", "--query", "x", code=1)
+    assert "--query needs --model" in run("inspect", tmp_path / "some", "--query", "x", code=1)
+    assert "give --query and --model" in run("inspect", tmp_path / "some", "--picture", tmp_path / "x.png", code=1)

@@ -200,6 +200,19 @@ def variants(
     return table
 
 
+def agreement(model: SteeredModel, trials: Sequence[Trial], method: AdaSeka) -> tuple[float, float]:
+    """One pass against two: mean ``|alpha - alpha'|``, and how often both weigh the same expert most (per head)."""
+    assert isinstance(model.bank, ExpertBank)
+    batch = pad([tokenized(model, t, "evidence") for t in trials], pad_id(model.tokenizer))
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    two = route(model.hf_model, model.bank, method, **inputs)
+    with torch.inference_mode(), steer(model.hf_model, model.bank, batch.weights, method) as report:
+        find_key_sites(model.hf_model).decoder(**inputs, use_cache=False)
+    one = torch.cat([report.routing[i] for i in sorted(two)], 1)
+    other = torch.cat([two[i] for i in sorted(two)], 1)
+    return float((one - other).abs().mean()), float((one.argmax(-1) == other.argmax(-1)).float().mean())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
@@ -224,6 +237,9 @@ def main() -> None:
         method = methods["conflict"]
         norm = 0.0 if method is None else edit_norm(model, method, few)
         print(f"{line:45} norm {norm:.2f} ", "  ".join(f"{name} {rate}" for name, rate in rates.items()), flush=True)
+
+    difference, same = agreement(model, few, AdaSeka(gain=args.gain, top_k=args.top_k))
+    print(f"one pass against two: weights differ by {difference:.3f} on average, the same first expert in {same:.0%}")
 
 
 if __name__ == "__main__":

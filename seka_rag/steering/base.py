@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
@@ -159,16 +159,21 @@ def steer(
         report.routing = {  # beams repeat each row
             layer: alpha.cpu()[:: max(1, len(alpha) // marks.batch)] for layer, alpha in sorted(tally.routing.items())
         }
-        report.experts = _mean_weights(edits, report.routing)
+        names = next((e.experts.names for e in edits.values() if isinstance(e, RoutedEdit)), ())
+        report.experts = mean_weights(names, report.routing)
     if report.tokens_edited < len(marks) or set(tally.layers) != set(edits):
         raise SteeringError(_why(sites, marks, report.tokens_edited, tally.seen, mask))
 
 
-def _mean_weights(edits: Mapping[int, LayerEdit], routing: Mapping[int, Tensor]) -> list[dict[str, float]]:
+def mean_weights(names: Sequence[str], routing: Mapping[int, Tensor]) -> list[dict[str, float]]:
+    """For each row, name of the expert -> mean weight over layers and heads.
+
+    Args:
+        routing: layer -> weights ``[B, h, M]``, as ``route`` gives them.
+    """
     if not routing:
         return []
-    names = next(edit.experts.names for edit in edits.values() if isinstance(edit, RoutedEdit))
-    means = torch.cat(list(routing.values()), 1).mean(1)  # [B, M]
+    means = torch.cat([alpha.cpu() for alpha in routing.values()], 1).mean(1)  # [B, M]
     return [dict(zip(names, row, strict=True)) for row in means.tolist()]
 
 
