@@ -28,7 +28,7 @@ FAMILIES: dict[str, dict] = {
     "biogpt": {},
     "bitnet": {},
     "bloom": {},
-    "codegen": {"rotary_dim": 8},
+    "codegen": {"num_attention_heads": 8, "rotary_dim": 4},
     "cohere": {},
     "cohere2": _SLIDING,
     "cohere2_moe": _SLIDING,
@@ -92,6 +92,8 @@ FAMILIES: dict[str, dict] = {
     "helium": {"head_dim": 12},
     "hy_v3": {},
     "hyperclovax": {},
+    "internlm3": {},
+    "iquestcoder": {},
     "jais2": {},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
     "jetmoe": {"kv_channels": 16},
@@ -199,12 +201,16 @@ COMMON = {
 }
 
 
+def tiny_settings(family: str) -> dict:
+    """The settings of a tiny configuration of the family."""
+    config_class = CONFIG_MAPPING[family.split(":")[0]]
+    return {**{k: v for k, v in COMMON.items() if _knows(config_class, k)}, **FAMILIES.get(family, {})}
+
+
 def tiny_model(family: str, seed: int = 0, **settings):
     """A model of the family with random weights and keys that matter."""
     torch.manual_seed(seed)
-    config_class = CONFIG_MAPPING[family.split(":")[0]]
-    common = {k: v for k, v in COMMON.items() if _knows(config_class, k)}
-    config = config_class(**{**common, **FAMILIES.get(family, {}), **settings})
+    config = CONFIG_MAPPING[family.split(":")[0]](**{**tiny_settings(family), **settings})
     known = type(config) in AutoModelForCausalLM._model_mapping
     return (AutoModelForCausalLM if known else AutoModel).from_config(config).eval()
 

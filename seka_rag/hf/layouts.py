@@ -41,7 +41,7 @@ class Layout:
     only: str | None = None
     without: str | None = None
     heads: str | int = "num_key_value_heads"
-    head_dim: str = "head_dim"
+    head_dim: str | int = "head_dim"
     unless: str | None = None
     note: str = ""
 
@@ -95,6 +95,8 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "granitemoeshared": (_PROJECTED,),
     "helium": (_PROJECTED,),
     "hyperclovax": (_PROJECTED,),
+    "internlm3": (_PROJECTED,),
+    "iquestcoder": (_PROJECTED,),
     "jais2": (_PROJECTED,),
     "llama": (_PROJECTED,),
     "ministral": (_PROJECTED,),
@@ -236,7 +238,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "phi3": (_fused("self_attn.qkv_proj", "BT(qkv)"),),
 }
 
-_LATENT = (
+LATENT = (
     "its keys are expanded from a latent that it shares with the values (latent attention); a key of their own, which "
     "could be edited alone and stays in the cache, is not there"
 )
@@ -250,7 +252,7 @@ REFUSED: dict[str, str] = {
     **dict.fromkeys(
         "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite glm_moe_dsa hy_v4 kimi_linear "
         "longcat_flash minicpm3 mistral4 youtu".split(),
-        _LATENT,
+        LATENT,
     ),
     "dbrx": "it clips its keys after they are projected",
     "deepseek_v4": "its keys are its values: an edit would change what is read, not only where attention goes",

@@ -25,6 +25,7 @@ class KeySites:
         query_modules: layer id -> the module whose output holds the queries, for the same layers; empty where queries
             are not known.
         heads, head_dim: H key-value heads of size D in the whole model; a model split by heads has fewer in each output.
+        warning: what a user should know of how they were found.
         groups: G query heads per key-value head, as configured; where layers differ, the shape of their queries tells.
     """
 
@@ -37,6 +38,7 @@ class KeySites:
     heads: int
     head_dim: int
     groups: int
+    warning: str = ""
 
     def read(self, output: Tensor) -> Tensor:
         """The keys in the output of a key module: ``[B, T, H, D]``, a view where the layout allows one."""
@@ -79,11 +81,11 @@ def setting(config: Any, name: str | int, layer: int | None = None) -> Any:
 
 
 def find_key_sites(model: nn.Module) -> KeySites:
-    """The key sites of a transformers model.
+    """The key sites of a transformers model: by the table of families, or for a family that is not in it, by probing.
 
     Raises:
         UnsupportedModelError: a family that cannot be steered, with the reason; a model whose modules are not where its
-            family has them.
+            family has them; an unknown family whose keys cannot be proven.
     """
     if not hasattr(model, "config") or not hasattr(model, "get_decoder"):
         raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model")
@@ -93,14 +95,13 @@ def find_key_sites(model: nn.Module) -> KeySites:
         raise UnsupportedModelError(f"model family {family!r} cannot be steered: {REFUSED[family]}")
     rows = [r for r in LAYOUTS.get(family, ()) if all(setting(config, name) == value for name, value in r.when)]
     if not rows:
-        raise UnsupportedModelError(
-            f"model family {family!r} is not known, so where its keys are is not known and it cannot be "
-            f"steered. Known families: {', '.join(sorted(LAYOUTS))}"
-        )
+        from seka_rag.hf.probe import probe
+
+        return probe(model)
     return sites_of(model, rows[0])
 
 
-def sites_of(model: nn.Module, layout: Layout) -> KeySites:
+def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:
     """The key sites of a model by a given layout.
 
     Raises:
@@ -132,7 +133,7 @@ def sites_of(model: nn.Module, layout: Layout) -> KeySites:
         raise UnsupportedModelError(f"the layers of this {family} model have different heads: {sorted(shapes)}")
     (heads, head_dim), *_ = shapes
     groups = setting(config, "num_attention_heads", min(modules)) // heads
-    return KeySites(family, layout, decoder, len(blocks), modules, queries, heads, head_dim, groups)
+    return KeySites(family, layout, decoder, len(blocks), modules, queries, heads, head_dim, groups, warning)
 
 
 def _below(module: nn.Module, path: str) -> Any:

@@ -110,6 +110,8 @@ def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
         heads=sum(len(e.heads) for e in edits.values()),
         bank=bank.digest,
     )
+    if sites.warning:
+        report.warnings.append(sites.warning)
     if not len(marks):
         report.warnings.append("nothing is highlighted: the model runs unsteered")
     elif not edits:
