@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from seka_rag import ProjectionBank, SteeredModel, learn_bank
 from seka_rag.hf.identity import identify
@@ -170,6 +170,48 @@ KINDS = [
     "qwen3",
     "qwen3_next",
 ]
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_QWEN_VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 32,
+    "out_hidden_size": 48,
+    "patch_size": 14,
+}
+#: model_type of a multimodal model -> its text model, and settings of its vision model.
+MULTIMODAL: dict[str, tuple[str, dict]] = {
+    "aya_vision": ("cohere2", {**_VISION, "model_type": "siglip_vision_model"}),
+    "gemma3": ("gemma3_text", {**_VISION, "model_type": "siglip_vision_model"}),
+    "idefics3": ("llama", _VISION),
+    "internvl": ("qwen2", {**_VISION, "model_type": "internvl_vision"}),
+    "lfm2_vl": ("lfm2", {**_VISION, "model_type": "siglip2_vision_model"}),
+    "llama4": (
+        "llama4_text",
+        {
+            **_VISION,
+            "pixel_shuffle_ratio": 0.5,
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+            "vision_output_dim": 32,
+        },
+    ),
+    "llava": ("llama", {**_VISION, "model_type": "clip_vision_model"}),
+    "mistral3": ("mistral", {**_VISION, "model_type": "pixtral"}),
+    "paligemma": ("gemma", {**_VISION, "model_type": "siglip_vision_model", "projection_dim": 48}),
+    "qwen2_5_vl": ("qwen2_5_vl_text", {**_QWEN_VISION, "fullatt_block_indexes": [1]}),
+    "qwen2_vl": ("qwen2_vl_text", {"depth": 2, "embed_dim": 32, "hidden_size": 48, "num_heads": 2, "mlp_ratio": 2}),
+    "qwen3_5": ("qwen3_5_text", _QWEN_VISION),
+    "qwen3_vl": ("qwen3_vl_text", {**_QWEN_VISION, "deepstack_visual_indexes": [0]}),
+    "smolvlm": ("llama", _VISION),
+}
 #: Given to every family whose configuration knows them.
 COMMON = {
     "vocab_size": 1500,
@@ -213,6 +255,14 @@ def tiny_model(family: str, seed: int = 0, **settings):
     config = CONFIG_MAPPING[family.split(":")[0]](**{**tiny_settings(family), **settings})
     known = type(config) in AutoModelForCausalLM._model_mapping
     return (AutoModelForCausalLM if known else AutoModel).from_config(config).eval()
+
+
+def tiny_multimodal(family: str):
+    """A tiny multimodal model with random weights."""
+    torch.manual_seed(0)
+    text, vision = MULTIMODAL[family]
+    config = CONFIG_MAPPING[family](text_config={**tiny_settings(text), "model_type": text}, vision_config=vision)
+    return AutoModelForImageTextToText.from_config(config).eval()
 
 
 def _knows(config_class, name: str) -> bool:

@@ -5,13 +5,15 @@ from functools import partial
 import oracle
 import pytest
 import torch
+from family_table import PAGE, family_row, multimodal_list, refused_rows
 from seen import AttentionInputs
-from tiny import FAMILIES, random_bank, tiny_model
+from tiny import FAMILIES, MULTIMODAL, random_bank, tiny_model, tiny_multimodal
 
 from seka_rag import Seka, steer
 from seka_rag.hf.hooks import _attached, _hook, recording
 from seka_rag.hf.layouts import LAYOUTS
 from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.verify import verify_key_sites
 
 LENGTH = 7  # shorter than the sliding windows, and no number of heads
 IDS = torch.arange(30, 30 + 4 * LENGTH).view(4, LENGTH)  # four rows that begin with four tokens
@@ -126,3 +128,27 @@ def test_gain_zero_is_bit_identical_and_a_gain_is_not(model, plain):
     with steer(model, bank, mask, Seka(gain=2.0)):
         assert not torch.allclose(run(model)[0], plain[0], atol=1e-3)
     assert torch.equal(run(model)[0], plain[0])
+
+
+def test_the_check_of_a_model_shows_the_same_and_the_docs_have_it(family, model):
+    assert family_row(family, model) in PAGE.read_text(encoding="utf-8").splitlines(), (
+        "run python tests/family_table.py"
+    )
+
+
+def test_the_docs_have_no_other_rows():
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.startswith("| `")]) == len(FAMILIES) + len(refused_rows())
+    assert set(refused_rows()) <= set(lines)
+    assert multimodal_list() in lines
+
+
+@pytest.mark.parametrize("name", sorted(MULTIMODAL))
+def test_of_a_multimodal_model_the_text_model_is_steered(name):
+    model = tiny_multimodal(name)
+    sites, names = find_key_sites(model), {module: path for path, module in model.named_modules()}
+    assert sites.model_type == MULTIMODAL[name][0]
+    for path in (names[m] for m in [*sites.modules.values(), *sites.query_modules.values()]):
+        assert "language_model.layers" in path or "language_model.model.layers" in path or "text_model.layers" in path
+        assert "vision" not in path
+    assert all(proof.query for proof in verify_key_sites(model).values())
