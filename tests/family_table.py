@@ -12,7 +12,7 @@ from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.verify import verify_key_sites
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "families.md"
-HEAD = "| model type | setting | key site | axes | query site | steered layers | rotary | note |\n|---|---|---|---|---|---|---|---|"
+HEAD = "| model type | setting | key site | axes | query site | steered layers | rotary | note |\n" + "|---" * 8 + "|"
 REFUSED_HEAD = "| model types | why |\n|---|---|"
 
 

@@ -140,6 +140,8 @@ def _read(output: Any, axes: str, part: str, heads: int, groups: int, head_dim: 
         held = _FLAT[axes] or part
         if part not in held or output.shape[-1] != head_dim * sum(counts[p] for p in held):
             return None
+    if "4" in axes and heads % 4:
+        return None
     return read_heads(output, axes, part, head_dim, groups)
 
 

@@ -86,7 +86,8 @@ def bank_from_statistics(
     _check(energy, min_gap, best)
     n = statistics.tokens
     gap = statistics.gap / n
-    kept = choose_heads(gap, min_gap, best)
+    with_keys = int((statistics.relevant.abs().amax((-1, -2)) > 0).sum())  # hybrids have layers without
+    kept = choose_heads(gap, min_gap, best, of=with_keys)
     if not kept.any():
         least = NO_GAP if min_gap is None else min_gap
         raise LearningError(f"no head has a relevance gap of at least {least:g}; the largest is {gap.max():.4g}")
@@ -107,13 +108,15 @@ def bank_from_statistics(
     return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain)
 
 
-def choose_heads(gap: Tensor, min_gap: float | None = None, best: float | None = None) -> Tensor:
-    """Which heads to steer: ``gap [L, H]`` -> bool ``[L, H]``. Heads without a gap never are."""
+def choose_heads(
+    gap: Tensor, min_gap: float | None = None, best: float | None = None, *, of: int | None = None
+) -> Tensor:
+    """Which heads to steer: ``gap [L, H]`` -> bool ``[L, H]``. Heads without a gap never are; ``best`` is a share ``of`` n."""
     kept = gap > NO_GAP
     if min_gap is not None:
         kept &= gap >= min_gap
     if best is not None:
-        count = max(1, round(best * gap.numel()))
+        count = max(1, round(best * (of or gap.numel())))
         kept &= gap >= gap.flatten().sort(descending=True).values[count - 1]
     return kept
 
