@@ -57,8 +57,11 @@ class HeadChoice:
             return f"gap >= quantile {self.quantile:g}"
         return "all with a gap" if self.heads is None else f"{len(set(self.heads))} given"
 
-    def choose(self, gap: Tensor) -> Tensor:
+    def choose(self, gap: Tensor, of: int | None = None) -> Tensor:
         """Gaps ``[L, H]`` -> chosen heads, bool ``[L, H]``.
+
+        Args:
+            of: how many heads ``best`` is a share of; by default all L H. A hybrid has layers without keys.
 
         Raises:
             SettingError: a named head that the model lacks.
@@ -75,7 +78,7 @@ class HeadChoice:
         elif self.min_gap is not None:
             kept &= gap >= self.min_gap
         elif self.best is not None:
-            count = max(1, round(self.best * gap.numel()))
+            count = max(1, round(self.best * (gap.numel() if of is None else of)))
             kept &= gap >= gap.flatten().sort(descending=True).values[count - 1]
         elif self.quantile is not None and kept.any():
             kept &= gap >= gap[kept].quantile(self.quantile)

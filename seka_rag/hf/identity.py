@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from seka_rag.errors import BankError
-from seka_rag.hf.sites import find_key_sites, text_config
+from seka_rag.hf.sites import find_key_sites, setting, text_config
 
 #: Configuration that changes what a key is; names, dtypes and generation settings do not.
 _FIELDS = (
@@ -103,7 +103,7 @@ def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
     """
     sites = find_key_sites(model)
     config: Any = text_config(model)
-    relevant = {name: getattr(config, name, None) for name in _FIELDS}
+    relevant = {name: setting(config, name) for name in _FIELDS}
     text = json.dumps(relevant, sort_keys=True, default=str)
     if not remembered or model not in _fingerprints:
         _fingerprints[model] = {} if _is_altered(model) else fingerprint(sites.decoder)

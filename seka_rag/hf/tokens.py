@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -75,16 +75,17 @@ def tokenize(
     return TokenizedPrompt(ids, weights, offsets)
 
 
-def pad(prompts: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
-    """Left-pad prompts into one batch."""
+def pad(prompts: Sequence[TokenizedPrompt], pad_id: int, *, side: Literal["left", "right"] = "left") -> Batch:
+    """Prompts as one batch: padded on the left to generate, or on the right, which leaves every position as it was."""
     length = max(len(p) for p in prompts)
     ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
     attention, weights = torch.zeros_like(ids), torch.zeros(len(prompts), length)
     for row, p in enumerate(prompts):
         if len(p):
-            ids[row, -len(p) :] = torch.tensor(p.ids)
-            attention[row, -len(p) :] = 1
-            weights[row, -len(p) :] = torch.tensor(p.weights)
+            place = slice(length - len(p), length) if side == "left" else slice(len(p))
+            ids[row, place] = torch.tensor(p.ids)
+            attention[row, place] = 1
+            weights[row, place] = torch.tensor(p.weights)
     return Batch(ids, attention, weights)
 
 

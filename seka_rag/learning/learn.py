@@ -90,7 +90,8 @@ def bank_from_statistics(
     rule = HeadChoice(min_gap, best, quantile, heads)
     n = statistics.tokens
     gap = statistics.gap / n
-    kept = rule.choose(gap)
+    with_keys = int((statistics.relevant.abs().amax((-1, -2)) > 0).sum())  # hybrids have layers without
+    kept = rule.choose(gap, of=with_keys)
     if not kept.any():
         raise LearningError(
             f"no head is chosen by the rule {str(rule)!r}; the largest relevance gap is {gap.max():.4g}"

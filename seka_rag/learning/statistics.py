@@ -99,7 +99,9 @@ def collect_statistics(
                     statistics.skipped += three is None
                     usable += three or []
                 if usable:
-                    batch = pad(usable, pad_id(tokenizer))
+                    batch = pad(
+                        usable, pad_id(tokenizer), side="right"
+                    )  # absolute positions stay those of each prompt alone
                     sites.decoder(
                         input_ids=batch.input_ids.to(device),
                         attention_mask=batch.attention_mask.to(device),

@@ -144,6 +144,8 @@ def steer(
         bank=bank.digest,
         warnings=bank.model.doubts(identity),
     )
+    if sites.warning:
+        report.warnings.append(sites.warning)
     if not len(marks):
         report.warnings.append("nothing is highlighted: the model runs unsteered")
     elif not edits:

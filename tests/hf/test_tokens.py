@@ -2,6 +2,7 @@
 
 import oracle
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import demo_tokenizer
@@ -129,6 +130,12 @@ def test_padding_is_on_the_left():
     assert batch.attention_mask.tolist()[0][:3] == [0, 0, 0]
     assert batch.weights[0, -1] == 1
     assert (batch.weights[0] > 0).sum() == 1
+    right = pad([tokenize(tokenizer, Prompt(t).highlight("Ada")) for t in ("Ada", "Ada is in Lyon")], 0, side="right")
+    assert right.attention_mask.tolist()[0] == batch.attention_mask.tolist()[0][::-1]
+    n = int(batch.attention_mask[0].sum())
+    assert torch.equal(right.input_ids[0, :n], batch.input_ids[0, -n:])
+    assert torch.equal(right.weights[0, :n], batch.weights[0, -n:])
+    assert torch.equal(right.input_ids[1], batch.input_ids[1])
 
 
 def test_added_tokens_that_swallow_spaces_do_not_hide_in_content():
