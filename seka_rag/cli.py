@@ -165,14 +165,14 @@ def learn(
 @app.command()
 @_reporting
 def inspect(
-    bank: Annotated[Path, typer.Argument(help="Folder of a bank.")],
+    bank: Annotated[str, typer.Argument(help="Folder of a bank, or its name on the Hub.")],
     picture: Annotated[Path | None, typer.Option(help="Where to draw layers by heads (png, svg or pdf).")] = None,
 ) -> None:
     """Show what a bank holds: its model, and the relevance gap and rank of every head."""
     from seka_rag.bank import ProjectionBank
     from seka_rag.heatmap import draw_bank
 
-    loaded = ProjectionBank.load(bank)
+    loaded = ProjectionBank.from_pretrained(bank)
     facts = Table.grid(padding=(0, 2))
     for name, value in {**loaded.model.model_dump(), **loaded.learning.model_dump()}.items():
         facts.add_row(f"[dim]{name}[/]", escape(str(value)))

@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
@@ -60,7 +59,8 @@ class SteeredModel:
     Args:
         hf_model: a causal language model of transformers.
         tokenizer: its fast tokenizer.
-        bank: a ProjectionBank, or the folder of one. Without it the model runs unsteered and refuses highlights.
+        bank: a ProjectionBank, the folder of one, or its name on the Hub. Without it the model runs unsteered and refuses
+            highlights.
         steering: the method used when a call names none; by default SEKA with the bank's suggested gain.
         name: for reports and metadata.
 
@@ -79,7 +79,7 @@ class SteeredModel:
     ) -> None:
         self.hf_model, self.tokenizer = hf_model, tokenizer
         self.name = name or getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
-        self.bank = ProjectionBank.load(bank) if isinstance(bank, str | Path | os.PathLike) else bank
+        self.bank = ProjectionBank.from_pretrained(bank) if isinstance(bank, str | os.PathLike) else bank
         if self.bank is not None:
             self.bank.model.check(identify(hf_model))
         self.steering = steering

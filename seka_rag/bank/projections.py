@@ -15,12 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from seka_rag.bank.card import model_card
 from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, kept_columns
 from seka_rag.bank.files import TensorManifest, read_files, read_header, write_folder
 from seka_rag.bank.heads import HeadChoice
+from seka_rag.bank.hub import find_folder, upload_files
+from seka_rag.bank.official import holds_singular_vectors, read_projections, read_singular_vectors, write_projections
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
-from seka_rag.ops.projection import factor_of, projection
+from seka_rag.ops.projection import factor_of, keep_columns, projection, rank_for_energy
 
 FORMAT_VERSION = 2
 _JSON, _TENSORS = "bank.json", "bank.safetensors"
@@ -191,27 +194,74 @@ class ProjectionBank:
         Raises:
             BankError: a wrong shape or layer, or a matrix that is not an orthogonal projection.
         """
-        identity = model if isinstance(model, ModelIdentity) else identify(getattr(model, "hf_model", model))
-
-        def factors(matrices: Mapping[int, Tensor] | None, what: str) -> dict[int, Tensor]:
-            result = {}
-            for layer, p in (matrices or {}).items():
-                wanted = (identity.heads, identity.head_dim, identity.head_dim)
-                if tuple(p.shape) != wanted:
-                    raise BankError(f"{what} of layer {layer}: shape {tuple(p.shape)}, expected {wanted}")
-                try:
-                    result[layer] = factor_of(p.detach().cpu())
-                except ValueError as error:
-                    raise BankError(f"{what} of layer {layer}: {error}") from None
-            return result
-
+        identity = _identity(model)
         return cls(
             identity,
-            factors(projections, "projection"),
-            factors(negative, "negative projection"),
+            _factors(identity, projections, "projection"),
+            _factors(identity, negative or {}, "negative projection"),
             learning=Learning(method="given projections"),
             suggested_gain=suggested_gain,
         )
+
+    @classmethod
+    def from_official(
+        cls,
+        path: str | os.PathLike[str],
+        negative: str | os.PathLike[str] | None = None,
+        *,
+        model: Any,
+        layers: Sequence[int] | None = None,
+        energy: float = 0.9,
+        suggested_gain: float = 0.5,
+    ) -> ProjectionBank:
+        """A bank from ``.pt`` files of the authors' code. Layers are taken by the ids in the file, not by their place.
+
+        Args:
+            path: a ``*_pos_proj.pt`` file of projections, or a ``*_pos_svd.pt`` file of singular vectors and values (an
+                expert of AdaSEKA). The signs of the latter's vectors are arbitrary, as its code left them.
+            negative: a ``*_neg_proj.pt`` file.
+            model: the transformers model (or SteeredModel) that they belong to.
+            layers: ids of the layers, for old files that do not name them.
+            energy: share of the singular values to keep, for a file of singular vectors; projections are as they are.
+
+        Raises:
+            BankError: not such a file, a file that holds code (it is never run), or one of another model.
+        """
+        identity = _identity(model)
+        method = f"file of the authors' code ({Path(path).name})"
+        minus = (
+            {} if negative is None else _factors(identity, read_projections(negative, layers), "negative projection")
+        )
+        if not holds_singular_vectors(path):
+            plus = _factors(identity, read_projections(path, layers), "projection")
+            return cls(identity, plus, minus, None, Learning(method=method), suggested_gain)
+        if not 0 < energy <= 1:
+            raise BankError(f"energy={energy}: give a share in (0, 1]")
+        vectors, values = read_singular_vectors(path)
+        factors: dict[int, Tensor] = {}
+        kept: dict[int, Tensor] = {}
+        for layer, u in vectors.items():
+            rank = rank_for_energy(values[layer].double(), energy)
+            first, width = torch.zeros_like(rank), int(rank.max())
+            factors[layer] = keep_columns(u, first, rank)[..., :width]
+            kept[layer] = keep_columns(values[layer][:, None], first, rank)[:, 0, :width]
+        learning = Learning(method=method, energy=energy)
+        return cls(identity, factors, minus, None, learning, suggested_gain, kept)
+
+    def to_official(self, path: str | os.PathLike[str], negative: str | os.PathLike[str] | None = None) -> None:
+        """Write the projections as ``.pt`` files that the authors' code reads.
+
+        Its hooks map layers by place: give it the same ``layers`` setting as the file holds. As soon as it gets a negative
+        file it halves the positive gain.
+
+        Raises:
+            BankError: a negative file is asked for and the bank has no negative part for every layer.
+        """
+        if negative is not None and self.negative.keys() != self.positive.keys():
+            raise BankError("the bank has no negative part for all its layers, so there is no negative file to write")
+        write_projections(path, {layer: projection(u) for layer, u in self.positive.items()})
+        if negative is not None:
+            write_projections(negative, {layer: projection(u) for layer, u in self.negative.items()})
 
     # --- files
 
@@ -247,6 +297,39 @@ class ProjectionBank:
         except BankError as error:
             raise BankError(f"{path} is damaged: {error}") from None
 
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> ProjectionBank:
+        """A bank from a folder or from the Hugging Face Hub.
+
+        Args:
+            name_or_path: a folder, or ``owner/name`` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            options: of ``huggingface_hub.snapshot_download`` (``token``, ``cache_dir``, ``local_files_only``, ...).
+
+        Raises:
+            BankError: neither here nor on the Hub, or not a bank, or damaged.
+        """
+        return cls.load(find_folder(name_or_path, [_JSON, _TENSORS], revision=revision, **options))
+
+    def push_to_hub(self, repo_id: str, *, base_model: str | None = None, **options: Any) -> str:
+        """Upload the bank with a generated model card, in one commit.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            base_model: name of the model on the Hub, for the card, if the bank does not know it.
+            options: ``private``, ``token``, ``revision``, ``message``, ``create_pr``.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            BankError: the upload failed; says why.
+        """
+        card = model_card(self, repo_id, base_model)
+        return upload_files(repo_id, {"README.md": card.encode(), **self._files()}, **options)
+
     def _files(self) -> dict[str, bytes]:
         manifest, data = TensorManifest.of(self._tensors())
         header = _Header(
@@ -261,3 +344,20 @@ class ProjectionBank:
     def _tensors(self) -> dict[str, Tensor]:
         named = {f"{name}.{layer}": t for name in _PARTS for layer, t in getattr(self, name).items()}
         return {**named, "gap": self.gap}
+
+
+def _identity(model: Any) -> ModelIdentity:
+    return model if isinstance(model, ModelIdentity) else identify(getattr(model, "hf_model", model))
+
+
+def _factors(identity: ModelIdentity, matrices: Mapping[int, Tensor], what: str) -> dict[int, Tensor]:
+    result = {}
+    for layer, p in matrices.items():
+        wanted = (identity.heads, identity.head_dim, identity.head_dim)
+        if tuple(p.shape) != wanted:
+            raise BankError(f"{what} of layer {layer}: shape {tuple(p.shape)}, expected {wanted}")
+        try:
+            result[layer] = factor_of(p.detach().cpu())
+        except ValueError as error:
+            raise BankError(f"{what} of layer {layer}: {error}") from None
+    return result
