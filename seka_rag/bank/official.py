@@ -6,6 +6,7 @@ that were not kept; ``*_pos_svd.pt`` (experts of AdaSEKA) hold ``{"layers", "U_m
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -15,52 +16,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seka_rag.bank.checks import factors_of
+from seka_rag.bank.files import write_file
 from seka_rag.errors import BankError
+from seka_rag.hf.identity import ModelIdentity
+from seka_rag.ops.projection import keep_columns, rank_for_energy
 
 _FEATURES = ("_tanh", "_elu", "_squared-exponential")
 
 
-def read_projections(path: str | os.PathLike[str], layers: Sequence[int] | None = None) -> dict[int, Tensor]:
-    """Layer id -> projections ``[H, D, D]`` of a ``*_proj.pt`` file.
+def official_factors(
+    path: str | os.PathLike[str], model: ModelIdentity, layers: Sequence[int] | None = None, energy: float = 0.9
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Factors ``[H, D, R]`` and, from a file that has them, singular values ``[H, R]``, each by layer id.
 
     Args:
         layers: ids of the stacked layers, for a file that does not name them.
+        energy: share of the singular values to keep, for a ``*_svd.pt`` file.
 
     Raises:
-        BankError: not such a file, or a file that holds code.
+        BankError: not such a file, a file that holds code, or one of another model.
     """
-    return _by_layer(_read(path), "proj", 4, layers, Path(path))
-
-
-def read_singular_vectors(path: str | os.PathLike[str]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-    """Layer id -> singular vectors ``U [H, D, D]`` and values ``S [H, D]`` of a ``*_svd.pt`` file; zeros where NaN.
-
-    Raises:
-        BankError: not such a file, or a file that holds code.
-    """
+    path = Path(path)
     found = _read(path)
-    u = _by_layer(found, "U_matrices", 4, None, Path(path))
-    s = _by_layer(found, "singular_values", 3, None, Path(path))
-    return {i: x.nan_to_num(nan=0.0) for i, x in u.items()}, {i: x.nan_to_num(nan=0.0) for i, x in s.items()}
-
-
-def holds_singular_vectors(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is a ``*_svd.pt`` one, by its content."""
-    found = _read(path)
-    return isinstance(found, dict) and "U_matrices" in found
+    if not (isinstance(found, dict) and "U_matrices" in found):
+        return factors_of(_by_layer(found, "proj", 4, layers, path), model), {}
+    if not 0 < energy <= 1:
+        raise BankError(f"energy={energy}: give a share in (0, 1]")
+    vectors = _by_layer(found, "U_matrices", 4, layers, path)
+    spectra = _by_layer(found, "singular_values", 3, layers, path)
+    factors: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
+    for layer in vectors:
+        u, s = vectors[layer].nan_to_num(nan=0.0), spectra[layer].nan_to_num(nan=0.0)
+        if tuple(u.shape) != (model.heads, model.head_dim, model.head_dim) or u.shape[:2] != s.shape:
+            raise BankError(
+                f"{path}, layer {layer}: shapes {tuple(u.shape)} and {tuple(s.shape)} do not fit a model of {model.heads} "
+                f"key-value heads of size {model.head_dim}"
+            )
+        rank = rank_for_energy(s.double(), energy)
+        first, width = torch.zeros_like(rank), int(rank.max())
+        factors[layer] = keep_columns(u, first, rank)[..., :width]
+        values[layer] = keep_columns(s[:, None], first, rank)[:, 0, :width]
+    return factors, values
 
 
 def write_projections(path: str | os.PathLike[str], projections: Mapping[int, Tensor]) -> Path:
     """Write a ``*_proj.pt`` file; complete or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.save({"layers": list(projections), "proj": torch.stack(list(projections.values()))}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    data = io.BytesIO()
+    torch.save({"layers": list(projections), "proj": torch.stack(list(projections.values()))}, data)
+    return write_file(path, data.getvalue())
 
 
 def _read(path: str | os.PathLike[str]) -> Any:

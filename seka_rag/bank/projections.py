@@ -11,46 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from seka_rag.bank.card import model_card
-from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, kept_columns
+from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, factors_of, kept_columns
 from seka_rag.bank.files import TensorManifest, read_files, read_header, write_folder
-from seka_rag.bank.heads import HeadChoice
+from seka_rag.bank.header import FORMAT_VERSION, Header, Learning
+from seka_rag.bank.heads import HeadChoice, select_heads
 from seka_rag.bank.hub import find_folder, upload_files
-from seka_rag.bank.official import holds_singular_vectors, read_projections, read_singular_vectors, write_projections
+from seka_rag.bank.official import official_factors, write_projections
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
-from seka_rag.ops.projection import factor_of, keep_columns, projection, rank_for_energy
+from seka_rag.ops.projection import projection
 
-FORMAT_VERSION = 2
 _JSON, _TENSORS = "bank.json", "bank.safetensors"
 _PARTS = ("positive", "negative", "singular_values")
-
-
-class Learning(BaseModel):
-    """How a bank was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str = "triples"
-    triples: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    energy: float | None = None
-    heads: str = "all with a gap"
-
-
-class _Header(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: int
-    model: ModelIdentity
-    learning: Learning
-    suggested_gain: float = Field(allow_inf_nan=False)
-    tensors: TensorManifest
 
 
 class ProjectionBank:
@@ -137,28 +113,15 @@ class ProjectionBank:
                 was learned), or a choice that leaves none.
             SettingError: two rules, or a value that means nothing.
         """
-        held = self.ranks > 0
-        if missing := sorted(set(layers or ()) - set(self.positive)):
-            raise BankError(f"layers {missing} were asked for; the bank has layers {list(self.positive)}")
         rule = HeadChoice(min_gap, best, quantile, heads)
-        chosen = held.clone() if rule == HeadChoice() else rule.choose(self.gap)
-        if layers is not None:
-            chosen &= torch.isin(torch.arange(self.model.layers), torch.tensor(list(layers)))[:, None]
-        if lacking := (chosen & ~held).nonzero().tolist():
-            raise BankError(
-                f"the bank holds nothing for {len(lacking)} of the heads chosen, such as {tuple(lacking[0])}: they were not "
-                "kept when it was learned. Learn it again with this rule"
-            )
-        if not chosen.any():
-            raise BankError(f"no head is left; the largest relevance gap is {self.gap.max():.4g}")
+        chosen = select_heads(self.gap, self.ranks > 0, rule, layers)
 
         def only(part: Mapping[int, Tensor]) -> dict[int, Tensor]:
             kept = [layer for layer in part if chosen[layer].any()]
             return {i: part[i] * chosen[i].view(-1, *[1] * (part[i].ndim - 1)) for i in kept}
 
-        note = f"{self.learning.heads}; selected: {rule if rule != HeadChoice() else 'all'}"
-        if layers is not None:
-            note += f" in layers {sorted(set(layers))}"
+        where = "" if layers is None else f" in layers {sorted(set(layers))}"
+        note = f"{self.learning.heads}; of these {rule}{where}"
         return ProjectionBank(
             self.model,
             only(self.positive),
@@ -197,8 +160,8 @@ class ProjectionBank:
         identity = _identity(model)
         return cls(
             identity,
-            _factors(identity, projections, "projection"),
-            _factors(identity, negative or {}, "negative projection"),
+            factors_of(projections, identity),
+            factors_of(negative or {}, identity, "negative projection"),
             learning=Learning(method="given projections"),
             suggested_gain=suggested_gain,
         )
@@ -228,25 +191,10 @@ class ProjectionBank:
             BankError: not such a file, a file that holds code (it is never run), or one of another model.
         """
         identity = _identity(model)
-        method = f"file of the authors' code ({Path(path).name})"
-        minus = (
-            {} if negative is None else _factors(identity, read_projections(negative, layers), "negative projection")
-        )
-        if not holds_singular_vectors(path):
-            plus = _factors(identity, read_projections(path, layers), "projection")
-            return cls(identity, plus, minus, None, Learning(method=method), suggested_gain)
-        if not 0 < energy <= 1:
-            raise BankError(f"energy={energy}: give a share in (0, 1]")
-        vectors, values = read_singular_vectors(path)
-        factors: dict[int, Tensor] = {}
-        kept: dict[int, Tensor] = {}
-        for layer, u in vectors.items():
-            rank = rank_for_energy(values[layer].double(), energy)
-            first, width = torch.zeros_like(rank), int(rank.max())
-            factors[layer] = keep_columns(u, first, rank)[..., :width]
-            kept[layer] = keep_columns(values[layer][:, None], first, rank)[:, 0, :width]
-        learning = Learning(method=method, energy=energy)
-        return cls(identity, factors, minus, None, learning, suggested_gain, kept)
+        plus, values = official_factors(path, identity, layers, energy)
+        minus = {} if negative is None else official_factors(negative, identity, layers, energy)[0]
+        learning = Learning(method=f"file of the authors' code ({Path(path).name})", energy=energy if values else None)
+        return cls(identity, plus, minus, None, learning, suggested_gain, values)
 
     def to_official(self, path: str | os.PathLike[str], negative: str | os.PathLike[str] | None = None) -> None:
         """Write the projections as ``.pt`` files that the authors' code reads.
@@ -281,7 +229,7 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        header = read_header(path / _JSON, _Header, FORMAT_VERSION)
+        header = read_header(path / _JSON, Header, FORMAT_VERSION)
         tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
         parts: dict[str, dict[int, Tensor]] = {name: {} for name in _PARTS}
         if "gap" not in tensors:
@@ -332,7 +280,7 @@ class ProjectionBank:
 
     def _files(self) -> dict[str, bytes]:
         manifest, data = TensorManifest.of(self._tensors())
-        header = _Header(
+        header = Header(
             format_version=FORMAT_VERSION,
             model=self.model,
             learning=self.learning,
@@ -348,16 +296,3 @@ class ProjectionBank:
 
 def _identity(model: Any) -> ModelIdentity:
     return model if isinstance(model, ModelIdentity) else identify(getattr(model, "hf_model", model))
-
-
-def _factors(identity: ModelIdentity, matrices: Mapping[int, Tensor], what: str) -> dict[int, Tensor]:
-    result = {}
-    for layer, p in matrices.items():
-        wanted = (identity.heads, identity.head_dim, identity.head_dim)
-        if tuple(p.shape) != wanted:
-            raise BankError(f"{what} of layer {layer}: shape {tuple(p.shape)}, expected {wanted}")
-        try:
-            result[layer] = factor_of(p.detach().cpu())
-        except ValueError as error:
-            raise BankError(f"{what} of layer {layer}: {error}") from None
-    return result
