@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from seka_rag.bank.header import FORMAT_VERSION
 from seka_rag.hf.identity import ModelIdentity
 
 
@@ -25,4 +26,4 @@ def bank_folder(name: str, model: ModelIdentity) -> Path:
         name = f"{Path(name).resolve().name}-{where}"
     safe = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
     weights = f"-{sorted(model.weights.items())[0][1][:8]}" if model.weights else ""
-    return cache_folder() / "banks" / f"{safe}-{model.config_digest}{weights}"
+    return cache_folder() / f"banks-{FORMAT_VERSION}" / f"{safe}-{model.config_digest}{weights}"

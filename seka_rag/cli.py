@@ -1,22 +1,18 @@
-"""The console script: ``seka-rag demo``, ``ask``, ``learn`` and ``inspect``."""
+"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``merge`` and ``inspect``."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-from seka_rag.errors import SekaError
+from seka_rag import bank_commands
+from seka_rag.terminal import console, errors, highlighted, quiet, reporting
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 
@@ -26,39 +22,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console, errors = Console(), Console(stderr=True)
-P = ParamSpec("P")
-
-
-def _reporting(command: Callable[P, None]) -> Callable[P, None]:
-    """Errors that the library foresees become one clear message and exit code 1."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except SekaError as error:
-            errors.print(f"[bold red]error:[/] {escape(str(error))}")
-            raise typer.Exit(1) from None
-
-    return run
-
-
-def _progress(text: str) -> Progress:
-    return Progress(
-        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors, transient=True
-    )
-
-
-def _quiet() -> None:
-    """Keep transformers' own bars and hints out of the output of commands."""
-    from seka_rag.hf.loading import quiet
-
-    quiet()
+for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect):
+    app.command()(command)
 
 
 @app.command()
-@_reporting
+@reporting
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     docs: Annotated[Path, typer.Option(help="Folder (or file) of txt, md, html and pdf documents.")],
@@ -66,7 +35,7 @@ def ask(
         str, typer.Option(help="Model name on the Hub, folder, or seka-demo (built in, tiny, no network).")
     ] = DEFAULT_MODEL,
     bank: Annotated[
-        Path | None, typer.Option(help="Folder of a bank; by default one is learned once and cached.")
+        str | None, typer.Option(help="Folder of a bank, or its name on the Hub; by default one is learned and cached.")
     ] = None,
     gain: Annotated[float | None, typer.Option(help="Strength of steering; 0 is the plain model.")] = None,
     highlight: Annotated[str, typer.Option(help="What to highlight: sentences, top_k, all or off.")] = "sentences",
@@ -83,7 +52,6 @@ def ask(
     from seka_rag.retrieval.documents import read_documents
     from seka_rag.steering.adaseka import AdaSeka
     from seka_rag.steering.seka import Seka
-    from seka_rag.terminal import highlighted
 
     retriever = BM25Retriever(read_documents(docs, encoding=encoding), k=k)
     loaded = _with_bank(model, bank)
@@ -119,152 +87,13 @@ def ask(
 
 
 @app.command()
-@_reporting
-def learn(
-    model: Annotated[str, typer.Option(help="Model name on the Hub, or folder.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
-    triples: Annotated[Path | None, typer.Option(help="Contrastive triples, one JSON object a line.")] = None,
-    docs: Annotated[Path | None, typer.Option(help="Learn from your own documents instead of the templates.")] = None,
-    experts: Annotated[
-        str | None,
-        typer.Option(help="Learn experts for AdaSEKA: all, or names with commas (see the docs for the tasks)."),
-    ] = None,
-    expert: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FILE", help="An expert of your own triples; may be repeated.")
-    ] = None,
-    n: Annotated[int, typer.Option(min=1, help="How many triples to make.")] = 300,
-    energy: Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")] = 0.9,
-    min_gap: Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")] = None,
-    best: Annotated[float | None, typer.Option(help="Steer this share of all heads, those of the largest gap.")] = None,
-    gain: Annotated[float, typer.Option(help="Suggested gain, stored in the bank.")] = 0.5,
-    negative: Annotated[bool, typer.Option("--negative", help="Also learn the negative part.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
-    encoding: Annotated[str, typer.Option(help="Of the documents.")] = "utf-8",
-) -> None:
-    """Learn a bank for a model: from templates, from your own documents, or from given triples."""
-    from seka_rag.errors import LearningError
-    from seka_rag.learning.cloze import document_triples
-    from seka_rag.learning.tasks.lookup import template_triples
-    from seka_rag.learning.triples import read_triples
-    from seka_rag.model import SteeredModel
-    from seka_rag.retrieval.documents import read_documents
-
-    if triples and docs:
-        raise LearningError("give --triples or --docs, not both")
-    settings: dict[str, Any] = {"energy": energy, "min_gap": min_gap, "best": best, "negative": negative}
-    settings["suggested_gain"] = gain
-    if experts or expert:
-        if triples:
-            raise LearningError("give triples of experts as --expert NAME=FILE, not with --triples")
-        some = _expert_triples(experts, expert or [], n, seed)
-        if docs:
-            some["documents"] = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
-        _quiet()
-        bank = _learn_experts(SteeredModel.from_pretrained(model), some, **settings)
-        bank.save(out)
-        console.print(f"{bank!r}\nsaved to {out}", highlight=False)
-        return
-    if triples:
-        data = read_triples(triples)
-    elif docs:
-        data = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
-    else:
-        data = template_triples(n, seed)
-    _quiet()
-    loaded = SteeredModel.from_pretrained(model)
-    learned = _learn(loaded, data, **settings)
-    learned.save(out)
-    console.print(
-        f"{learned!r}\nlearned from {learned.learning.triples} triples, {learned.learning.tokens} tokens",
-        highlight=False,
-    )
-    if learned.learning.skipped:
-        console.print(f"{learned.learning.skipped} triples skipped: their answers have other tokens in other prompts")
-    console.print(f"saved to {out}")
-
-
-@app.command()
-@_reporting
-def inspect(
-    bank: Annotated[Path, typer.Argument(help="Folder of a bank, or of experts.")],
-    picture: Annotated[
-        Path | None, typer.Option(help="Where to draw layers by heads, or queries by experts (png, svg or pdf).")
-    ] = None,
-    query: Annotated[
-        list[str] | None, typer.Option(help="With experts: show which of them this prompt chooses; may be repeated.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The model of the experts, needed for --query.")] = None,
-) -> None:
-    """Show what a bank holds: its model, the relevance gap and rank of every head; of experts, what queries choose."""
-    from seka_rag.bank import ExpertBank, load_bank
-    from seka_rag.errors import SettingError
-    from seka_rag.heatmap import draw_bank, draw_routing
-
-    loaded = load_bank(bank)
-    if not isinstance(loaded, ExpertBank):
-        if query:
-            raise SettingError(f"{bank} is one bank and chooses nothing: --query is for experts")
-        _show_bank(loaded)
-        if picture:
-            console.print(f"picture: {draw_bank(loaded, picture)}")
-        return
-    for name in loaded.names:
-        console.rule(f"expert {name}, gain {loaded.gains[name]:g}", align="left")
-        _show_bank(loaded[name])
-    if picture and not query:
-        raise SettingError("the picture of experts shows what queries choose: give --query and --model")
-    if query:
-        if model is None:
-            raise SettingError("--query needs --model, the model that the experts were learned for")
-        weights = _routed(model, loaded, query)
-        table = Table("query", *loaded.names, title="mean weight over the steered heads")
-        for text, row in zip(query, weights, strict=True):
-            table.add_row(escape(text), *(f"{row[name]:.2f}" for name in loaded.names))
-        console.print(table)
-        if picture:
-            console.print(f"picture: {draw_routing(weights, query, picture)}")
-
-
-def _routed(model: str, experts: Any, queries: list[str]) -> list[dict[str, float]]:
-    from seka_rag.hf.tokens import pad, pad_id
-    from seka_rag.model import SteeredModel
-    from seka_rag.steering.adaseka import AdaSeka, route
-    from seka_rag.steering.base import mean_weights
-
-    _quiet()
-    loaded = SteeredModel.from_pretrained(model, bank=experts)
-    batch = pad([loaded.tokenize(query) for query in queries], pad_id(loaded.tokenizer))
-    device = next(loaded.hf_model.parameters()).device
-    ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
-    return mean_weights(experts.names, route(loaded.hf_model, experts, AdaSeka(), ids, attention))
-
-
-def _show_bank(bank: Any) -> None:
-    facts = Table.grid(padding=(0, 2))
-    for name, value in {**bank.model.model_dump(), **bank.learning.model_dump()}.items():
-        facts.add_row(f"[dim]{name}[/]", escape(str(value)))
-    facts.add_row("[dim]suggested gain[/]", f"{bank.suggested_gain:g}")
-    facts.add_row("[dim]digest[/]", bank.digest)
-    console.print(facts)
-    table = Table("layer", *(f"head {h}" for h in range(bank.model.heads)), title="relevance gap (kept rank)")
-    largest = max(float(bank.gap.max()), 1e-9)
-    for layer, (gaps, ranks) in enumerate(zip(bank.gap.tolist(), bank.ranks.tolist(), strict=True)):
-        cells = [
-            Text(f"{g:.3f}" + (f" ({r})" if r else ""), style=("bold " if r else "dim ") + _shade(g / largest))
-            for g, r in zip(gaps, ranks, strict=True)
-        ]
-        table.add_row(str(layer), *cells)
-    console.print(table)
-
-
-@app.command()
-@_reporting
+@reporting
 def demo(
     out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("demo.html"),
     n: Annotated[int, typer.Option(min=20, help="Held-out questions of each kind.")] = 300,
 ) -> None:
     """Show plain and steered answers of the built-in model, and its rates on held-out questions."""
-    _quiet()
+    quiet()
     from seka_rag.demo.run import run_demo
 
     run_demo(console, out, n)
@@ -275,7 +104,7 @@ def _experts_of(report: Any) -> str:
     return f"experts {', '.join(f'{name} {weight:.2f}' for name, weight in weights)}; " if weights else ""
 
 
-def _with_bank(name: str, bank: Path | None) -> Any:
+def _with_bank(name: str, bank: str | None) -> Any:
     """The model with its bank: given, built in, cached, or learned from the templates now and cached."""
     from seka_rag.bank import ProjectionBank
     from seka_rag.cache import bank_folder
@@ -283,7 +112,7 @@ def _with_bank(name: str, bank: Path | None) -> Any:
     from seka_rag.learning.tasks.lookup import template_triples
     from seka_rag.model import SteeredModel
 
-    _quiet()
+    quiet()
     loaded = SteeredModel.from_pretrained(name, bank=bank)
     if loaded.bank is not None:
         return loaded
@@ -292,45 +121,8 @@ def _with_bank(name: str, bank: Path | None) -> Any:
         errors.print(
             f"no bank for {escape(name)} yet: learning one from templates (once; kept in {escape(str(folder))})"
         )
-        _learn(loaded, template_triples(200), best=0.2).save(folder)
+        bank_commands.learn_with_progress(loaded, template_triples(200), best=0.2).save(folder)
     return SteeredModel(loaded.hf_model, loaded.tokenizer, bank=ProjectionBank.load(folder), name=name)
-
-
-def _expert_triples(names: str | None, given: list[str], n: int, seed: int) -> dict[str, Any]:
-    from seka_rag.errors import LearningError
-    from seka_rag.learning.experts import task_triples
-    from seka_rag.learning.triples import read_triples
-
-    chosen = None if names == "all" else [name.strip() for name in (names or "").split(",") if name.strip()]
-    triples: dict[str, Any] = dict(task_triples(chosen, n, seed))
-    for item in given:
-        name, equals, file = item.partition("=")
-        if not equals or not name or not file:
-            raise LearningError(f"--expert {item!r}: write NAME=FILE, a file of triples as --triples takes")
-        if name in triples:
-            raise LearningError(f"--expert {item!r}: there is an expert {name!r} already")
-        triples[name] = read_triples(file)
-    return triples
-
-
-def _learn_experts(model: Any, triples: dict[str, Any], **settings: Any) -> Any:
-    from seka_rag.learning.experts import learn_experts
-
-    with _progress(f"learning {', '.join(triples)}") as bar:
-        task = bar.add_task("", total=sum(map(len, triples.values())))
-        return learn_experts(model, triples, progress=lambda done: bar.advance(task, done), **settings)
-
-
-def _learn(model: Any, triples: Any, **settings: Any) -> Any:
-    from seka_rag.learning.learn import learn_bank
-
-    with _progress("learning") as bar:
-        task = bar.add_task("", total=len(triples))
-        return learn_bank(model, triples, progress=lambda done: bar.advance(task, done), **settings)
-
-
-def _shade(share: float) -> str:
-    return "green" if share > 0.66 else "cyan" if share > 0.33 else "white"
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
@@ -61,10 +60,10 @@ class SteeredModel:
     Args:
         hf_model: a causal language model of transformers.
         tokenizer: its fast tokenizer.
-        bank: a ProjectionBank or an ExpertBank, or the folder of one. Without it the model runs unsteered and refuses
-            highlights.
-        steering: the method used when a call names none; by default SEKA (AdaSEKA for experts) with
-            the bank's suggested gain.
+        bank: a ProjectionBank or ExpertBank, the folder of one, or its name on the Hub. Without it the model runs unsteered
+            and refuses highlights.
+        steering: the method used when a call names none; by default SEKA, or AdaSEKA with experts, at the gain that the
+            bank suggests.
         name: for reports and metadata.
 
     Raises:
@@ -82,7 +81,7 @@ class SteeredModel:
     ) -> None:
         self.hf_model, self.tokenizer = hf_model, tokenizer
         self.name = name or getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
-        self.bank = load_bank(bank) if isinstance(bank, str | Path | os.PathLike) else bank
+        self.bank = load_bank(bank) if isinstance(bank, str | os.PathLike) else bank
         if self.bank is not None:
             self.bank.model.check(identify(hf_model))
         self.steering = steering

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
+from seka_rag.ops.projection import factor_of
 
 
 def check_factors(kind: str, factors: Mapping[int, Tensor], model: ModelIdentity) -> None:
@@ -65,3 +66,20 @@ def check_gap(gap: Tensor, model: ModelIdentity) -> None:
 def kept_columns(factor: Tensor) -> Tensor:
     """Which columns of ``[H, D, R]`` are not zero: bool ``[H, R]``."""
     return factor.abs().amax(1) > 0
+
+
+def factors_of(matrices: Mapping[int, Tensor], model: ModelIdentity, what: str = "projection") -> dict[int, Tensor]:
+    """Layer -> projections ``[H, D, D]`` made elsewhere -> layer -> their factors ``[H, D, R]``.
+
+    Raises:
+        BankError: a wrong shape, or a matrix that is not an orthogonal projection.
+    """
+    wanted, factors = (model.heads, model.head_dim, model.head_dim), {}
+    for layer, p in matrices.items():
+        if tuple(p.shape) != wanted:
+            raise BankError(f"{what} of layer {layer}: shape {tuple(p.shape)}, expected {wanted}")
+        try:
+            factors[layer] = factor_of(p.detach().cpu())
+        except ValueError as error:
+            raise BankError(f"{what} of layer {layer}: {error}") from None
+    return factors

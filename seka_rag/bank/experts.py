@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from seka_rag.bank.files import read_header, write_folder
+from seka_rag.bank.hub import find_folder
 from seka_rag.bank.projections import ProjectionBank
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
@@ -215,10 +216,11 @@ class ExpertBank:
         return files
 
 
-def load_bank(path: str | os.PathLike[str]) -> ProjectionBank | ExpertBank:
-    """Read whichever kind of bank a folder holds.
+def load_bank(name_or_path: str | os.PathLike[str]) -> ProjectionBank | ExpertBank:
+    """Read whichever kind of bank a folder, or a repository of the Hub, holds.
 
     Raises:
-        BankError: neither, or damaged.
+        BankError: neither here nor on the Hub, not a bank, or damaged.
     """
-    return ExpertBank.load(path) if (Path(path) / _JSON).exists() else ProjectionBank.load(path)
+    folder = find_folder(name_or_path, ["*.json", "*.safetensors"])
+    return ExpertBank.load(folder) if (folder / _JSON).exists() else ProjectionBank.load(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -102,6 +103,19 @@ def read_files(path: Path, names: Iterable[str]) -> dict[str, bytes]:
         raise BankError(f"{path} is not a bank: {error.filename} is missing") from None
     except OSError as error:
         raise BankError(f"{path} cannot be read: {error}") from None
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write one file, in place of an earlier one; complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], kind: str = "a bank") -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seka_rag.errors import SettingError
+from seka_rag.errors import BankError, SettingError
 
 #: A gap below this is none at all. Layer 0 has it by construction: before rotary positions its keys depend on the
 #: token alone, so no question can change them, and it is never steered.
@@ -55,7 +55,7 @@ class HeadChoice:
             return f"best {self.best:.0%}"
         if self.quantile is not None:
             return f"gap >= quantile {self.quantile:g}"
-        return "all with a gap" if self.heads is None else f"{len(set(self.heads))} given"
+        return "all with a gap" if self.heads is None else f"{len(set(self.heads))} by name"
 
     def choose(self, gap: Tensor, of: int | None = None) -> Tensor:
         """Gaps ``[L, H]`` -> chosen heads, bool ``[L, H]``.
@@ -83,3 +83,34 @@ class HeadChoice:
         elif self.quantile is not None and kept.any():
             kept &= gap >= gap[kept].quantile(self.quantile)
         return kept
+
+
+def select_heads(gap: Tensor, held: Tensor, rule: HeadChoice, layers: Sequence[int] | None = None) -> Tensor:
+    """The heads of an existing bank that a rule chooses in some layers.
+
+    Args:
+        gap: ``[L, H]``.
+        held: bool ``[L, H]``, the heads that the bank has subspaces for.
+        layers: layer ids; None for all.
+
+    Returns:
+        bool ``[L, H]``, at least one of them.
+
+    Raises:
+        BankError: a layer or head that the bank does not hold, or none is left.
+    """
+    if missing := sorted(set(layers or ()) - set(held.any(1).nonzero().flatten().tolist())):
+        raise BankError(
+            f"layers {missing} were asked for; the bank has layers {held.any(1).nonzero().flatten().tolist()}"
+        )
+    chosen = held.clone() if rule == HeadChoice() else rule.choose(gap)
+    if layers is not None:
+        chosen &= torch.isin(torch.arange(len(gap)), torch.tensor(sorted(layers), dtype=torch.long))[:, None]
+    if lacking := (chosen & ~held).nonzero().tolist():
+        raise BankError(
+            f"the bank holds nothing for {len(lacking)} of the heads chosen, such as {tuple(lacking[0])}: they were not kept "
+            "when it was learned. Learn it again with this rule"
+        )
+    if not chosen.any():
+        raise BankError(f"no head is left by {str(rule)!r}; the largest relevance gap is {gap.max():.4g}")
+    return chosen

@@ -11,43 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, kept_columns
+from seka_rag.bank.card import model_card
+from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, factors_of, kept_columns
 from seka_rag.bank.files import TensorManifest, read_files, read_header, write_folder
-from seka_rag.bank.heads import HeadChoice
+from seka_rag.bank.header import FORMAT_VERSION, Header, Learning
+from seka_rag.bank.heads import HeadChoice, select_heads
+from seka_rag.bank.hub import find_folder, upload_files
+from seka_rag.bank.official import official_factors, write_projections
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
-from seka_rag.ops.projection import factor_of, projection
+from seka_rag.ops.projection import projection
 
-FORMAT_VERSION = 2
 _JSON, _TENSORS = "bank.json", "bank.safetensors"
 _PARTS = ("positive", "negative", "singular_values")
-
-
-class Learning(BaseModel):
-    """How a bank was made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    method: str = "triples"
-    triples: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    energy: float | None = None
-    heads: str = "all with a gap"
-
-
-class _Header(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    format_version: int
-    model: ModelIdentity
-    learning: Learning
-    suggested_gain: float = Field(allow_inf_nan=False)
-    tensors: TensorManifest
 
 
 class ProjectionBank:
@@ -139,28 +118,15 @@ class ProjectionBank:
                 was learned), or a choice that leaves none.
             SettingError: two rules, or a value that means nothing.
         """
-        held = self.ranks > 0
-        if missing := sorted(set(layers or ()) - set(self.positive)):
-            raise BankError(f"layers {missing} were asked for; the bank has layers {list(self.positive)}")
         rule = HeadChoice(min_gap, best, quantile, heads)
-        chosen = held.clone() if rule == HeadChoice() else rule.choose(self.gap)
-        if layers is not None:
-            chosen &= torch.isin(torch.arange(self.model.layers), torch.tensor(list(layers)))[:, None]
-        if lacking := (chosen & ~held).nonzero().tolist():
-            raise BankError(
-                f"the bank holds nothing for {len(lacking)} of the heads chosen, such as {tuple(lacking[0])}: they were not "
-                "kept when it was learned. Learn it again with this rule"
-            )
-        if not chosen.any():
-            raise BankError(f"no head is left; the largest relevance gap is {self.gap.max():.4g}")
+        chosen = select_heads(self.gap, self.ranks > 0, rule, layers)
 
         def only(part: Mapping[int, Tensor]) -> dict[int, Tensor]:
             kept = [layer for layer in part if chosen[layer].any()]
             return {i: part[i] * chosen[i].view(-1, *[1] * (part[i].ndim - 1)) for i in kept}
 
-        note = f"{self.learning.heads}; selected: {rule if rule != HeadChoice() else 'all'}"
-        if layers is not None:
-            note += f" in layers {sorted(set(layers))}"
+        where = "" if layers is None else f" in layers {sorted(set(layers))}"
+        note = f"{self.learning.heads}; of these {rule}{where}"
         return ProjectionBank(
             self.model,
             only(self.positive),
@@ -196,27 +162,59 @@ class ProjectionBank:
         Raises:
             BankError: a wrong shape or layer, or a matrix that is not an orthogonal projection.
         """
-        identity = model if isinstance(model, ModelIdentity) else identify(getattr(model, "hf_model", model))
-
-        def factors(matrices: Mapping[int, Tensor] | None, what: str) -> dict[int, Tensor]:
-            result = {}
-            for layer, p in (matrices or {}).items():
-                wanted = (identity.heads, identity.head_dim, identity.head_dim)
-                if tuple(p.shape) != wanted:
-                    raise BankError(f"{what} of layer {layer}: shape {tuple(p.shape)}, expected {wanted}")
-                try:
-                    result[layer] = factor_of(p.detach().cpu())
-                except ValueError as error:
-                    raise BankError(f"{what} of layer {layer}: {error}") from None
-            return result
-
+        identity = _identity(model)
         return cls(
             identity,
-            factors(projections, "projection"),
-            factors(negative, "negative projection"),
+            factors_of(projections, identity),
+            factors_of(negative or {}, identity, "negative projection"),
             learning=Learning(method="given projections"),
             suggested_gain=suggested_gain,
         )
+
+    @classmethod
+    def from_official(
+        cls,
+        path: str | os.PathLike[str],
+        negative: str | os.PathLike[str] | None = None,
+        *,
+        model: Any,
+        layers: Sequence[int] | None = None,
+        energy: float = 0.9,
+        suggested_gain: float = 0.5,
+    ) -> ProjectionBank:
+        """A bank from ``.pt`` files of the authors' code. Layers are taken by the ids in the file, not by their place.
+
+        Args:
+            path: a ``*_pos_proj.pt`` file of projections, or a ``*_pos_svd.pt`` file of singular vectors and values (an
+                expert of AdaSEKA). The signs of the latter's vectors are arbitrary, as its code left them.
+            negative: a ``*_neg_proj.pt`` file.
+            model: the transformers model (or SteeredModel) that they belong to.
+            layers: ids of the layers, for old files that do not name them.
+            energy: share of the singular values to keep, for a file of singular vectors; projections are as they are.
+
+        Raises:
+            BankError: not such a file, a file that holds code (it is never run), or one of another model.
+        """
+        identity = _identity(model)
+        plus, values = official_factors(path, identity, layers, energy)
+        minus = {} if negative is None else official_factors(negative, identity, layers, energy)[0]
+        learning = Learning(method=f"file of the authors' code ({Path(path).name})", energy=energy if values else None)
+        return cls(identity, plus, minus, None, learning, suggested_gain, values)
+
+    def to_official(self, path: str | os.PathLike[str], negative: str | os.PathLike[str] | None = None) -> None:
+        """Write the projections as ``.pt`` files that the authors' code reads.
+
+        Its hooks map layers by place: give it the same ``layers`` setting as the file holds. As soon as it gets a negative
+        file it halves the positive gain.
+
+        Raises:
+            BankError: a negative file is asked for and the bank has no negative part for every layer.
+        """
+        if negative is not None and self.negative.keys() != self.positive.keys():
+            raise BankError("the bank has no negative part for all its layers, so there is no negative file to write")
+        write_projections(path, {layer: projection(u) for layer, u in self.positive.items()})
+        if negative is not None:
+            write_projections(negative, {layer: projection(u) for layer, u in self.negative.items()})
 
     # --- files
 
@@ -236,7 +234,7 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        header = read_header(path / _JSON, _Header, FORMAT_VERSION)
+        header = read_header(path / _JSON, Header, FORMAT_VERSION)
         tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
         parts: dict[str, dict[int, Tensor]] = {name: {} for name in _PARTS}
         if "gap" not in tensors:
@@ -252,9 +250,42 @@ class ProjectionBank:
         except BankError as error:
             raise BankError(f"{path} is damaged: {error}") from None
 
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> ProjectionBank:
+        """A bank from a folder or from the Hugging Face Hub.
+
+        Args:
+            name_or_path: a folder, or ``owner/name`` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            options: of ``huggingface_hub.snapshot_download`` (``token``, ``cache_dir``, ``local_files_only``, ...).
+
+        Raises:
+            BankError: neither here nor on the Hub, or not a bank, or damaged.
+        """
+        return cls.load(find_folder(name_or_path, [_JSON, _TENSORS], revision=revision, **options))
+
+    def push_to_hub(self, repo_id: str, *, base_model: str | None = None, **options: Any) -> str:
+        """Upload the bank with a generated model card, in one commit.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            base_model: name of the model on the Hub, for the card, if the bank does not know it.
+            options: ``private``, ``token``, ``revision``, ``message``, ``create_pr``.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            BankError: the upload failed; says why.
+        """
+        card = model_card(self, repo_id, base_model)
+        return upload_files(repo_id, {"README.md": card.encode(), **self._files()}, **options)
+
     def _files(self) -> dict[str, bytes]:
         manifest, data = TensorManifest.of(self._tensors())
-        header = _Header(
+        header = Header(
             format_version=FORMAT_VERSION,
             model=self.model,
             learning=self.learning,
@@ -266,3 +297,7 @@ class ProjectionBank:
     def _tensors(self) -> dict[str, Tensor]:
         named = {f"{name}.{layer}": t for name in _PARTS for layer, t in getattr(self, name).items()}
         return {**named, "gap": self.gap}
+
+
+def _identity(model: Any) -> ModelIdentity:
+    return model if isinstance(model, ModelIdentity) else identify(getattr(model, "hf_model", model))

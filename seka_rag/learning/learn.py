@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seka_rag.bank import Learning, ProjectionBank
 from seka_rag.bank.heads import NO_GAP, HeadChoice
+from seka_rag.bank.sensitivity import ENERGIES, SHARES, SensitivityRow, sensitivity
 from seka_rag.errors import LearningError
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.learning.statistics import KeyStatistics, collect_statistics
@@ -117,6 +118,15 @@ def bank_from_statistics(
         triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=str(rule)
     )
     return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain, singular_values)
+
+
+def statistics_sensitivity(
+    statistics: KeyStatistics, shares: Sequence[float] = SHARES, energies: Sequence[float] = ENERGIES
+) -> list[SensitivityRow]:
+    """How many heads and directions a bank of these statistics keeps, as share of heads and energy change."""
+    n = statistics.tokens
+    spectra = torch.stack([subspaces(omega / n)[1] for omega in statistics.relevant])
+    return sensitivity(statistics.gap / n, spectra, shares, energies)
 
 
 def _oriented(u: Tensor, mean_relevant: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ def test_rules_that_mean_nothing_are_refused_before_the_model_runs(qwen3, tokeni
 def test_heads_can_be_named(qwen3, tokenizer):
     bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, heads=[(2, 1), (1, 0)])
     assert (bank.ranks > 0).tolist() == [[False, False], [True, False], [False, True]]
-    assert bank.learning.heads == "2 given"
+    assert bank.learning.heads == "2 by name"
     with pytest.raises(LearningError, match=r"head \(0, 1\) has no relevance gap"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, heads=[(0, 1)])
     with pytest.raises(SettingError, match=r"head \(3, 0\): the model has 3 layers of 2 heads"):
