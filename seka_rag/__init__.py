@@ -3,15 +3,17 @@
 Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighted prompt tokens, once, at prefill.
 """
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import SekaError
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import Generation, SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.shared import bank_name, shared_model
+from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import SteeringReport, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
@@ -25,7 +27,9 @@ from seka_rag.text.spans import Span
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaSeka",
     "ContrastiveTriple",
+    "ExpertBank",
     "Generation",
     "Highlighter",
     "KeyScaling",
@@ -45,7 +49,10 @@ __all__ = [
     "bank_name",
     "check_spans",
     "learn_bank",
+    "learn_experts",
+    "load_bank",
     "locate_values",
+    "route",
     "shared_model",
     "steer",
     "steering_as_dict",

@@ -135,7 +135,7 @@ def learn(
     """Learn a bank for a model: from templates, from your own documents, or from given triples."""
     from seka_rag.errors import LearningError
     from seka_rag.learning.cloze import document_triples
-    from seka_rag.learning.templates import template_triples
+    from seka_rag.learning.tasks.lookup import template_triples
     from seka_rag.learning.triples import read_triples
     from seka_rag.model import SteeredModel
     from seka_rag.retrieval.documents import read_documents
@@ -210,7 +210,7 @@ def _with_bank(name: str, bank: Path | None) -> Any:
     from seka_rag.bank import ProjectionBank
     from seka_rag.cache import bank_folder
     from seka_rag.hf.identity import identify
-    from seka_rag.learning.templates import template_triples
+    from seka_rag.learning.tasks.lookup import template_triples
     from seka_rag.model import SteeredModel
 
     _quiet()

@@ -14,7 +14,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import ContextLengthError, SteeringError
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.identity import identify
@@ -22,6 +22,7 @@ from seka_rag.hf.loading import load_model
 from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces, cut_at_stop
 from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
 from seka_rag.stream import TextStream
@@ -60,8 +61,10 @@ class SteeredModel:
     Args:
         hf_model: a causal language model of transformers.
         tokenizer: its fast tokenizer.
-        bank: a ProjectionBank, or the folder of one. Without it the model runs unsteered and refuses highlights.
-        steering: the method used when a call names none; by default SEKA with the bank's suggested gain.
+        bank: a ProjectionBank or an ExpertBank, or the folder of one. Without it the model runs unsteered and refuses
+            highlights.
+        steering: the method used when a call names none; by default SEKA (AdaSEKA for experts) with
+            the bank's suggested gain.
         name: for reports and metadata.
 
     Raises:
@@ -73,13 +76,13 @@ class SteeredModel:
         hf_model: nn.Module,
         tokenizer: Any,
         *,
-        bank: ProjectionBank | str | os.PathLike[str] | None = None,
+        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
         steering: KeySteering | None = None,
         name: str | None = None,
     ) -> None:
         self.hf_model, self.tokenizer = hf_model, tokenizer
         self.name = name or getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
-        self.bank = ProjectionBank.load(bank) if isinstance(bank, str | Path | os.PathLike) else bank
+        self.bank = load_bank(bank) if isinstance(bank, str | Path | os.PathLike) else bank
         if self.bank is not None:
             self.bank.model.check(identify(hf_model))
         self.steering = steering
@@ -89,7 +92,7 @@ class SteeredModel:
         cls,
         name: str,
         *,
-        bank: ProjectionBank | str | os.PathLike[str] | None = None,
+        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
         steering: KeySteering | None = None,
         **options: Any,
     ) -> SteeredModel:
@@ -215,7 +218,10 @@ class SteeredModel:
                 f"the prompt has highlights, but {self.name} has no bank. Learn one (seka-rag learn, learn_bank), pass "
                 "bank=..., or pass steering=None to run unsteered"
             )
-        return (self.steering or Seka(gain=self.bank.suggested_gain)) if steering == "auto" else steering
+        if steering != "auto":
+            return steering
+        usual = AdaSeka if isinstance(self.bank, ExpertBank) else Seka
+        return self.steering or usual(gain=self.bank.suggested_gain)
 
     def _fit(self, prompt: TokenizedPrompt, new_tokens: int, truncate: Truncation) -> TokenizedPrompt:
         limit = self.context_length
@@ -275,7 +281,11 @@ class SteeredModel:
                     torch.manual_seed(seed)
             if method is not None:
                 assert self.bank is not None
-                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method))
+                routing = None
+                if isinstance(method, AdaSeka) and method.two_pass and isinstance(self.bank, ExpertBank):
+                    ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
+                    routing = route(self.hf_model, self.bank, method, ids, attention)
+                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method, routing=routing))
             output = self.hf_model.generate(  # type: ignore[operator]
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),
@@ -289,7 +299,7 @@ class SteeredModel:
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         times = len(sequences) // len(prompts)
         return [
-            self._finished(ids, len(prompts[i // times]), stop, report)
+            self._finished(ids, len(prompts[i // times]), stop, report.of_row(i // times))
             for i, ids in enumerate(sequences[:, length:].tolist())
         ]
 

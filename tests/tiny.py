@@ -238,6 +238,19 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
     )
 
 
+def random_expert(model, seed, *, rank=4, without=()):
+    """An expert with singular values; ``without``: (layer, head) pairs that it lacks."""
+    identity, generator = identify(model), torch.Generator().manual_seed(seed)
+    factors, values = {}, {}
+    for layer in range(identity.layers):
+        noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
+        kept = torch.tensor([(layer, h) not in without for h in range(identity.heads)])
+        factors[layer] = torch.linalg.qr(noise)[0][..., :rank] * kept[:, None, None]
+        s = torch.rand(identity.heads, rank, generator=generator).sort(descending=True).values + 0.1
+        values[layer] = s * kept[:, None]
+    return ProjectionBank(identity, factors, singular_values=values)
+
+
 def tiny_engine(context: int) -> SteeredModel:
     """A tiny random model with the demo's tokenizer and a bank, for the tests of the integrations."""
     from seka_rag.demo.trials import demo_triples

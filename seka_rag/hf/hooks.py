@@ -7,7 +7,7 @@ that opened its ``with``: two threads on one model never see each other's steeri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,6 +20,9 @@ from seka_rag.errors import SteeringError
 from seka_rag.hf.sites import KeySites
 from seka_rag.ops.keys import edit_keys
 from seka_rag.ops.projection import KeyEdit
+from seka_rag.ops.routing import RoutedEdit, edit_keys_routed, unit_queries
+
+LayerEdit = KeyEdit | RoutedEdit
 
 _active: ContextVar[frozenset[int]] = ContextVar("seka_active", default=frozenset())
 
@@ -72,10 +75,11 @@ class Marks:
 
 @dataclass
 class Tally:
-    """What was really edited: position ranges seen, and edits a layer."""
+    """What was really edited: position ranges seen, edits a layer, and the weights of experts ``[B, h, M]`` in it."""
 
     seen: list[tuple[int, int]] = field(default_factory=list)
     layers: dict[int, int] = field(default_factory=dict)
+    routing: dict[int, Tensor] = field(default_factory=dict)
 
     def edited(self, marks: Marks) -> int:
         """How many of the marked tokens lay in a range that was seen."""
@@ -102,13 +106,17 @@ def _hook(stack: ExitStack, module: nn.Module, hook: Callable[..., Any], *, befo
 
 
 @contextmanager
-def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iterator[Tally]:
+def editing(
+    sites: KeySites, marks: Marks, edits: Mapping[int, LayerEdit], routing: Mapping[int, Tensor] | None = None
+) -> Iterator[Tally]:
     """Edit the keys of marked tokens in every forward pass inside the ``with``.
 
     Args:
         sites: where the model's keys are.
         marks: which tokens of the prompt.
-        edits: layer -> edit.
+        edits: layer -> edit. A routed edit takes its weights from the query of the row's last prompt token, which the
+            same layer computes before its keys are used.
+        routing: layer -> weights of the experts ``[B, h, M]``, if they are known already.
 
     Yields:
         The tally of what was edited, complete when the block ends.
@@ -120,7 +128,13 @@ def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iter
     if without:
         raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
     tally, here = Tally(), {"start": 0, "length": 0}
-    placed: dict[int, KeyEdit] = {}
+    placed: dict[int, LayerEdit] = {}
+    last: list[Tensor] = []  # of each row, where in this forward pass its last prompt token is
+
+    def place(layer: int, device: torch.device) -> Any:
+        if layer not in placed:
+            placed[layer] = edits[layer].to(device)
+        return placed[layer]
 
     def before_decoder(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         past = kwargs.get("past_key_values")
@@ -133,6 +147,24 @@ def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iter
         here["length"] = int(given.shape[1])
         if here["start"] < marks.length:
             tally.seen.append((here["start"], here["start"] + here["length"]))
+            last[:] = _last_tokens(given, kwargs.get("attention_mask"), here["start"], marks.length)
+
+    def after_query(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if here["start"] >= marks.length:
+                return
+            queries = sites.read_query(output)
+            if marks.window(here["start"], here["length"], len(queries), queries.device) is None:
+                return
+            if not last:
+                raise SteeringError(
+                    f"the prompt of {marks.length} tokens comes in chunks, and the query that chooses the experts in a "
+                    "later one than the highlights. Prefill in one piece, or use AdaSeka(two_pass=True)"
+                )
+            edit = place(layer, queries.device)
+            tally.routing[layer] = edit.route(unit_queries(queries, last[0], edit.heads, sites.groups))
+
+        return hook
 
     def after_site(layer: int) -> Callable[..., Tensor | None]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
@@ -142,10 +174,14 @@ def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iter
             window = marks.window(here["start"], here["length"], keys.shape[0], keys.device)
             if window is None:
                 return None
-            if layer not in placed:
-                placed[layer] = edits[layer].to(keys.device)
+            edit = place(layer, keys.device)
             tally.layers[layer] = tally.layers.get(layer, 0) + 1
-            return sites.write(output, edit_keys(keys, *window, placed[layer]))
+            if isinstance(edit, KeyEdit):
+                return sites.write(output, edit_keys(keys, *window, edit))
+            alpha = tally.routing[layer]
+            if routing is not None:  # given for the batch, whose rows may be repeated
+                alpha = alpha.to(keys.device).repeat_interleave(len(keys) // marks.batch, 0)
+            return sites.write(output, edit_keys_routed(keys, *window, edit, alpha))
 
         return hook
 
@@ -154,11 +190,56 @@ def editing(sites: KeySites, marks: Marks, edits: Mapping[int, KeyEdit]) -> Iter
             return lambda *args: hook(*args) if mine() else None
 
         _hook(stack, sites.decoder, only_mine(before_decoder), before=True)
-        for layer in edits:
+        for layer, edit in edits.items():
+            if routing is None and isinstance(edit, RoutedEdit):  # before the keys: they may be in the same output
+                _hook(stack, sites.query_modules[layer], only_mine(after_query(layer)))
             _hook(stack, sites.modules[layer], only_mine(after_site(layer)))
 
+    tally.routing.update(routing or {})
     with _attached(attach):
         yield tally
+
+
+def _last_tokens(given: Tensor, mask: Any, start: int, length: int) -> list[Tensor]:
+    """Where each row's last prompt token is in this forward pass, ``[B]``; empty if the pass ends before it.
+
+    A padding mask says so; without one, or with a mask that is already expanded (``generate`` then pads on the left),
+    it is the last position of the prompt.
+    """
+    if start + given.shape[1] < length:
+        return []
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        real = mask[:, start:length].to(given.device) != 0
+        return [(real * torch.arange(1, real.shape[1] + 1, device=real.device)).argmax(-1)]
+    return [torch.full((len(given),), length - 1 - start, device=given.device)]
+
+
+@contextmanager
+def last_queries(sites: KeySites, attention_mask: Tensor, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """Record the query of each row's last token in the forward pass inside, averaged over its group: ``[B, H, D]``.
+
+    Args:
+        attention_mask: ``[B, T]`` of the pass.
+        layers: which layers.
+    """
+    queries: dict[int, Tensor] = {}
+    last = _last_tokens(attention_mask, attention_mask, 0, attention_mask.shape[1])[0]
+    heads = torch.arange(sites.heads)
+
+    def attach(mine: Callable[[], bool], stack: ExitStack) -> None:
+        def after_query(layer: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+                if mine():
+                    q = sites.read_query(output)
+                    queries[layer] = unit_queries(q, last.to(q.device), heads.to(q.device), sites.groups)
+
+            return hook
+
+        for layer in layers:
+            _hook(stack, sites.query_modules[layer], after_query(layer))
+
+    with _attached(attach):
+        yield queries
 
 
 @contextmanager

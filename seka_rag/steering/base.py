@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank
 from seka_rag.errors import BankError, SteeringError
-from seka_rag.hf.hooks import Marks, editing
+from seka_rag.hf.hooks import LayerEdit, Marks, editing
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import KeySites, find_key_sites
 from seka_rag.ops.projection import KeyEdit
+from seka_rag.ops.routing import RoutedEdit
 
 
 class KeySteering(BaseModel, ABC):
@@ -29,25 +30,26 @@ class KeySteering(BaseModel, ABC):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    bank_type: ClassVar[type] = ProjectionBank
 
     gain: float = Field(default=1.0, allow_inf_nan=False)
     layers: tuple[int, ...] | None = None
 
     @abstractmethod
-    def edits(self, bank: ProjectionBank) -> dict[int, KeyEdit]:
-        """Layer -> edit; a layer that is not edited is absent."""
+    def edits(self, bank: Any) -> Mapping[int, LayerEdit]:
+        """Layer -> edit; a layer that is not edited is absent. The bank is of the kind that the method needs."""
 
-    def chosen(self, bank: ProjectionBank) -> list[int]:
+    def chosen(self, bank: ProjectionBank | ExpertBank) -> list[int]:
         """The bank's layers that this method is to steer.
 
         Raises:
             BankError: a layer was named that the bank does not have.
         """
         if self.layers is None:
-            return list(bank.positive)
-        missing = sorted(set(self.layers) - set(bank.positive))
+            return list(bank.layers)
+        missing = sorted(set(self.layers) - set(bank.layers))
         if missing:
-            raise BankError(f"layers {missing} were asked for; the bank has layers {list(bank.positive)}")
+            raise BankError(f"layers {missing} were asked for; the bank has layers {list(bank.layers)}")
         return sorted(set(self.layers))
 
 
@@ -61,6 +63,8 @@ class SteeringReport:
         tokens_edited: those whose keys were edited; known when the ``with`` ends.
         layers: edited layers; ``heads``: how many key-value heads in them.
         bank: digest of the bank.
+        experts: with experts, for each row of the batch: name -> mean weight over the steered heads.
+        routing: with experts, layer -> weights ``[B, h, M]`` over the steered heads of the layer and all experts.
         warnings: what the caller should know.
     """
 
@@ -71,15 +75,31 @@ class SteeringReport:
     layers: tuple[int, ...] = ()
     heads: int = 0
     bank: str | None = None
+    experts: list[dict[str, float]] = field(default_factory=list)
+    routing: dict[int, Tensor] = field(default_factory=dict, repr=False)
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain data, for metadata and logs. It holds no text of any document."""
-        return {**asdict(self), "layers": list(self.layers)}
+        """The report as plain data, for metadata and logs. It holds no text of any document, and no tensors."""
+        plain = asdict(replace(self, routing={}))
+        del plain["routing"]
+        return {**plain, "layers": list(self.layers)}
+
+    def of_row(self, row: int) -> SteeringReport:
+        """The report with the experts of one row of the batch only."""
+        routing = {layer: alpha[row : row + 1] for layer, alpha in self.routing.items()}
+        return replace(self, experts=self.experts[row : row + 1], routing=routing)
 
 
 @contextmanager
-def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySteering) -> Iterator[SteeringReport]:
+def steer(
+    hf_model: nn.Module,
+    bank: ProjectionBank | ExpertBank,
+    mask: Tensor,
+    method: KeySteering,
+    *,
+    routing: Mapping[int, Tensor] | None = None,
+) -> Iterator[SteeringReport]:
     """Steer every forward pass of ``hf_model`` inside the ``with``, in this thread.
 
     Args:
@@ -88,20 +108,33 @@ def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
         mask: ``[B, T]`` over the whole prompt, padding included: bool, or float weights. Beams and several returned
             sequences may repeat the rows.
         method: how to steer.
+        routing: weights of the experts, from ``route``; a method with ``two_pass`` needs them.
 
     Yields:
         A report; ``tokens_edited`` is filled in when the block ends.
 
     Raises:
-        BankError: the bank belongs to another model.
+        BankError: the bank belongs to another model, or is not of the kind that the method needs.
         UnsupportedModelError: the family is not known.
         SteeringError: on leaving, if a highlighted token was never seen by a forward pass (none ran here, another
             thread ran it, or the tokens were in a cache already): nothing is silently unsteered.
     """
+    if not isinstance(bank, method.bank_type):
+        raise BankError(
+            f"{type(method).__name__} takes a bank of type {method.bank_type.__name__}, and this is of type "
+            f"{type(bank).__name__}: AdaSeka chooses among the banks of an ExpertBank, other methods take one of them "
+            "(experts['name'])"
+        )
     sites = find_key_sites(hf_model)
-    bank.model.check(identify(hf_model))
+    identity = identify(hf_model, remembered=True)
+    bank.model.check(identity)
     marks = Marks(mask)
     edits = method.edits(bank)
+    if routing is None and getattr(method, "two_pass", False) and len(marks) and edits:
+        raise SteeringError(
+            "two_pass routes by an unsteered pass over the prompt: pass routing=route(hf_model, bank, method, input_ids, "
+            "attention_mask). SteeredModel does this by itself"
+        )
     report = SteeringReport(
         method=type(method).__name__,
         gain=method.gain,
@@ -109,6 +142,7 @@ def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
         layers=tuple(edits),
         heads=sum(len(e.heads) for e in edits.values()),
         bank=bank.digest,
+        warnings=bank.model.doubts(identity),
     )
     if not len(marks):
         report.warnings.append("nothing is highlighted: the model runs unsteered")
@@ -118,11 +152,24 @@ def steer(hf_model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
     if not len(marks) or not edits:
         yield report
         return
-    with editing(sites, marks, edits) as tally:
+    with editing(sites, marks, edits, routing) as tally:
         yield report
     report.tokens_edited = tally.edited(marks)
+    if isinstance(bank, ExpertBank):
+        report.routing = {  # beams repeat each row
+            layer: alpha.cpu()[:: max(1, len(alpha) // marks.batch)] for layer, alpha in sorted(tally.routing.items())
+        }
+        report.experts = _mean_weights(edits, report.routing)
     if report.tokens_edited < len(marks) or set(tally.layers) != set(edits):
         raise SteeringError(_why(sites, marks, report.tokens_edited, tally.seen, mask))
+
+
+def _mean_weights(edits: Mapping[int, LayerEdit], routing: Mapping[int, Tensor]) -> list[dict[str, float]]:
+    if not routing:
+        return []
+    names = next(edit.experts.names for edit in edits.values() if isinstance(edit, RoutedEdit))
+    means = torch.cat(list(routing.values()), 1).mean(1)  # [B, M]
+    return [dict(zip(names, row, strict=True)) for row in means.tolist()]
 
 
 def _why(sites: KeySites, marks: Marks, edited: int, seen: list[tuple[int, int]], mask: Tensor) -> str:
@@ -139,7 +186,7 @@ def _why(sites: KeySites, marks: Marks, edited: int, seen: list[tuple[int, int]]
     )
 
 
-def relative_edit(edits: dict[int, KeyEdit], keys: dict[int, Tensor]) -> float:
+def relative_edit(edits: Mapping[int, KeyEdit], keys: dict[int, Tensor]) -> float:
     """Mean of ``||delta k|| / ||k||`` over layers, heads and tokens: how strong an edit is, whatever its method.
 
     Args:
