@@ -12,7 +12,7 @@ from seka_rag.errors import SteeringError, UnsupportedModelError
 
 
 class Windows:
-    """Reads the window of each forward pass over prompts of a given length.
+    """Reads the window of each forward pass over one prompt (which several caches may hold) and what follows it.
 
     Args:
         length: T, tokens of the prompt, padding and cached prefix included.
@@ -20,7 +20,8 @@ class Windows:
 
     def __init__(self, length: int) -> None:
         self.length = length
-        self._over: WeakSet[Any] = WeakSet()  # caches that hold the whole prompt
+        self._complete = False  # the whole prompt was seen
+        self._over: WeakSet[Any] = WeakSet()  # static caches that hold the whole prompt
 
     def read(self, arguments: dict[str, Any]) -> tuple[int, int] | None:
         """Start and length of the window, or None if it lies after the prompt.
@@ -29,7 +30,8 @@ class Windows:
             arguments: those of the decoder's forward pass, by name.
 
         Raises:
-            SteeringError: the pass has neither ``input_ids`` nor ``inputs_embeds``.
+            SteeringError: the pass has neither ``input_ids`` nor ``inputs_embeds``; or it begins another, shorter sequence
+                after the prompt (as the unconditional half of classifier-free guidance does).
             UnsupportedModelError: its cache does not say how many tokens it holds.
         """
         given = arguments.get("input_ids")
@@ -43,15 +45,20 @@ class Windows:
                 f"a forward pass with a {what}, which does not say where each request's tokens are (continuous batching "
                 "packs several into one row): it cannot be steered. Use generate"
             )
-        if past is None:
-            return 0, length
-        start = past.get_seq_length()
+        start = 0 if past is None else past.get_seq_length()
         if isinstance(start, Tensor):  # a static cache; reading it makes the host wait for the device
             if length == 1 and past in self._over:
                 return None
-            if int(start) + length >= self.length:
+            start = int(start)
+            if start + length >= self.length:
                 self._over.add(past)
-        return (int(start), length) if int(start) < self.length else None
+        if start == 0 and length < self.length and self._complete:
+            raise SteeringError(
+                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and the mask "
+                "is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot be steered"
+            )
+        self._complete |= start + length >= self.length
+        return (start, length) if start < self.length else None
 
 
 def check_gradients(decoder: nn.Module) -> None:
