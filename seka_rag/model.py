@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
-from seka_rag.errors import ContextLengthError, SteeringError
+from seka_rag.errors import ContextLengthError, SettingError, SteeringError
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
@@ -33,6 +33,7 @@ Input = Prompt | str | TokenizedPrompt
 Steering = KeySteering | Literal["auto"] | None
 Truncation = Literal["error", "left"]
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 _random = threading.Lock()  # sampling draws from torch's global generator
 
 
@@ -291,6 +292,11 @@ class SteeredModel:
         weights, method = batch.weights, self._method(steering, bool((batch.weights > 0).any()))
         if prefix is not None:
             prefix.check(self.hf_model, self.bank, method, prompts)
+            if any(options.get(name) is not None for name in _SPECULATIVE):
+                raise SettingError(
+                    "transformers' assisted decoding and prompt lookup compute the whole prompt again on top of a cache that "
+                    "holds its beginning; use them without prefix"
+                )
             copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
             options["past_key_values"] = prefix.cache(len(prompts) * copies)
             weights = weights.clone()

@@ -83,11 +83,6 @@ class Prefix:
         """
         if model is not self._model:
             raise SteeringError("this prefix was computed by another model: call prefill of the model that generates")
-        if self.method is not None and (method != self.method or bank is None or bank.digest != self.report.bank):
-            raise SteeringError(
-                f"this prefix was steered with {self.method!r} and bank {self.report.bank}; asked for are {method!r} and bank "
-                f"{getattr(bank, 'digest', None)}. Call prefill again, with steering=..."
-            )
         n = len(self)
         for tokens in prompts:
             if tokens.ids[:n] != self.tokens.ids:
@@ -100,12 +95,17 @@ class Prefix:
                 raise SteeringError("a highlight of the continuation reaches into the prefix: call prefill with it")
             if len(tokens) == n:
                 raise TokenizationError("nothing follows the prefix: the prompt has no tokens of its own")
+        if self.method is not None and (method != self.method or bank is None or bank.digest != self.report.bank):
+            raise SteeringError(
+                f"this prefix was steered with {self.method!r} and bank {self.report.bank}; asked for are {method!r} and bank "
+                f"{getattr(bank, 'digest', None)}. Call prefill again, with steering=..."
+            )
 
     def cache(self, rows: int) -> Any:
         """A copy of the cache for so many rows, to be used once."""
         copied = copy.deepcopy(self._cache)
         if rows > 1:
-            copied.batch_repeat_interleave(rows)
+            copied.reorder_cache(torch.zeros(rows, dtype=torch.long, device=next(self._model.parameters()).device))
         return copied
 
     def joined(self, report: SteeringReport, rows: int) -> SteeringReport:

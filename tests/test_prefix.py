@@ -7,7 +7,7 @@ import torch
 from tiny import random_bank, random_expert, tiny_model
 
 from seka_rag import AdaSeka, ExpertBank, Prompt, Seka, SteeredModel
-from seka_rag.errors import ContextLengthError, SteeringError, TokenizationError
+from seka_rag.errors import ContextLengthError, SettingError, SteeringError, TokenizationError
 
 BEGIN = Prompt("Context: Ada lives in Lyon. Robert lives in Boston.\n").highlight("Ada lives in Lyon.")
 ASKED = ["Question: Where does Ada live?\nAnswer:", "Question: Where does Robert live now?\nAnswer:", "Question: Ada?"]
@@ -36,7 +36,8 @@ def test_questions_after_a_prefix_equal_whole_prompts(model, prefix):
         out = model.generate(question, prefix=prefix, max_new_tokens=6)
         assert (out.text, out.report.as_dict()) == (whole.text, whole.report.as_dict())
         assert out.prompt_tokens == whole.prompt_tokens
-    assert whole.text != model.generate(BEGIN.text + question, max_new_tokens=6).text
+    if model.hf_model.config.model_type == "qwen3":  # elsewhere random weights say one thing
+        assert whole.text != model.generate(BEGIN.text + question, max_new_tokens=6).text
     assert all(torch.equal(a, b) for a, b in zip(before, tensors(prefix._cache), strict=True))
 
 
@@ -69,12 +70,16 @@ def test_threads_share_a_prefix(model, prefix):
     assert texts == alone * 4
 
 
-def test_speculation_on_a_prefix(steered):
-    prefix = steered.prefill(BEGIN, steering=STRONG)
-    whole = steered.generate(BEGIN + ASKED[0], steering=STRONG, max_new_tokens=8).text
+def test_speculation_on_a_prefix_is_refused_because_transformers_gets_it_wrong(steered):
+    prefix = steered.prefill(BEGIN.text)
     for speculation in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": tiny_model("qwen3", seed=4)}):
-        out = steered.generate(ASKED[0], prefix=prefix, steering=STRONG, max_new_tokens=8, **speculation)
-        assert out.text == whole
+        with pytest.raises(SettingError, match="without prefix"):
+            steered.generate(ASKED[0], prefix=prefix, max_new_tokens=8, **speculation)
+    ids = torch.tensor([steered.tokenize(BEGIN.text + ASKED[0]).ids])
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
+    whole = steered.hf_model.generate(ids, **options)
+    wrong = steered.hf_model.generate(ids, past_key_values=prefix.cache(1), prompt_lookup_num_tokens=3, **options)
+    assert not torch.equal(whole, wrong)  # once this fails, the refusal can go
 
 
 def test_what_does_not_belong_to_a_prefix_is_refused(steered, qwen3, tokenizer):
