@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
-from seka_rag.errors import ContextLengthError, SteeringError
+from seka_rag.errors import ContextLengthError, SettingError, SteeringError
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces, cut_at_stop
 from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.prefix import Prefix
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
@@ -31,6 +32,7 @@ Input = Prompt | str | TokenizedPrompt
 Steering = KeySteering | Literal["auto"] | None
 Truncation = Literal["error", "left"]
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 _random = threading.Lock()  # sampling draws from torch's global generator
 
 
@@ -133,6 +135,7 @@ class SteeredModel:
             max_new_tokens: most tokens of the answer (default 256).
             stop: strings that end the answer; they are not part of it.
             seed: makes sampling repeatable.
+            prefix: the result of ``prefill``; ``prompt`` then continues it. Rows of different length run one after another.
             truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
                 (never a highlight).
             options: anything else that transformers' ``generate`` takes. Without a sampling option it is greedy.
@@ -142,26 +145,41 @@ class SteeredModel:
 
         Raises:
             ContextLengthError: the prompt does not fit, or a highlight would be cut off.
-            SteeringError: highlights without a bank, or steering that did not take place.
+            SteeringError: highlights without a bank, steering that did not take place, or a prefix made with other steering.
+            TokenizationError: the tokens of the prefix are not the first tokens of the whole prompt.
         """
         single, prompts = _listed(prompt)
-        return _unwrapped(self._run([self.tokenize(p) for p in prompts], **options), single)
+        return _unwrapped(self._run(self._tokens(prompts, options), **options), single)
+
+    def prefill(self, prompt: Input, *, steering: Steering = "auto") -> Prefix:
+        """Compute the beginning that several prompts share (a system prompt, passages) once, highlights included.
+
+        ``generate(question, prefix=model.prefill(passages))`` gives what ``generate(passages + question)`` gives. The
+        prefix never changes and may be used from several threads; it holds the cache of its tokens.
+
+        Raises:
+            SteeringError: as in ``generate``; or highlights to be steered by experts, which the question is to choose.
+        """
+        tokens = self._fit(self.tokenize(prompt), 0, "error")
+        text = None if isinstance(prompt, TokenizedPrompt) else Prompt("") + prompt
+        method = self._method(steering, any(w > 0 for w in tokens.weights))
+        return Prefix.compute(self.hf_model, self.bank, method, tokens, text)
 
     def stream(self, prompt: Input, **options: Any) -> TextStream[Generation]:
         """The answer in pieces as it is generated. Options as in ``generate``.
 
         Leaving the loop early, or ``close()``, ends the generation. After the last piece, ``.result`` is the Generation.
         """
-        return self._stream(self.tokenize(prompt), **options)
+        return self._stream(self._tokens([prompt], options)[0], **options)
 
     async def agenerate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         single, prompts = _listed(prompt)
-        return _unwrapped(await self._arun([self.tokenize(p) for p in prompts], **options), single)
+        return _unwrapped(await self._arun(self._tokens(prompts, options), **options), single)
 
     def astream(self, prompt: Input, **options: Any) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
-        return self._stream(self.tokenize(prompt), **options).__aiter__()
+        return self._stream(self._tokens([prompt], options)[0], **options).__aiter__()
 
     # --- conversations
 
@@ -207,6 +225,10 @@ class SteeredModel:
         chat = render_chat(self.tokenizer, messages, **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
+    def _tokens(self, prompts: Sequence[Input], options: dict[str, Any]) -> list[TokenizedPrompt]:
+        prefix: Prefix | None = options.get("prefix")
+        return [self.tokenize(p if prefix is None else prefix.before(p)) for p in prompts]
+
     # --- how
 
     def _method(self, steering: Steering, highlighted: bool) -> KeySteering | None:
@@ -242,10 +264,16 @@ class SteeredModel:
             )
         return TokenizedPrompt(prompt.ids[-room:], prompt.weights[-room:], prompt.offsets[-room:])
 
-    def _run(
+    def _run(self, prompts: list[TokenizedPrompt], *, prefix: Prefix | None = None, **options: Any) -> list[Generation]:
+        if prefix is None or len({len(p) for p in prompts}) < 2:
+            return self._run_batch(prompts, prefix=prefix, **options)
+        return [g for p in prompts for g in self._run_batch([p], prefix=prefix, **options)]  # no padding after a prefix
+
+    def _run_batch(
         self,
         prompts: list[TokenizedPrompt],
         *,
+        prefix: Prefix | None,
         steering: Steering = "auto",
         max_new_tokens: int = 256,
         stop: Sequence[str] | str | None = None,
@@ -258,9 +286,20 @@ class SteeredModel:
         if not prompts:
             return []
         stop = [stop] if isinstance(stop, str) else [s for s in stop or () if s]
-        prompts = [self._fit(p, max_new_tokens, truncate) for p in prompts]
+        prompts = [self._fit(p, max_new_tokens, truncate if prefix is None else "error") for p in prompts]
         batch = pad(prompts, pad_id(self.tokenizer))
-        method = self._method(steering, bool((batch.weights > 0).any()))
+        weights, method = batch.weights, self._method(steering, bool((batch.weights > 0).any()))
+        if prefix is not None:
+            prefix.check(self.hf_model, self.bank, method, prompts)
+            if any(options.get(name) is not None for name in _SPECULATIVE):
+                raise SettingError(
+                    "transformers' assisted decoding and prompt lookup compute the whole prompt again on top of a cache that "
+                    "holds its beginning; use them without prefix"
+                )
+            copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+            options["past_key_values"] = prefix.cache(len(prompts) * copies)
+            weights = weights.clone()
+            weights[:, : len(prefix)] = 0  # they are in the cache
         device = next(self.hf_model.parameters()).device
         length = batch.input_ids.shape[1]
         sampling = options.pop("do_sample", None)
@@ -278,13 +317,13 @@ class SteeredModel:
                     devices = [device] if device.type == "cuda" else []
                     stack.enter_context(torch.random.fork_rng(devices=devices))
                     torch.manual_seed(seed)
-            if method is not None:
+            if method is not None and bool((weights > 0).any()):
                 assert self.bank is not None
                 routing = None
                 if isinstance(method, AdaSeka) and method.two_pass and isinstance(self.bank, ExpertBank):
                     ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
                     routing = route(self.hf_model, self.bank, method, ids, attention)
-                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method, routing=routing))
+                report = stack.enter_context(steer(self.hf_model, self.bank, weights, method, routing=routing))
             output = self.hf_model.generate(  # type: ignore[operator]
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),
@@ -295,6 +334,8 @@ class SteeredModel:
                 streamer=TextPieces(self.tokenizer, stop, pieces) if pieces else None,
                 **options,
             )
+        if prefix is not None:
+            report = prefix.joined(report, len(prompts))
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         times = len(sequences) // len(prompts)
         return [

@@ -298,7 +298,7 @@ def random_expert(model, seed, *, rank=4, without=()):
     """An expert with singular values; ``without``: (layer, head) pairs that it lacks."""
     identity, generator = identify(model), torch.Generator().manual_seed(seed)
     factors, values = {}, {}
-    for layer in range(identity.layers):
+    for layer in find_key_sites(model).modules:
         noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
         kept = torch.tensor([(layer, h) not in without for h in range(identity.heads)])
         factors[layer] = torch.linalg.qr(noise)[0][..., :rank] * kept[:, None, None]

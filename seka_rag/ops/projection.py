@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -73,14 +73,19 @@ class KeyEdit:
     heads: Tensor
     down: Tensor
     up: Tensor | None = None
+    _placed: dict[torch.device, KeyEdit] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def matrix(self) -> Tensor:
         """``M [h, D, D]``."""
         return self.down if self.up is None else self.down @ self.up
 
     def to(self, device: torch.device) -> KeyEdit:
-        up = None if self.up is None else self.up.to(device)
-        return KeyEdit(self.heads.to(device), self.down.to(device), up)
+        """The edit on a device, where it is copied once."""
+        if device not in self._placed:
+            with torch.inference_mode(False):  # a later pass may want gradients
+                up = None if self.up is None else self.up.to(device)
+                self._placed[device] = KeyEdit(self.heads.to(device), self.down.to(device), up)
+        return self._placed[device]
 
 
 def plan_edit(

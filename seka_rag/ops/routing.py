@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -107,6 +107,7 @@ class RoutedEdit:
     experts: LayerExperts
     router: Router
     gains: Tensor
+    _placed: dict[torch.device, RoutedEdit] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def heads(self) -> Tensor:
@@ -117,9 +118,13 @@ class RoutedEdit:
         return self.router(query, self.experts).to(query) * self.experts.present
 
     def to(self, device: torch.device) -> RoutedEdit:
-        e = self.experts
-        placed = replace(e, heads=e.heads.to(device), factors=e.factors.to(device), values=e.values.to(device))
-        return replace(self, experts=placed, gains=self.gains.to(device))
+        """The edit on a device, where it is copied once."""
+        if device not in self._placed:
+            with torch.inference_mode(False):  # a later pass may want gradients
+                e = self.experts
+                there = replace(e, heads=e.heads.to(device), factors=e.factors.to(device), values=e.values.to(device))
+                self._placed[device] = replace(self, experts=there, gains=self.gains.to(device))
+        return self._placed[device]
 
 
 def edit_keys_routed(

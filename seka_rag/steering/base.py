@@ -13,12 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank
-from seka_rag.errors import BankError, SteeringError
-from seka_rag.hf.hooks import LayerEdit, Marks, editing
+from seka_rag.errors import BankError, SteeringError, UnsupportedModelError
+from seka_rag.hf.hooks import LayerEdit, editing
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import KeySites, find_key_sites
+from seka_rag.hf.marks import Marks, Tally
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.ops.projection import KeyEdit
 from seka_rag.ops.routing import RoutedEdit
+from seka_rag.steering.plans import plan
 
 
 class KeySteering(BaseModel, ABC):
@@ -115,7 +117,7 @@ def steer(
 
     Raises:
         BankError: the bank belongs to another model, or is not of the kind that the method needs.
-        UnsupportedModelError: the family is not known.
+        UnsupportedModelError: the family is not known, or the model is run in a way that cannot be steered.
         SteeringError: on leaving, if a highlighted token was never seen by a forward pass (none ran here, another
             thread ran it, or the tokens were in a cache already): nothing is silently unsteered.
     """
@@ -125,11 +127,16 @@ def steer(
             f"{type(bank).__name__}: AdaSeka chooses among the banks of an ExpertBank, other methods take one of them "
             "(experts['name'])"
         )
+    if getattr(getattr(hf_model, "active_peft_config", None), "is_prompt_learning", False):
+        raise UnsupportedModelError(
+            "this PEFT model puts learned tokens before the prompt, so positions are not those of the mask; adapters that "
+            "change weights (LoRA and the like) can be steered"
+        )
     sites = find_key_sites(hf_model)
     identity = identify(hf_model, remembered=True)
     bank.model.check(identity)
     marks = Marks(mask)
-    edits = method.edits(bank)
+    edits = plan(method, bank)
     if routing is None and getattr(method, "two_pass", False) and len(marks) and edits:
         raise SteeringError(
             "two_pass routes by an unsteered pass over the prompt: pass routing=route(hf_model, bank, method, input_ids, "
@@ -156,15 +163,15 @@ def steer(
         return
     with editing(sites, marks, edits, routing) as tally:
         yield report
-    report.tokens_edited = tally.edited(marks)
+    report.tokens_edited = tally.edited(marks, edits)
     if isinstance(bank, ExpertBank):
         report.routing = {  # beams repeat each row
             layer: alpha.cpu()[:: max(1, len(alpha) // marks.batch)] for layer, alpha in sorted(tally.routing.items())
         }
         names = next((e.experts.names for e in edits.values() if isinstance(e, RoutedEdit)), ())
         report.experts = mean_weights(names, report.routing)
-    if report.tokens_edited < len(marks) or set(tally.layers) != set(edits):
-        raise SteeringError(_why(sites, marks, report.tokens_edited, tally.seen, mask))
+    if report.tokens_edited < len(marks):
+        raise SteeringError(_why(marks, edits, tally))
 
 
 def mean_weights(names: Sequence[str], routing: Mapping[int, Tensor]) -> list[dict[str, float]]:
@@ -179,17 +186,19 @@ def mean_weights(names: Sequence[str], routing: Mapping[int, Tensor]) -> list[di
     return [dict(zip(names, row, strict=True)) for row in means.tolist()]
 
 
-def _why(sites: KeySites, marks: Marks, edited: int, seen: list[tuple[int, int]], mask: Tensor) -> str:
-    if not seen:
+def _why(marks: Marks, edits: Mapping[int, LayerEdit], tally: Tally) -> str:
+    if not tally.seen:
         return (
             "steering was asked for, but no forward pass over the prompt ran inside the `with` in this thread, or the "
             "whole prompt was in the cache already. Open the `with` in the thread that generates, around the prefill"
         )
-    first = min(start for start, _ in seen)
+    skipped = [layer for layer in edits if layer not in tally.done]
+    if tally.done and skipped:
+        return f"the forward passes over the prompt did not compute the keys of layers {skipped} at their site"
     return (
-        f"only {edited} of {len(marks)} highlighted tokens were steered: forward passes began at position {first} of a mask "
-        f"of {mask.shape[1]} positions. The mask must cover the whole prompt, cached prefix included, and highlighted "
-        "tokens must be computed inside the `with`"
+        f"only {tally.edited(marks, edits)} of {len(marks)} highlighted tokens were steered: forward passes began at "
+        f"position {min(tally.seen)[0]} of a mask of {marks.length} positions. The mask must cover the whole prompt, "
+        "cached prefix included, and highlighted tokens must be computed inside the `with`"
     )
 
 

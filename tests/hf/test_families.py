@@ -10,9 +10,10 @@ from seen import AttentionInputs
 from tiny import FAMILIES, MULTIMODAL, random_bank, tiny_model, tiny_multimodal
 
 from seka_rag import Seka, steer
-from seka_rag.hf.hooks import _attached, _hook, recording
+from seka_rag.hf.hooks import recording
 from seka_rag.hf.layouts import LAYOUTS
 from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.taps import tapped
 from seka_rag.hf.verify import verify_key_sites
 
 LENGTH = 7  # shorter than the sliding windows, and no number of heads
@@ -68,11 +69,11 @@ def test_the_tapped_query_is_the_query_of_attention(family, model, plain):
     sites = find_key_sites(model)
     queries = {}
 
-    def attach(mine, stack):
+    def enter(_):
         for layer, module in sites.query_modules.items():
-            _hook(stack, module, lambda m, a, out, layer=layer: queries.__setitem__(layer, sites.read_query(out)))
+            yield module, lambda out, layer=layer: queries.__setitem__(layer, sites.read_query(out))
 
-    with AttentionInputs() as seen, _attached(attach):
+    with AttentionInputs() as seen, tapped(sites.decoder, enter):
         run(model)
     for layer, q in queries.items():
         key = cached(plain, layer, sites.heads)[0][:, 0]  # [B, H, D]

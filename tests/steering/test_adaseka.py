@@ -1,5 +1,7 @@
 """AdaSEKA: each row's own query chooses its experts, in the pass that edits the keys."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from oracle import routed_keys
@@ -10,6 +12,7 @@ from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Prompt, Seka, SteeredM
 from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.taps import tapped
 from seka_rag.steering.registry import as_steering, steering_as_dict
 
 IDS = torch.stack([torch.arange(30, 54), torch.arange(81, 105), torch.arange(200, 224)])
@@ -39,23 +42,19 @@ def run(model, experts, method, ids=IDS, mask=MASK, **inputs):
     return logits, report
 
 
+@contextmanager
 def watch(model):
-    """Queries, keys before and keys after the edit of every layer, seen by hooks of our own."""
+    """Queries and keys of every layer before the edit, if it is opened around the steering."""
     sites = find_key_sites(model)
     seen = {"q": {}, "before": {}}
-    handles = []
-    for layer in sites.modules:
-        handles.append(
-            sites.modules[layer].register_forward_hook(
-                lambda m, a, out, layer=layer: seen["before"].__setitem__(layer, sites.read(out).clone())
-            )
-        )
-        handles.append(
-            sites.query_modules[layer].register_forward_hook(
-                lambda m, a, out, layer=layer: seen["q"].__setitem__(layer, sites.read_query(out).clone())
-            )
-        )
-    return seen, handles
+
+    def enter(_):
+        for i in sites.modules:
+            yield sites.modules[i], lambda out, i=i: seen["before"].__setitem__(i, sites.read(out).clone())
+            yield sites.query_modules[i], lambda out, i=i: seen["q"].__setitem__(i, sites.read_query(out).clone())
+
+    with tapped(sites.decoder, enter):
+        yield seen
 
 
 def as_lists(bank, layer):
@@ -77,14 +76,10 @@ def test_edited_keys_equal_the_oracle(any_model, router, side):
     if side == "right":
         attention[1, 21:] = 0
     last = [int(row.nonzero().max()) for row in attention]
-    seen, handles = watch(any_model)
-    try:
-        with torch.no_grad(), steer(any_model, bank, MASK, AdaSeka(gain=0.7, router=router, top_k=3)) as report:
-            with recording(find_key_sites(any_model)) as after:
-                any_model(IDS, attention_mask=attention)
-    finally:
-        for handle in handles:
-            handle.remove()
+    method = AdaSeka(gain=0.7, router=router, top_k=3)
+    with torch.no_grad(), watch(any_model) as seen, steer(any_model, bank, MASK, method) as report:
+        with recording(find_key_sites(any_model)) as after:
+            any_model(IDS, attention_mask=attention)
     for layer in find_key_sites(any_model).modules:
         wanted = routed_keys(
             seen["before"][layer], seen["q"][layer], last, MASK.tolist(), as_lists(bank, layer), 0.7, router, 3
