@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from seka_rag.errors import UnsupportedModelError
-from seka_rag.hf.hooks import _attached, _hook, recording
+from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import KeySites, find_key_sites, text_config
+from seka_rag.hf.taps import Tap, tapped
 
 LENGTH = 7  # shorter than any sliding window
 
@@ -57,30 +58,26 @@ def verify_key_sites(model: nn.Module, sites: KeySites | None = None) -> dict[in
     ids = probe_ids(model, max(4, len(layers)))
     queries: dict[int, Tensor] = {}
 
-    def tap_queries(mine: Callable[[], bool], stack: ExitStack) -> None:
-        def after(layer: int) -> Callable[..., None]:
-            return lambda module, args, output: queries.update({layer: sites.read_query(output)}) if mine() else None
+    def tap_queries(arguments: Any) -> Iterable[tuple[nn.Module, Tap]]:
+        def keep(layer: int) -> Tap:
+            return lambda output: queries.update({layer: sites.read_query(output)})
 
-        for layer, module in sites.query_modules.items():
-            _hook(stack, module, after(layer))
+        return [(module, keep(layer)) for layer, module in sites.query_modules.items()]
 
-    def edit_one_row(mine: Callable[[], bool], stack: ExitStack) -> None:
-        def after(row: int) -> Callable[..., Tensor | None]:
-            def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-                if not mine():
-                    return None
+    def edit_one_row(arguments: Any) -> Iterable[tuple[nn.Module, Tap]]:
+        def edit(row: int) -> Tap:
+            def tap(output: Tensor) -> Tensor:
                 keys = sites.read(output).clone()
                 keys[row, 0] = 1.5 * keys[row, 0].flip(-1)
                 return sites.write(output, keys)
 
-            return hook
+            return tap
 
-        for row, layer in enumerate(layers):
-            _hook(stack, sites.modules[layer], after(row))
+        return [(sites.modules[layer], edit(row)) for row, layer in enumerate(layers)]
 
-    with quietly(model), recording(sites) as keys, _attached(tap_queries), AttentionInputs() as seen:
+    with quietly(model), recording(sites) as keys, tapped(sites.decoder, tap_queries), AttentionInputs() as seen:
         plain = run(sites.decoder, ids)
-    with quietly(model), _attached(edit_one_row):
+    with quietly(model), tapped(sites.decoder, edit_one_row):
         edited = run(sites.decoder, ids)
     proofs = {}
     for row, layer in enumerate(layers):

@@ -54,8 +54,9 @@ class Windows:
                 self._over.add(past)
         if start == 0 and length < self.length and self._complete:
             raise SteeringError(
-                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and the mask "
-                "is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot be steered"
+                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and "
+                "the mask is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot "
+                "be steered"
             )
         self._complete |= start + length >= self.length
         return (start, length) if start < self.length else None
