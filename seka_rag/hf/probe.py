@@ -77,12 +77,15 @@ def _search(model: nn.Module) -> Layout:
     ((_, _, heads, head_dim),) = shapes
     groups = config.num_attention_heads // heads
     tried = {path for i, path in calls if i in keys}
-    found = [
+    candidates = [
         (path, axes)
         for path in dict.fromkeys(path for i, path in calls if i in keys)
         for axes in _axes(calls, keys, path, heads, groups, head_dim, "k")
-        if _before_rotary(calls, keys, path, axes, head_dim, groups)
     ]
+    # A key that differs from the cached one at other positions is surely before rotary positions. Where none does, there
+    # may be no rotary positions, or the module runs after them: then only a projection, or what directly follows it.
+    found = [c for c in candidates if any(_turned(calls[i, c[0]], k, c[1], groups) for i, k in keys.items())]
+    found = found or [c for c in candidates if _projected(calls, keys, *c, groups)]
     if not found:
         names = ", ".join(sorted(tried))
         raise UnsupportedModelError(f"no module of a layer gives the key before rotary positions (tried: {names})")
@@ -145,24 +148,20 @@ def _read(output: Any, axes: str, part: str, heads: int, groups: int, head_dim: 
     return read_heads(output, axes, part, head_dim, groups)
 
 
-def _before_rotary(calls: _Calls, keys: dict[int, Tensor], path: str, axes: str, head_dim: int, groups: int) -> bool:
-    """Whether a key that is right at position 0 is taken before rotary positions.
+def _turned(call: tuple[Any, Any], keys: Tensor, axes: str, groups: int) -> bool:
+    """Whether an output that is the cached key at position 0 differs from it at other positions."""
+    read = read_heads(call[1], axes, "k", keys.shape[-1], groups)
+    return not same((constant(read[:, 0], keys[:, 0]) or 1.0) * read, keys)
 
-    It is, where it differs from the cached key at other positions. Where it does not, the layer may have no rotary
-    positions, or the module may run after them: only a projection, or a module that is given a projection's output
-    unchanged, is before them for sure.
-    """
-    for layer, k in keys.items():
-        given, output = calls[layer, path]
-        scale = constant(read_heads(output, axes, "k", head_dim, groups)[:, 0], k[:, 0]) or 1.0
-        if not same(scale * read_heads(output, axes, "k", head_dim, groups), k):
-            return True
+
+def _projected(calls: _Calls, keys: dict[int, Tensor], path: str, axes: str, groups: int) -> bool:
+    """Whether a module is a projection of the hidden state, or is given a projection's output unchanged."""
     layer, k = next(iter(keys.items()))
     given, output = calls[layer, path]
     if not isinstance(given, Tensor):
         return False
     if _FLAT.get(axes) or (given.ndim == 3 and given.shape[-1] != output.shape[-1]):
-        return True  # a projection of the hidden state
+        return True
     earlier = [o for (i, p), (_, o) in calls.items() if i == layer and p != path]
     return any(_holds(o, given, k, groups) for o in earlier)
 
