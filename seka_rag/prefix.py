@@ -52,7 +52,9 @@ class Prefix:
         decoder: Any = model.get_decoder()  # type: ignore[operator]
         ids = torch.tensor([tokens.ids], device=next(model.parameters()).device)
         if method is None:
-            return cls(tokens, prompt, None, SteeringReport(), model, decoder(input_ids=ids, use_cache=True).past_key_values)
+            return cls(
+                tokens, prompt, None, SteeringReport(), model, decoder(input_ids=ids, use_cache=True).past_key_values
+            )
         if any(isinstance(edit, RoutedEdit) for edit in plan(method, bank).values()):
             raise SteeringError(
                 f"{type(method).__name__} chooses its experts by the end of the whole prompt, which a prefix does not hold. "
@@ -74,7 +76,9 @@ class Prefix:
             raise TokenizationError("this prefix was made from tokens: pass the tokens of the whole prompt")
         return self.prompt + prompt
 
-    def check(self, model: nn.Module, bank: Any, method: KeySteering | None, prompts: Sequence[TokenizedPrompt]) -> None:
+    def check(
+        self, model: nn.Module, bank: Any, method: KeySteering | None, prompts: Sequence[TokenizedPrompt]
+    ) -> None:
         """Raise unless each of the prompts continues this prefix, on the same model and with the same steering.
 
         Raises:

@@ -37,7 +37,10 @@ MODES = {
     "sampling, several sequences": lambda model: {"do_sample": True, "num_return_sequences": 3},
     "beam search": lambda model: {"num_beams": 3, "num_return_sequences": 3},
     "beam sampling": lambda model: {"num_beams": 2, "do_sample": True},
-    "constrained tokens, beams": lambda model: {"num_beams": 2, "prefix_allowed_tokens_fn": lambda b, x: [*range(40, 90)]},
+    "constrained tokens, beams": lambda model: {
+        "num_beams": 2,
+        "prefix_allowed_tokens_fn": lambda b, x: [*range(40, 90)],
+    },
     "chunked prefill": lambda model: {"prefill_chunk_size": 5},
     "no cache": lambda model: {"use_cache": False},
     "dynamic cache, given": lambda model: {"past_key_values": DynamicCache(config=model.config)},
@@ -81,7 +84,7 @@ def wanted_scores(family, steered=True):
 
 
 def outcome(family, mode):
-    """"yes", or why transformers does not run this mode; raises if the mode runs and is not steered as it should be."""
+    """ "yes", or why transformers does not run this mode; raises if the mode runs and is not steered as it should be."""
     try:
         scores, sequences = first_scores(family, mode)
     except ValueError as error:

@@ -99,7 +99,9 @@ def test_what_does_not_belong_to_a_prefix_is_refused(steered, qwen3, tokenizer):
     with pytest.raises(TokenizationError, match="nothing follows"):
         steered.generate("", prefix=prefix, steering=STRONG)
     with pytest.raises(TokenizationError, match="does not begin with"):
-        steered.generate(steered.tokenize("Ada lives in Lyon and Robert lives in Boston."), prefix=prefix, steering=STRONG)
+        steered.generate(
+            steered.tokenize("Ada lives in Lyon and Robert lives in Boston."), prefix=prefix, steering=STRONG
+        )
     from_tokens = steered.prefill(steered.tokenize(BEGIN), steering=STRONG)
     with pytest.raises(TokenizationError, match="made from tokens"):
         steered.generate(ASKED[0], prefix=from_tokens, steering=STRONG)

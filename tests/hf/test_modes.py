@@ -194,8 +194,13 @@ def test_lora_is_steered_and_learned_tokens_are_refused():
     merged = lora.merge_and_unload()
     assert torch.allclose(logits(merged, bank), steered, atol=1e-3)
 
-    tuned = peft.get_peft_model(tiny_model("qwen3"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
-    with pytest.raises(UnsupportedModelError, match="learned tokens before the prompt"), steer(tuned, bank, MASK, STRONG):
+    tuned = peft.get_peft_model(
+        tiny_model("qwen3"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+    with (
+        pytest.raises(UnsupportedModelError, match="learned tokens before the prompt"),
+        steer(tuned, bank, MASK, STRONG),
+    ):
         pass
 
 
