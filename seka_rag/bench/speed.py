@@ -71,7 +71,7 @@ def _checked(model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySt
         raise SteeringError(f"the benchmark steered {report.tokens_edited} of {int(mask.sum())} tokens")
 
 
-def _peak() -> int:
+def _held() -> int:
     """Resident bytes now: what this process holds."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
@@ -86,7 +86,7 @@ def once(model: Any, ids: Tensor, new_tokens: int, passes: int = 1) -> tuple[flo
             given = prompt if caches[i] is None else ids[:, -1:]
             caches[i] = model(given, past_key_values=caches[i], use_cache=True, logits_to_keep=1).past_key_values
         times.append(time.perf_counter())
-    return times[1] - times[0], (times[-1] - times[1]) / new_tokens, float(_peak())
+    return times[1] - times[0], (times[-1] - times[1]) / new_tokens, float(_held())
 
 
 def ways(model: Any, eager: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor) -> dict[str, Callable[[int], Any]]:

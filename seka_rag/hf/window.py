@@ -50,15 +50,15 @@ class Windows:
             if length == 1 and past in self._over:
                 return None
             start = int(start)
-            if start + length >= self.length:
-                self._over.add(past)
         if start == 0 and length < self.length and self._complete:
             raise SteeringError(
-                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and "
-                "the mask is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot "
-                "be steered"
+                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and the "
+                "mask is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot be steered"
             )
-        self._complete |= start + length >= self.length
+        if start + length >= self.length:
+            self._complete = True
+            if past is not None:
+                self._over.add(past)  # a static cache that is empty says 0, not a tensor
         return (start, length) if start < self.length else None
 
 
@@ -68,9 +68,9 @@ def check_gradients(decoder: nn.Module) -> None:
     Raises:
         UnsupportedModelError: gradient checkpointing is on.
     """
-    if decoder.training and torch.is_grad_enabled():
-        if any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules()):
-            raise UnsupportedModelError(
-                "gradient checkpointing computes the layers a second time, without the edits, and gradients would be "
-                "wrong. Call model.gradient_checkpointing_disable() before steering a pass with gradients"
-            )
+    gradients = decoder.training and torch.is_grad_enabled()
+    if gradients and any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules()):
+        raise UnsupportedModelError(
+            "gradient checkpointing computes the layers a second time, without the edits, and gradients would be "
+            "wrong. Call model.gradient_checkpointing_disable() before steering a pass with gradients"
+        )
