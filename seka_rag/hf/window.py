@@ -52,9 +52,8 @@ class Windows:
             start = int(start)
         if start == 0 and length < self.length and self._complete:
             raise SteeringError(
-                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and "
-                "the mask is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot "
-                "be steered"
+                f"after the prompt of {self.length} tokens a sequence of {length} began in the same `with`, and the mask "
+                "is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot be steered"
             )
         if start + length >= self.length:
             self._complete = True
