@@ -8,13 +8,15 @@ from typing import Literal
 
 import torch
 
+from seka_rag.bank import ExpertBank
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.metrics import Rate, mcnemar
 from seka_rag.model import SteeredModel
-from seka_rag.steering.base import KeySteering, relative_edit
+from seka_rag.steering.adaseka import AdaSeka, route
+from seka_rag.steering.base import KeySteering, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
@@ -44,14 +46,20 @@ class Variant:
 
 
 def edit_norm(model: SteeredModel, method: KeySteering, trials: Sequence[Trial]) -> float:
-    """Mean ``||delta k|| / ||k||`` of a method over the evidence tokens of some trials."""
+    """Mean ``||delta k|| / ||k||`` over the highlighted tokens and the steered heads, in the steered pass itself."""
     assert model.bank is not None
     batch = pad([tokenized(model, t, "evidence") for t in trials], pad_id(model.tokenizer))
-    sites = find_key_sites(model.hf_model)
-    with torch.inference_mode(), recording(sites) as keys:
-        sites.decoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    marked = batch.weights > 0
-    return relative_edit(method.edits(model.bank), {layer: k[marked] for layer, k in keys.items()})
+    sites, marked = find_key_sites(model.hf_model), batch.weights > 0
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    routing = None
+    if isinstance(method, AdaSeka) and method.two_pass and isinstance(model.bank, ExpertBank):
+        routing = route(model.hf_model, model.bank, method, **inputs)
+    steering = steer(model.hf_model, model.bank, batch.weights, method, routing=routing)
+    with torch.inference_mode(), recording(sites) as before, steering:
+        with recording(sites) as after:
+            sites.decoder(**inputs, use_cache=False)
+    ratios = [(after[i] - before[i])[marked].norm(dim=-1) / before[i][marked].norm(dim=-1) for i in model.bank.layers]
+    return float(torch.cat([r[:, r.amax(0) > 0].flatten() for r in ratios]).mean())
 
 
 def variants(model: SteeredModel, gain: float) -> list[Variant]:

@@ -15,10 +15,10 @@ import torch
 from seka_rag.bank import ExpertBank
 from seka_rag.demo import lessons, world
 from seka_rag.demo import words as w
+from seka_rag.demo.evaluate import edit_norm
 from seka_rag.demo.trials import Split, Trial, ask, demo_triples, make_trials, strangers, tokenized
 from seka_rag.demo.world import Fact
 from seka_rag.errors import SettingError
-from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.learning.experts import learn_experts
@@ -48,7 +48,8 @@ def needle_trials(n: int, split: Split) -> list[Trial]:
 
 def instruction_trials(n: int, split: Split) -> list[Trial]:
     """Numbered passages disagree, and an instruction, which is highlighted, says which of them to answer from."""
-    rng, trials = np.random.default_rng([31, split == "held-out"]), []
+    rng = np.random.default_rng([31, split == "held-out"])
+    trials: list[Trial] = []
     for _ in range(n):
         passages, question, chosen, facts = lessons.numbered_disagreement(rng, training=split == "development")
         order = f"Answer from passage {chosen + 1}."
@@ -60,7 +61,8 @@ def instruction_trials(n: int, split: Split) -> list[Trial]:
 
 def biography_trials(n: int, split: Split) -> list[Trial]:
     """A biography describes a trade, and memory has another; the describing sentence is highlighted."""
-    rng, trials = np.random.default_rng([37, split == "held-out"]), []
+    rng = np.random.default_rng([37, split == "held-out"])
+    trials: list[Trial] = []
     people = [p for p in range(world.KNOWN) if world.held_out_person(p) == (split == "held-out")]
     remembered = [p for p in people if (p, _JOB) in world.MEMORY]
     while len(trials) < n:
@@ -94,7 +96,8 @@ TASKS: dict[str, Callable[[int, Split], list[Trial]]] = {
 
 def instruction_triples(n: int, seed: int) -> list[ContrastiveTriple]:
     """The instruction beside numbered passages; the irrelevant question is about somebody whom they do not name."""
-    rng, triples = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    triples: list[ContrastiveTriple] = []
     for _ in range(n):
         passages, question, chosen, facts = lessons.numbered_disagreement(rng)
         order = f"Answer from passage {chosen + 1}."
@@ -107,7 +110,8 @@ def instruction_triples(n: int, seed: int) -> list[ContrastiveTriple]:
 
 def biography_triples(n: int, seed: int) -> list[ContrastiveTriple]:
     """The describing sentence of a biography; the irrelevant question asks the trade of somebody else."""
-    rng, triples = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    triples: list[ContrastiveTriple] = []
     while len(triples) < n:
         name, text, opening, _ = lessons.biography(rng)
         if world.held_out_person(w.NAMES.index(name)):
@@ -144,23 +148,6 @@ def demo_experts(model: SteeredModel, n: int = 300, energy: float = 0.97, gain: 
 
 def correct(model: SteeredModel, trials: Sequence[Trial], method: KeySteering | None) -> list[bool]:
     return [a == t.answer for a, t in zip(ask(model, trials, method), trials, strict=True)]
-
-
-def edit_norm(model: SteeredModel, method: KeySteering, trials: Sequence[Trial]) -> float:
-    """Mean ``||delta k|| / ||k||`` over the highlighted tokens and the steered heads, in the steered pass itself."""
-    assert model.bank is not None
-    batch = pad([tokenized(model, t, "evidence") for t in trials], pad_id(model.tokenizer))
-    sites, marked = find_key_sites(model.hf_model), batch.weights > 0
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    routing = None
-    if isinstance(method, AdaSeka) and method.two_pass and isinstance(model.bank, ExpertBank):
-        routing = route(model.hf_model, model.bank, method, **inputs)
-    steering = steer(model.hf_model, model.bank, batch.weights, method, routing=routing)
-    with torch.inference_mode(), recording(sites) as before, steering:
-        with recording(sites) as after:
-            sites.decoder(**inputs, use_cache=False)
-    ratios = [(after[i] - before[i])[marked].norm(dim=-1) / before[i][marked].norm(dim=-1) for i in model.bank.layers]
-    return float(torch.cat([r[:, r.amax(0) > 0].flatten() for r in ratios]).mean())
 
 
 def variants(

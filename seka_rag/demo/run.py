@@ -169,7 +169,7 @@ def _attention(asked: Question, gain: float) -> list[dict[str, Any]]:
     mask = torch.tensor([prompt.weights])
     with steer(eager.hf_model, eager.bank, mask, Seka(gain=gain)):
         after = last_token_attention(eager.hf_model, prompt)
-    layers = list(eager.bank.positive)
+    layers = list(eager.bank.layers)
     means = [attention_to(a[layers], prompt, ranges).mean((0, 1)).tolist() for a in (before, after)]
     marked = asked.prompt.highlighted
     rows = [

@@ -135,7 +135,8 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs} if args else kwargs
+    kind: Any = type(module)
+    return {**dict(zip(_parameters(kind), args, strict=False)), **kwargs} if args else kwargs
 
 
 @cache

@@ -18,7 +18,6 @@ from seka_rag.hf.hooks import LayerEdit, editing
 from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.sites import find_key_sites
-from seka_rag.ops.projection import KeyEdit
 from seka_rag.ops.routing import RoutedEdit
 from seka_rag.steering.plans import plan
 
@@ -200,18 +199,3 @@ def _why(marks: Marks, edits: Mapping[int, LayerEdit], tally: Tally) -> str:
         f"position {min(tally.seen)[0]} of a mask of {marks.length} positions. The mask must cover the whole prompt, "
         "cached prefix included, and highlighted tokens must be computed inside the `with`"
     )
-
-
-def relative_edit(edits: Mapping[int, KeyEdit], keys: dict[int, Tensor]) -> float:
-    """Mean of ``||delta k|| / ||k||`` over layers, heads and tokens: how strong an edit is, whatever its method.
-
-    Args:
-        edits: layer -> edit.
-        keys: layer -> keys ``[n, H, D]``.
-    """
-    ratios = []
-    for layer, edit in edits.items():
-        k = keys[layer].float()[:, edit.heads]
-        delta = torch.einsum("nhd,hde->nhe", k, edit.matrix())
-        ratios.append((delta.norm(dim=-1) / k.norm(dim=-1).clamp_min(1e-12)).flatten())
-    return float(torch.cat(ratios).mean()) if ratios else 0.0
