@@ -6,21 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 
 from langchain_seka.capture import CAPTURE, parent_in
 from langchain_seka.highlights import Highlights, for_messages
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
+from langchain_seka.structured import Method, options_and_parser
+from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
 from seka_rag import Generation
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
@@ -58,6 +63,78 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._tracing_params(super()._get_ls_params(stop=stop, **kwargs), stop)
 
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        """What the model can do; what only the loaded model knows is left out until it is loaded."""
+        profile = ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            pdf_inputs=False,
+            video_inputs=False,
+            temperature=True,
+        )
+        if self.steered_model is not None:
+            profile["structured_output"] = profile["tool_choice"] = find_spec("llguidance") is not None
+            profile["tool_calling"] = self.steered_model.can_call_tools
+            if self.steered_model.context_length is not None:
+                profile["max_input_tokens"] = self.steered_model.context_length
+        return profile
+
+    # --- tools and objects
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to the model, through its own chat template.
+
+        Args:
+            tools: functions, tools, pydantic models or schemas.
+            tool_choice: "auto" (the model decides), "none", or "any" or a tool's name: exactly one call, held to the schema
+                of its arguments.
+            strict: hold calls to their schemas also where the model decides.
+            kwargs: further options of the call.
+
+        Raises:
+            SekaError: a choice that is no tool's name.
+        """
+        return self.bind(**bound(tools, tool_choice, strict), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        method: Method = "function_calling",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers as objects of a schema. Decoding is held to it, so an answer that ends by itself always fits.
+
+        Args:
+            schema: a pydantic model (answers are its objects), a TypedDict or a JSON schema (answers are dicts).
+            method: "function_calling" tells the model the schema as a tool, and needs a chat template with tools.
+                "json_schema" holds the answer to the schema and tells the model nothing of it. "json_mode" is the same,
+                and without a schema takes any JSON object.
+            include_raw: answer with a dict of "raw", "parsed" and "parsing_error" instead of raising.
+
+        Raises:
+            OutputParserException: when it is called, and the answer was cut off at ``max_tokens``.
+        """
+        options, parser = options_and_parser(schema, method, strict)
+        tools = options.pop("tools", None)
+        model = self.bind(**options, **kwargs) if tools is None else self.bind_tools(tools, **options, **kwargs)
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
     # --- one call
 
     def _highlights(self, messages: Sequence[BaseMessage], parent: UUID | None, call: dict[str, Any]) -> Highlights:
@@ -73,7 +150,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(messages, parent, call)
-        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans))
+        tools = options.get("tools") if options.get("tool_choice") != "none" else None
+        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
         return Request(self.engine, tokens, options, highlights)
 
     def _generate(
@@ -142,6 +220,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _result(self, generation: Generation, request: Request) -> ChatResult:
         message = AIMessage(
             content=generation.text,
+            tool_calls=calls(generation),
+            invalid_tool_calls=invalid_calls(generation),
             usage_metadata=_usage(generation),
             response_metadata=self._metadata(generation, request),
         )
@@ -150,6 +230,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _last_chunk(self, generation: Generation, request: Request) -> ChatGenerationChunk:
         message = AIMessageChunk(
             content="",
+            tool_call_chunks=chunks(generation),
             usage_metadata=_usage(generation),
             response_metadata=self._metadata(generation, request),
             chunk_position="last",

@@ -19,7 +19,7 @@ from pydantic import PrivateAttr
 from langchain_seka.capture import CAPTURE, aside, parent_in
 from langchain_seka.highlights import Highlights, for_text
 from langchain_seka.settings import Request, SekaSettings
-from seka_rag import Generation, Prompt
+from seka_rag import Generation, Prompt, SekaError
 
 
 class SekaLLM(SekaSettings, BaseLLM):
@@ -54,6 +54,8 @@ class SekaLLM(SekaSettings, BaseLLM):
 
     def _request(self, prompt: str, stop: list[str] | None, parent: UUID | None, call: dict[str, Any]) -> Request:
         options = self._generate_options(stop, call)
+        if options.get("tools"):
+            raise SekaError("SekaLLM has no chat template to tell the model of tools: use ChatSeka")
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(prompt, parent, call)

@@ -13,6 +13,7 @@ from typing_extensions import Self
 
 from langchain_seka.capture import install
 from langchain_seka.highlights import Highlights
+from langchain_seka.tools import schema_of, warnings
 from seka_rag import (
     Generation,
     Highlighter,
@@ -71,6 +72,8 @@ class SekaSettings(Serializable):
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     seed: int | None = None
     """Makes sampling repeatable."""
+    generate_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Other options of transformers' ``generate`` (``repetition_penalty``, ``top_p``, ...)."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Options for loading the model (``dtype``, ``device_map``, ``revision``, ...)."""
     steered_model: Any = Field(default=None, exclude=True, repr=False)
@@ -149,6 +152,7 @@ class SekaSettings(Serializable):
             "max_tokens": self.max_tokens,
             "stop_sequences": self.stop,
             "seed": self.seed,
+            "generate_kwargs": {key: repr(value) for key, value in self.generate_kwargs.items()},
             "model_kwargs": {key: repr(value) for key, value in self.model_kwargs.items()},
         }
 
@@ -169,17 +173,17 @@ class SekaSettings(Serializable):
 
     def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:
         """Options of ``SteeredModel.generate``: the call's own before the fields; others go to transformers."""
-        if call.get("tools"):
-            raise SekaError(f"{type(self).__name__} cannot call tools yet: leave tools out")
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "seed", "steering")}
-        options = {**own, **{key: value for key, value in call.items() if key not in _IGNORED}}
+        options = {**self.generate_kwargs, **own, **{key: value for key, value in call.items() if key not in _IGNORED}}
         options["max_new_tokens"] = options.pop("max_tokens")
         options["stop"] = self.stop if stop is None else stop
+        if "response_format" in options:
+            options["json_schema"] = schema_of(options.pop("response_format"))
         return {key: value for key, value in options.items() if value is not None or key == "steering"}
 
     def _metadata(self, generation: Generation, request: Request) -> dict[str, Any]:
         report = generation.report.as_dict()
-        report["warnings"] = [*report["warnings"], *request.highlights.warnings]
+        report["warnings"] = [*report["warnings"], *request.highlights.warnings, *warnings(generation)]
         return {
             "model_name": self.model,
             "model_provider": "seka",
