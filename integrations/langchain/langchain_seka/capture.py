@@ -82,6 +82,15 @@ class Capture(BaseCallbackHandler):
                 run = self._runs[run].parent
         return None
 
+    def prompts(self, run: UUID | None) -> tuple[FilledPrompt, ...]:
+        """The prompts below the nearest ancestor that has any, the latest first."""
+        with self._lock:
+            while run is not None and run in self._runs:
+                if found := tuple(reversed(list(self._prompts(run)))):
+                    return found
+                run = self._runs[run].parent
+        return ()
+
     def _retrievals(self, at: UUID) -> Iterator[Retrieval]:
         """Outermost finished retrievers: one that asks others returns what it chose from theirs."""
         run = self._runs[at]

@@ -9,7 +9,6 @@ from contextvars import ContextVar
 from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -20,7 +19,8 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 
-from langchain_seka.capture import CAPTURE, parent_in
+from langchain_seka.capture import CAPTURE
+from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import Highlights, for_messages
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
@@ -29,11 +29,13 @@ from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
 from seka_rag import Generation
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
-_parent_of_stream: ContextVar[UUID | None] = ContextVar("seka_parent_of_stream", default=None)
+_origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
 
 
-def _parent(run_manager: Any) -> UUID | None:
-    return _parent_of_stream.get() if run_manager is None else run_manager.parent_run_id
+def _origin(run_manager: Any) -> Origin:
+    if run_manager is None:
+        return _origin_of_stream.get()
+    return run_manager.parent_run_id, explicit(run_manager)
 
 
 class ChatSeka(SekaSettings, BaseChatModel):
@@ -137,19 +139,21 @@ class ChatSeka(SekaSettings, BaseChatModel):
 
     # --- one call
 
-    def _highlights(self, messages: Sequence[BaseMessage], parent: UUID | None, call: dict[str, Any]) -> Highlights:
-        if not self._wants_highlights(call):
+    def _highlights(self, messages: Sequence[BaseMessage], origin: Origin, call: dict[str, Any]) -> Highlights:
+        parent, handler = origin
+        wanted = self._wanted(call, handler)
+        if wanted is None:
             return Highlights()
-        evidence = CAPTURE.evidence(parent)
-        return for_messages(messages, evidence, self._call_highlighter(call), tools=self.highlight_tools)
+        capture = handler or CAPTURE
+        return for_messages(messages, capture.evidence(parent), wanted, capture.prompts(parent))
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, parent: UUID | None, call: dict[str, Any]
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, origin: Origin, call: dict[str, Any]
     ) -> Request:
         options = self._generate_options(stop, call)
         highlights = call.get("seka_highlights")
         if highlights is None:
-            highlights = self._highlights(messages, parent, call)
+            highlights = self._highlights(messages, origin, call)
         tools = options.get("tools") if options.get("tool_choice") != "none" else None
         tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
         return Request(self.engine, tokens, options, highlights)
@@ -161,7 +165,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = self._request(messages, stop, _parent(run_manager), kwargs)
+        request = self._request(messages, stop, _origin(run_manager), kwargs)
         return self._result(request.run(), request)
 
     async def _agenerate(
@@ -171,7 +175,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = await asyncio.to_thread(self._request, messages, stop, _parent(run_manager), kwargs)
+        request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         return self._result(await request.arun(), request)
 
     def _stream(
@@ -181,7 +185,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        request = self._request(messages, stop, _parent(run_manager), kwargs)
+        request = self._request(messages, stop, _origin(run_manager), kwargs)
         with request.stream() as stream:
             for piece in stream:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
@@ -194,7 +198,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request = await asyncio.to_thread(self._request, messages, stop, _parent(run_manager), kwargs)
+        request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         stream = request.stream()
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
@@ -205,14 +209,14 @@ class ChatSeka(SekaSettings, BaseChatModel):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """The answer in pieces; leaving the loop ends the generation."""
-        _parent_of_stream.set(parent_in(ensure_config(config).get("callbacks")))
+        _origin_of_stream.set(origin_in(ensure_config(config).get("callbacks")))
         yield from super().stream(input, config, **kwargs)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """``stream`` for ``async for``."""
-        _parent_of_stream.set(parent_in(ensure_config(config).get("callbacks")))
+        _origin_of_stream.set(origin_in(ensure_config(config).get("callbacks")))
         async with aclosing(super().astream(input, config, **kwargs)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -246,7 +250,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        highlights = self._highlights(messages, _parent(run_manager), kwargs)
+        highlights = self._highlights(messages, _origin(run_manager), kwargs)
         return super()._generate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )
@@ -258,7 +262,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        highlights = await asyncio.to_thread(self._highlights, messages, _parent(run_manager), kwargs)
+        highlights = await asyncio.to_thread(self._highlights, messages, _origin(run_manager), kwargs)
         return await super()._agenerate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )
