@@ -24,6 +24,7 @@ from seka_rag.hf.layouts import text_config
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
 from seka_rag.stream import TextStream
@@ -193,7 +194,7 @@ class SteeredModel:
         """A prompt as tokens with their highlights; control tokens spelled in it stay plain text."""
         if isinstance(prompt, TokenizedPrompt):
             return prompt
-        return tokenize(self.tokenizer, prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+        return tokenize(self.tokenizer, in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt)))
 
     def tokenize_chat(self, messages: Sequence[Message], **template: Any) -> TokenizedPrompt:
         """A conversation as tokens, through the model's chat template; spans of every message are kept.
@@ -202,7 +203,7 @@ class SteeredModel:
             TokenizationError: no chat template, or it refuses these messages.
             ProvenanceError: the template changes a message, so its highlights cannot be followed.
         """
-        chat = render_chat(self.tokenizer, messages, **template)
+        chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
     def _tokenize_turn(

@@ -9,7 +9,7 @@ Nothing is ever searched for in a whole message: a document that copies another 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -21,7 +21,12 @@ from langchain_seka.messages import artifact_documents, text_of
 from langchain_seka.placing import Place, place_passages
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from langchain_seka.wanted import Wanted
-from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans
+from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans, open_highlighting
+
+
+def _around() -> str | None:
+    scope = open_highlighting()
+    return scope.digest if scope else None
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Highlights:
 
     spans: tuple[tuple[int, Span], ...] = ()
     warnings: tuple[str, ...] = ()
+    around: str | None = field(default_factory=_around)  # part of the key of caches
 
     def report(self) -> list[dict[str, Any]]:
         """The spans as plain data, without any text."""

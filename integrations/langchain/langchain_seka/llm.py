@@ -225,6 +225,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         call = self.model_copy()
         call._call = {
             "highlights": highlights.report(),
+            "around": highlights.around,
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call
