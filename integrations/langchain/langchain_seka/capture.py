@@ -188,21 +188,32 @@ _installed = threading.Lock()  # taken once and never released
 def install() -> None:
     """Let LangChain tell of every run from now on, in every thread. The first model that is made does this."""
     if _installed.acquire(blocking=False):
-        register_configure_hook(_hook, inheritable=False)  # asked for anew by each run, so nothing need be inherited
+        register_configure_hook(_hook, inheritable=True)  # LangGraph's nodes do not ask anew, they only inherit
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Keep the handler out of the runs that begin here.
+def aside(callbacks: Any) -> Iterator[Any]:
+    """The callbacks without the handler, which stays out of the runs that begin here.
 
     LangChain tells the start of an asynchronous completion run to inline handlers only, if there are any; ours has no
     use for it and must not keep it from others.
     """
     token = _hook.set(None)
     try:
-        yield
+        yield _stripped(callbacks)
     finally:
         _hook.reset(token)
+
+
+def _stripped(callbacks: Any) -> Any:
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        if CAPTURE in callbacks.handlers:
+            callbacks.remove_handler(CAPTURE)
+        return callbacks
+    if isinstance(callbacks, list):
+        return [_stripped(c) for c in callbacks if c is not CAPTURE]
+    return callbacks
 
 
 def parent_in(callbacks: Any) -> UUID | None:

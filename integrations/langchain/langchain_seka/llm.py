@@ -14,7 +14,7 @@ from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation as LangChainGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
 from langchain_core.rate_limiters import BaseRateLimiter
-from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables import RunnableConfig, ensure_config
 from pydantic import Field, PrivateAttr
 
 from langchain_seka.capture import CAPTURE, aside
@@ -166,9 +166,11 @@ class SekaLLM(SekaSettings, BaseLLM):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[str]:
         """The answer in pieces; leaving the loop ends the generation."""
-        async with aclosing(super().astream(input, config, **kwargs)) as pieces:
-            with aside():  # the run begins with the first piece
-                first = await anext(pieces, "")
+        config = ensure_config(config)
+        with aside(config.get("callbacks")) as others:
+            pieces = super().astream(input, {**config, "callbacks": others}, **kwargs)
+            first = await anext(pieces, "")  # the run begins with the first piece
+        async with aclosing(pieces):  # type: ignore[type-var]
             yield first
             async for piece in pieces:
                 yield piece
@@ -208,12 +210,13 @@ class SekaLLM(SekaSettings, BaseLLM):
         calls = _one_by_one(prompts, callbacks, kwargs)
         found = [await asyncio.to_thread(self._highlights, prompt, origin, kw) for prompt, _, origin, kw in calls]
         if not self._caches():
-            with aside():
-                return await BaseLLM.agenerate(self, prompts, stop, callbacks, **kwargs, seka_highlights=found)
+            with aside(callbacks) as others:
+                return await BaseLLM.agenerate(self, prompts, stop, others, **kwargs, seka_highlights=found)
         results = []
         for (prompt, own, _, kw), h in zip(calls, found, strict=True):
-            with aside():
-                result = await BaseLLM.agenerate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=[h])
+            model = self._for_call(h, kw)
+            with aside(own) as others:
+                result = await BaseLLM.agenerate(model, [prompt], stop, others, **kw, seka_highlights=[h])
             results.append(result)
         return _joined(results)
 
