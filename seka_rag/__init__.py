@@ -5,13 +5,15 @@ Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighte
 
 from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import SekaError
+from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
-from seka_rag.model import Generation, SteeredModel
+from seka_rag.model import SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
+from seka_rag.scope import highlighting, open_highlighting
 from seka_rag.shared import bank_name, shared_model
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import SteeringReport, steer
@@ -23,6 +25,7 @@ from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import Placement, locate_values
 from seka_rag.text.spans import Span
+from seka_rag.text.toolcalls import InvalidToolCall, ToolCall
 
 __version__ = "0.1.0"
 
@@ -32,6 +35,7 @@ __all__ = [
     "ExpertBank",
     "Generation",
     "Highlighter",
+    "InvalidToolCall",
     "KeyScaling",
     "Passage",
     "Placement",
@@ -43,15 +47,18 @@ __all__ = [
     "Span",
     "SteeredModel",
     "SteeringReport",
+    "ToolCall",
     "as_highlighter",
     "as_passage",
     "as_steering",
     "bank_name",
     "check_spans",
+    "highlighting",
     "learn_bank",
     "learn_experts",
     "load_bank",
     "locate_values",
+    "open_highlighting",
     "route",
     "shared_model",
     "steer",

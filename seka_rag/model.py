@@ -7,21 +7,24 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
-from seka_rag.errors import ContextLengthError, SettingError, SteeringError
+from seka_rag.errors import ContextLengthError, GenerationTimeoutError, SettingError, SteeringError
+from seka_rag.generation import Generation, finished
 from seka_rag.hf.chat import Message, render_chat
+from seka_rag.hf.forms import answer_form, knows_tools
+from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
-from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces, cut_at_stop
+from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
 from seka_rag.prefix import Prefix
+from seka_rag.scope import in_scope, messages_in_scope
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
@@ -34,24 +37,6 @@ Truncation = Literal["error", "left"]
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 _random = threading.Lock()  # sampling draws from torch's global generator
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer and how it came about.
-
-    Attributes:
-        text: the new text.
-        report: what was steered (of the whole batch that this answer was generated in).
-        prompt_tokens, completion_tokens: counts, without padding.
-        finish_reason: "stop" (end token or stop string) or "length".
-    """
-
-    text: str
-    report: SteeringReport = field(repr=False)
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: Literal["stop", "length"]
 
 
 class SteeredModel:
@@ -87,6 +72,7 @@ class SteeredModel:
         if self.bank is not None:
             self.bank.model.check(identify(hf_model))
         self.steering = steering
+        self._vocabulary: Vocabulary | None = None
 
     @classmethod
     def from_pretrained(
@@ -118,6 +104,11 @@ class SteeredModel:
         """Most tokens of prompt and answer together, or None if the model does not say."""
         return getattr(text_config(self.hf_model), "max_position_embeddings", None)
 
+    @property
+    def can_call_tools(self) -> bool:
+        """Whether the chat template writes tool calls in a form that is known here."""
+        return knows_tools(self.tokenizer)
+
     # --- prompts
 
     @overload
@@ -136,8 +127,12 @@ class SteeredModel:
             stop: strings that end the answer; they are not part of it.
             seed: makes sampling repeatable.
             prefix: the result of ``prefill``; ``prompt`` then continues it. Rows of different length run one after another.
+            timeout: seconds after which an answer that is not ready is an error; by default it may take any time.
             truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
                 (never a highlight).
+            json_schema: hold the answer to a JSON schema (a dict, a pydantic model, or True for any object); it is
+                complete JSON unless ``finish_reason`` is "length". Needs ``seka-rag[structured]``.
+            tools, tool_choice, strict: see ``chat``; here they only say how to read the answer.
             options: anything else that transformers' ``generate`` takes. Without a sampling option it is greedy.
 
         Returns:
@@ -147,6 +142,7 @@ class SteeredModel:
             ContextLengthError: the prompt does not fit, or a highlight would be cut off.
             SteeringError: highlights without a bank, steering that did not take place, or a prefix made with other steering.
             TokenizationError: the tokens of the prefix are not the first tokens of the whole prompt.
+            GenerationTimeoutError: ``timeout`` has passed.
         """
         single, prompts = _listed(prompt)
         return _unwrapped(self._run(self._tokens(prompts, options), **options), single)
@@ -189,23 +185,28 @@ class SteeredModel:
         """Answer a conversation through the model's own chat template.
 
         Args:
-            messages: ``{"role": ..., "content": str or Prompt}``; highlights of every message are kept.
-            template: further arguments of the chat template (``tools``, ...).
-            options: as in ``generate``.
+            messages: ``{"role": ..., "content": str or Prompt}``; highlights of every message are kept. An assistant's may
+                have ``tool_calls`` (such as those of a Generation), a tool's the ``tool_call_id`` that it answers.
+            template: further arguments of the chat template.
+            options: as in ``generate``, and
+
+                tools: what the model may call, each ``{"type": "function", "function": {"name", "description",
+                "parameters"}}``. tool_choice: "auto" (the model decides), "none", or "any" or a name: one call, held to
+                the schema of its arguments. strict: hold calls to their schemas also where the model decides.
         """
-        return self._run([self.tokenize_chat(messages, **(template or {}))], **options)[0]
+        return self._run([self._tokenize_turn(messages, template, options)], **options)[0]
 
     def stream_chat(
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``. It can also be read with ``async for``."""
-        return self._stream(self.tokenize_chat(messages, **(template or {})), **options)
+        return self._stream(self._tokenize_turn(messages, template, options), **options)
 
     async def achat(
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> Generation:
         """``chat`` without blocking the event loop."""
-        return (await self._arun([self.tokenize_chat(messages, **(template or {}))], **options))[0]
+        return (await self._arun([self._tokenize_turn(messages, template, options)], **options))[0]
 
     # --- tokens
 
@@ -213,7 +214,7 @@ class SteeredModel:
         """A prompt as tokens with their highlights; control tokens spelled in it stay plain text."""
         if isinstance(prompt, TokenizedPrompt):
             return prompt
-        return tokenize(self.tokenizer, prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+        return tokenize(self.tokenizer, in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt)))
 
     def tokenize_chat(self, messages: Sequence[Message], **template: Any) -> TokenizedPrompt:
         """A conversation as tokens, through the model's chat template; spans of every message are kept.
@@ -222,14 +223,27 @@ class SteeredModel:
             TokenizationError: no chat template, or it refuses these messages.
             ProvenanceError: the template changes a message, so its highlights cannot be followed.
         """
-        chat = render_chat(self.tokenizer, messages, **template)
+        chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
     def _tokens(self, prompts: Sequence[Input], options: dict[str, Any]) -> list[TokenizedPrompt]:
         prefix: Prefix | None = options.get("prefix")
         return [self.tokenize(p if prefix is None else prefix.before(p)) for p in prompts]
 
+    def _tokenize_turn(
+        self, messages: Sequence[Message], template: dict[str, Any] | None, options: dict[str, Any]
+    ) -> TokenizedPrompt:
+        tools = options.get("tools") if options.get("tool_choice") != "none" else None
+        return self.tokenize_chat(messages, **(template or {}), **({"tools": tools} if tools else {}))
+
     # --- how
+
+    def _grammar_vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(
+                self.tokenizer, text_config(self.hf_model).vocab_size, sorted(self._end_ids())
+            )
+        return self._vocabulary
 
     def _method(self, steering: Steering, highlighted: bool) -> KeySteering | None:
         if steering is None or not highlighted:
@@ -279,6 +293,11 @@ class SteeredModel:
         stop: Sequence[str] | str | None = None,
         seed: int | None = None,
         truncate: Truncation = "error",
+        timeout: float | None = None,
+        tools: Sequence[Any] | None = None,
+        tool_choice: str = "auto",
+        strict: bool = False,
+        json_schema: Any = None,
         pieces: Any = None,
         cancel: threading.Event | None = None,
         **options: Any,
@@ -307,8 +326,25 @@ class SteeredModel:
             sampling = any(options.get(name) is not None for name in _SAMPLING) and options.get("temperature") != 0
         if not sampling:
             options = {**options, **dict.fromkeys(_SAMPLING)}
-        criteria = [StopOnText(self.tokenizer, length, stop)] if stop else []
+        form = answer_form(
+            self.tokenizer,
+            self._grammar_vocabulary,
+            tools=tools or (),
+            tool_choice=tool_choice,
+            strict=strict,
+            json_schema=json_schema,
+        )
+        if form.grammar is not None:
+            if (options.get("num_beams") or 1) > 1:
+                raise SettingError(
+                    "a schema or forced tool call cannot be combined with beam search: leave num_beams out"
+                )
+            held = Constrained(self._grammar_vocabulary(), form.grammar, length)
+            options["logits_processor"] = [held, *(options.get("logits_processor") or ())]
+        criteria = [StopOnText(form.decode, length, stop)] if stop else []
         criteria += [StopOnEvent(cancel)] if cancel else []
+        clock = StopAfter(timeout) if timeout is not None else None
+        criteria += [clock] if clock else []
         report = SteeringReport()
         with ExitStack() as stack:
             if sampling:
@@ -331,25 +367,29 @@ class SteeredModel:
                 do_sample=sampling,
                 pad_token_id=pad_id(self.tokenizer),
                 stopping_criteria=[*criteria, *options.pop("stopping_criteria", ())],
-                streamer=TextPieces(self.tokenizer, stop, pieces) if pieces else None,
+                streamer=TextPieces(form, stop, self._end_ids(), pieces) if pieces else None,
                 **options,
             )
         if prefix is not None:
             report = prefix.joined(report, len(prompts))
+        if clock is not None and clock.over:
+            raise GenerationTimeoutError(
+                f"no answer of {self.name} within {timeout} seconds; raise timeout, or ask for less"
+            )
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        ends = self._end_ids()
         times = len(sequences) // len(prompts)
         return [
-            self._finished(ids, len(prompts[i // times]), stop, report.of_row(i // times))
+            finished(
+                ids,
+                form,
+                stop=stop,
+                ends=ends,
+                prompt_tokens=len(prompts[i // times]),
+                report=report.of_row(i // times),
+            )
             for i, ids in enumerate(sequences[:, length:].tolist())
         ]
-
-    def _finished(self, ids: list[int], prompt_tokens: int, stop: Sequence[str], report: SteeringReport) -> Generation:
-        ends = self._end_ids()
-        end = next((i for i, t in enumerate(ids) if t in ends), None)
-        kept = ids if end is None else ids[:end]
-        text, stopped = cut_at_stop(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
-        reason: Literal["stop", "length"] = "stop" if stopped or end is not None else "length"
-        return Generation(text, report, prompt_tokens, len(kept), reason)
 
     def _end_ids(self) -> set[int]:
         config: Any = getattr(self.hf_model, "generation_config", None)

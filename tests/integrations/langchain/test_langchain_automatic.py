@@ -17,7 +17,7 @@ from langchain_seka.capture import CAPTURE
 
 from seka_rag import Span
 
-N = 24
+N = 50
 v3 = pytest.mark.skipif(not hasattr(BaseChatModel, "stream_events"), reason="an older langchain-core")
 
 
