@@ -26,7 +26,9 @@ from llama_index.core.llms.llm import LLM
 from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
 from llama_index.llms.seka.engines import EngineSlot
 from llama_index.llms.seka.errors import raised_as_own
+from llama_index.llms.seka.instructions import Instructions, mark_instructions, whole
 from llama_index.llms.seka.marks import announce, take_announced
+from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 from llama_index.llms.seka.provenance import (
     Filling,
     as_text,
@@ -38,7 +40,16 @@ from llama_index.llms.seka.provenance import (
 from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
 from llama_index.llms.seka.requests import Request, call_options, chat_request, completion_request
 
-from seka_rag import Generation, Prompt, SteeredModel, as_highlighter, as_steering, bank_name, steering_as_dict
+from seka_rag import (
+    Generation,
+    Highlighter,
+    Prompt,
+    SteeredModel,
+    as_highlighter,
+    as_steering,
+    bank_name,
+    steering_as_dict,
+)
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 #: Text so far, the new piece of it, further fields of the response.
@@ -71,7 +82,12 @@ class SekaLLM(LLM):
     highlight: Literal["auto", "off"] = Field(default="auto", description="'off': nothing is highlighted.")
     highlighter: Any = Field(
         default="sentences",
-        description="Chooses in retrieved context: a name ('off': only marks on messages count) or a callable.",
+        description="Chooses in retrieved context: a name ('off': only marks on messages count), a callable, or the "
+        "HighlightPostprocessor of the query engine.",
+    )
+    highlight_instructions: Instructions = Field(
+        default="off",
+        description="Highlight what the system prompt says ('system'), what the user asks ('user'), or both ('all').",
     )
     context_variables: list[str] = Field(
         default=["context_str", "context_msg", "context"], description="Template variables that hold retrieved text."
@@ -113,7 +129,7 @@ class SekaLLM(LLM):
     @field_validator("highlighter")
     @classmethod
     def _read_highlighter(cls, value: Any) -> Any:
-        as_highlighter(value)
+        _highlighter(value)
         return value
 
     @field_serializer("highlighter")
@@ -179,13 +195,21 @@ class SekaLLM(LLM):
             marked, warnings = Prompt(text), list[str]()
             if filling is not None:
                 marked, warnings = highlight_text(text, lambda others: fill(prompt, **{**values, **others}), filling)
-            announce(self._engine, marked, warnings)
+            announce(self._engine, self._with_system_prompt(marked), warnings)
         return text
 
     def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
-        if self.highlight == "off" or self.steering is None or self.highlighter == "off":
+        if self.highlight == "off" or self.steering is None:
             return None
-        return read_filling(self._selected(prompt), values, self.context_variables, as_highlighter(self.highlighter))
+        template, variables = self._selected(prompt), self.context_variables
+        return read_filling(template, values, variables, _highlighter(self.highlighter), self.highlight_instructions)
+
+    def _with_system_prompt(self, prompt: Prompt) -> Prompt:
+        """A completion prompt whose beginning is the system prompt, highlighted if that is asked for."""
+        asked = self.highlight_instructions in ("system", "all") and self.highlight != "off"
+        if not asked or not self.system_prompt or not prompt.text.startswith(self.system_prompt):
+            return prompt
+        return Prompt(prompt.text, (*whole(self.system_prompt), *prompt.spans))
 
     def _selected(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
         return prompt.select(llm=self) if isinstance(prompt, SelectorPromptTemplate) else prompt
@@ -243,7 +267,8 @@ class SekaLLM(LLM):
 
     def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, Any]) -> Request:
         with raised_as_own():
-            return chat_request(self.engine, messages, self._options(call), self.messages_to_prompt)
+            marked = mark_instructions(messages, self.highlight_instructions)
+            return chat_request(self.engine, marked, self._options(call), self.messages_to_prompt)
 
     def _completion_request(
         self, prompt: Prompt, warnings: list[str], formatted: bool, call: Mapping[str, Any]
@@ -300,3 +325,7 @@ class SekaLLM(LLM):
     ) -> Response:
         report = make_report(generation, request.prompts, request.warnings)
         return respond(generation.text, delta, response_fields(self.model, generation, report))
+
+
+def _highlighter(value: Any) -> Highlighter | HighlightPostprocessor:
+    return value if isinstance(value, HighlightPostprocessor) else as_highlighter(value)
