@@ -5,11 +5,12 @@ Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighte
 
 from seka_rag.bank import ProjectionBank
 from seka_rag.errors import SekaError
+from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
-from seka_rag.model import Generation, SteeredModel
+from seka_rag.model import SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.shared import bank_name, shared_model
 from seka_rag.steering.base import SteeringReport, steer
@@ -21,6 +22,7 @@ from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import Placement, locate_values
 from seka_rag.text.spans import Span
+from seka_rag.text.toolcalls import InvalidToolCall, ToolCall
 
 __version__ = "0.1.0"
 
@@ -28,6 +30,7 @@ __all__ = [
     "ContrastiveTriple",
     "Generation",
     "Highlighter",
+    "InvalidToolCall",
     "KeyScaling",
     "Passage",
     "Placement",
@@ -39,6 +42,7 @@ __all__ = [
     "Span",
     "SteeredModel",
     "SteeringReport",
+    "ToolCall",
     "as_highlighter",
     "as_passage",
     "as_steering",

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -15,12 +14,15 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.errors import ContextLengthError, SteeringError
+from seka_rag.errors import ContextLengthError, SettingError, SteeringError
+from seka_rag.generation import Generation, finished
 from seka_rag.hf.chat import Message, render_chat
+from seka_rag.hf.forms import answer_form
+from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.identity import identify
 from seka_rag.hf.layouts import text_config
 from seka_rag.hf.loading import load_model
-from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces, cut_at_stop
+from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
@@ -32,24 +34,6 @@ Steering = KeySteering | Literal["auto"] | None
 Truncation = Literal["error", "left"]
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _random = threading.Lock()  # sampling draws from torch's global generator
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer and how it came about.
-
-    Attributes:
-        text: the new text.
-        report: what was steered (of the whole batch that this answer was generated in).
-        prompt_tokens, completion_tokens: counts, without padding.
-        finish_reason: "stop" (end token or stop string) or "length".
-    """
-
-    text: str
-    report: SteeringReport = field(repr=False)
-    prompt_tokens: int
-    completion_tokens: int
-    finish_reason: Literal["stop", "length"]
 
 
 class SteeredModel:
@@ -83,6 +67,7 @@ class SteeredModel:
         if self.bank is not None:
             self.bank.model.check(identify(hf_model))
         self.steering = steering
+        self._vocabulary: Vocabulary | None = None
 
     @classmethod
     def from_pretrained(
@@ -133,6 +118,9 @@ class SteeredModel:
             seed: makes sampling repeatable.
             truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
                 (never a highlight).
+            json_schema: hold the answer to a JSON schema (a dict, a pydantic model, or True for any object); it is
+                complete JSON unless ``finish_reason`` is "length". Needs ``seka-rag[structured]``.
+            tools, tool_choice, strict: see ``chat``; here they only say how to read the answer.
             options: anything else that transformers' ``generate`` takes. Without a sampling option it is greedy.
 
         Returns:
@@ -169,23 +157,28 @@ class SteeredModel:
         """Answer a conversation through the model's own chat template.
 
         Args:
-            messages: ``{"role": ..., "content": str or Prompt}``; highlights of every message are kept.
-            template: further arguments of the chat template (``tools``, ...).
-            options: as in ``generate``.
+            messages: ``{"role": ..., "content": str or Prompt}``; highlights of every message are kept. An assistant's may
+                have ``tool_calls`` (such as those of a Generation), a tool's the ``tool_call_id`` that it answers.
+            template: further arguments of the chat template.
+            options: as in ``generate``, and
+
+                tools: what the model may call, each ``{"type": "function", "function": {"name", "description",
+                "parameters"}}``. tool_choice: "auto" (the model decides), "none", or "any" or a name: one call, held to
+                the schema of its arguments. strict: hold calls to their schemas also where the model decides.
         """
-        return self._run([self.tokenize_chat(messages, **(template or {}))], **options)[0]
+        return self._run([self._tokenize_turn(messages, template, options)], **options)[0]
 
     def stream_chat(
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``. It can also be read with ``async for``."""
-        return self._stream(self.tokenize_chat(messages, **(template or {})), **options)
+        return self._stream(self._tokenize_turn(messages, template, options), **options)
 
     async def achat(
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> Generation:
         """``chat`` without blocking the event loop."""
-        return (await self._arun([self.tokenize_chat(messages, **(template or {}))], **options))[0]
+        return (await self._arun([self._tokenize_turn(messages, template, options)], **options))[0]
 
     # --- tokens
 
@@ -205,7 +198,20 @@ class SteeredModel:
         chat = render_chat(self.tokenizer, messages, **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
+    def _tokenize_turn(
+        self, messages: Sequence[Message], template: dict[str, Any] | None, options: dict[str, Any]
+    ) -> TokenizedPrompt:
+        tools = options.get("tools") if options.get("tool_choice") != "none" else None
+        return self.tokenize_chat(messages, **(template or {}), **({"tools": tools} if tools else {}))
+
     # --- how
+
+    def _grammar_vocabulary(self) -> Vocabulary:
+        if self._vocabulary is None:
+            self._vocabulary = Vocabulary(
+                self.tokenizer, text_config(self.hf_model).vocab_size, sorted(self._end_ids())
+            )
+        return self._vocabulary
 
     def _method(self, steering: Steering, highlighted: bool) -> KeySteering | None:
         if steering is None or not highlighted:
@@ -246,6 +252,10 @@ class SteeredModel:
         stop: Sequence[str] | str | None = None,
         seed: int | None = None,
         truncate: Truncation = "error",
+        tools: Sequence[Any] | None = None,
+        tool_choice: str = "auto",
+        strict: bool = False,
+        json_schema: Any = None,
         pieces: Any = None,
         cancel: threading.Event | None = None,
         **options: Any,
@@ -263,7 +273,22 @@ class SteeredModel:
             sampling = any(options.get(name) is not None for name in _SAMPLING) and options.get("temperature") != 0
         if not sampling:
             options = {**options, **dict.fromkeys(_SAMPLING)}
-        criteria = [StopOnText(self.tokenizer, length, stop)] if stop else []
+        form = answer_form(
+            self.tokenizer,
+            self._grammar_vocabulary,
+            tools=tools or (),
+            tool_choice=tool_choice,
+            strict=strict,
+            json_schema=json_schema,
+        )
+        if form.grammar is not None:
+            if (options.get("num_beams") or 1) > 1:
+                raise SettingError(
+                    "a schema or forced tool call cannot be combined with beam search: leave num_beams out"
+                )
+            held = Constrained(self._grammar_vocabulary(), form.grammar, length)
+            options["logits_processor"] = [held, *(options.get("logits_processor") or ())]
+        criteria = [StopOnText(form.decode, length, stop)] if stop else []
         criteria += [StopOnEvent(cancel)] if cancel else []
         report = SteeringReport()
         with ExitStack() as stack:
@@ -283,23 +308,16 @@ class SteeredModel:
                 do_sample=sampling,
                 pad_token_id=pad_id(self.tokenizer),
                 stopping_criteria=[*criteria, *options.pop("stopping_criteria", ())],
-                streamer=TextPieces(self.tokenizer, stop, pieces) if pieces else None,
+                streamer=TextPieces(form, stop, self._end_ids(), pieces) if pieces else None,
                 **options,
             )
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
+        ends = self._end_ids()
         times = len(sequences) // len(prompts)
         return [
-            self._finished(ids, len(prompts[i // times]), stop, report)
+            finished(ids, form, stop=stop, ends=ends, prompt_tokens=len(prompts[i // times]), report=report)
             for i, ids in enumerate(sequences[:, length:].tolist())
         ]
-
-    def _finished(self, ids: list[int], prompt_tokens: int, stop: Sequence[str], report: SteeringReport) -> Generation:
-        ends = self._end_ids()
-        end = next((i for i, t in enumerate(ids) if t in ends), None)
-        kept = ids if end is None else ids[:end]
-        text, stopped = cut_at_stop(self.tokenizer.decode(kept, skip_special_tokens=True), stop)
-        reason: Literal["stop", "length"] = "stop" if stopped or end is not None else "length"
-        return Generation(text, report, prompt_tokens, len(kept), reason)
 
     def _end_ids(self) -> set[int]:
         config: Any = getattr(self.hf_model, "generation_config", None)

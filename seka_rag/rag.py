@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seka_rag.errors import SpanError
+from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.select import NoPassages
-from seka_rag.model import Generation, SteeredModel
+from seka_rag.model import SteeredModel
 from seka_rag.retrieval.retrievers import as_retriever
 from seka_rag.stream import TextStream
 from seka_rag.text.passages import Passage

@@ -84,3 +84,38 @@ def tiny_engine(context: int) -> SteeredModel:
     )
     plain = SteeredModel(model, tokenizer)
     return SteeredModel(model, tokenizer, bank=learn_bank(plain, demo_triples(20), min_gap=0.0), name="tiny")
+
+
+@cache
+def byte_level_tokenizer():
+    """A small byte-level BPE, as most models have one, with control tokens."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from seka_rag.demo.tokenizer import CHAT_TEMPLATE
+
+    special = ["<|bos|>", "<|im_end|>", "<|im_start|>", "[TOOL_CALLS]"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    text = [
+        '{"name": "search", "arguments": {"query": "Where does Alec live?"}}',
+        "Alec moved to Lyon last year. Été à Zürich.",
+    ]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(text * 3, trainer)
+    backend.add_tokens([AddedToken("<tool_call>", special=False), AddedToken("</tool_call>", special=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|bos|>",
+        eos_token="<|im_end|>",
+        pad_token="<|bos|>",
+        additional_special_tokens=special[2:],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+    )

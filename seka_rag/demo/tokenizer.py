@@ -11,9 +11,13 @@ from transformers import PreTrainedTokenizerFast
 BOS, START, END, PAD, UNKNOWN = "<|bos|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|unk|>"
 WORD = Regex(r"\n|-{3,}|\w+|[^\w\s]")
 
+# Calls are written as Hermes and Qwen do. The demo's model was never taught to choose one: a call must be forced.
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{{ bos_token }}{% if tools %}<|im_start|>system\nTools:\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    'Call a tool as <tool_call>{"name": ..., "arguments": {...}}</tool_call><|im_end|>\n{% endif %}'
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}{% for call in message.tool_calls or [] %}\n<tool_call>\n{{ call.function | tojson }}"
+    "\n</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 

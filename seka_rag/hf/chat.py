@@ -1,17 +1,30 @@
-"""Chat templates with highlights kept: messages in, one prompt out, every span where its text went."""
+"""Chat templates with highlights kept: messages in, one prompt out, every span where its text went.
+
+Contents, tools, calls and their results are text that somebody else wrote: none of it can become a control token.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from seka_rag.errors import ProvenanceError, TokenizationError
+from seka_rag.hf.tokens import control_tokens
 from seka_rag.text.prompt import Prompt
-from seka_rag.text.provenance import locate_values
+from seka_rag.text.provenance import Placement, locate_values
 from seka_rag.text.spans import Span
+from seka_rag.text.toolcalls import as_tool_call, tool_name
 
 Message = Mapping[str, Any]
+#: Words of JSON schema and of the form of a tool; templates look for some of these. Everything else may be anything.
+_WORDS = frozenset(
+    "type function name description parameters arguments properties required items enum const default title format "
+    "anyOf allOf oneOf additionalProperties $defs $ref minimum maximum return strict "
+    "object string number integer boolean array null".split()
+)
 
 
 @dataclass(frozen=True)
@@ -23,49 +36,198 @@ class RenderedChat:
 
 
 def render_chat(
-    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True, **options: Any
+    tokenizer: Any,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    add_generation_prompt: bool = True,
+    **options: Any,
 ) -> RenderedChat:
     """Apply the model's chat template to messages whose ``content`` is a str or a Prompt.
 
     Args:
         tokenizer: has a ``chat_template``.
-        messages: ``{"role": ..., "content": ...}``; other keys are passed on.
-        options: further arguments of ``apply_chat_template`` (``tools``, ...).
+        messages: ``{"role": ..., "content": ...}``; other keys are passed on. An assistant's may have ``tool_calls``, and
+            a message of role "tool" the ``tool_call_id`` that it answers.
+        tools: what the model may call, in the form of OpenAI: ``{"type": "function", "function": {...}}``.
+        options: further arguments of ``apply_chat_template``.
 
     Raises:
-        TokenizationError: the tokenizer has no chat template, or its template refuses these messages.
+        TokenizationError: the tokenizer has no chat template, or its template refuses these messages or leaves tools out.
         ProvenanceError: the template changes a highlighted message, so its highlights cannot be followed.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TokenizationError("this tokenizer has no chat template; give one Prompt instead of messages")
-    contents = {str(i): m["content"] for i, m in enumerate(messages) if isinstance(m.get("content"), str | Prompt)}
-    texts = {i: str(c) for i, c in contents.items() if str(c).strip()}
+    chat = _Conversation.of(messages, tools)
 
     def render(values: Mapping[str, str]) -> str:
-        filled = [
-            {**m, "content": values.get(str(i), str(m["content"]) if str(i) in contents else m.get("content"))}
-            for i, m in enumerate(messages)
-        ]
         try:
             return tokenizer.apply_chat_template(
-                filled, tokenize=False, add_generation_prompt=add_generation_prompt, **options
+                chat.filled(values),
+                tools=chat.filled_tools(values),
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **options,
             )
         except Exception as error:  # jinja's own errors and whatever a template raises
             raise TokenizationError(f"the chat template refuses these messages: {error}") from error
 
-    try:
-        text, placements = locate_values(render, texts)
-    except ProvenanceError:  # some templates cut thoughts out of the model's own turns: follow only the others
-        others = {i: t for i, t in texts.items() if messages[int(i)].get("role") != "assistant"}
-        text, placements = locate_values(render, others)
+    text, placements = _follow(render, chat.texts(), control_tokens(tokenizer))
+    chat.check(text, placements)
     spans: list[Span] = []
     template: list[tuple[int, int]] = []
     last = 0
     for placement in placements:
-        content = contents[placement.name]
+        content = chat.contents.get(placement.name)
         if isinstance(content, Prompt):
             spans += placement.place(content.spans)
         template.append((last, placement.start))
         last = placement.end
     template.append((last, len(text)))
     return RenderedChat(Prompt(text, tuple(spans)), tuple(template))
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """Messages and tools, and every text in them that a template places.
+
+    Contents are known by their number. Other texts (names, descriptions, arguments) are known by themselves, each once,
+    so that a template which compares them still finds them equal.
+    """
+
+    messages: list[dict[str, Any]]
+    contents: dict[str, str | Prompt]
+    tools: list[Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> _Conversation:
+        try:
+            for tool in tools or ():
+                tool_name(tool)
+            told = [_plain(m) for m in messages]
+        except ValueError as error:
+            raise TokenizationError(str(error)) from error
+        contents = {str(i): m["content"] for i, m in enumerate(messages) if isinstance(m.get("content"), str | Prompt)}
+        return cls(told, contents, list(tools or ()))
+
+    def texts(self) -> list[dict[str, str]]:
+        """What can be followed through the template, the most first.
+
+        Some templates cut thoughts out of the model's own turns, and some rewrite tools.
+        """
+        contents = {i: str(c) for i, c in self.contents.items() if str(c).strip()}
+        others = {i: t for i, t in contents.items() if self.messages[int(i)].get("role") != "assistant"}
+        parts = [
+            self.tools,
+            *([c["function"] for c in m.get("tool_calls") or ()] + [m.get("name")] for m in self.messages),
+        ]
+        words = {f"t:{t}": t for t in _strings(parts) if t.strip()}
+        steps = [contents | words, others | words, contents, others]
+        return [step for i, step in enumerate(steps) if step not in steps[:i]]
+
+    def filled(self, values: Mapping[str, str]) -> list[dict[str, Any]]:
+        filled = []
+        for i, message in enumerate(self.messages):
+            own = dict(message)
+            if "name" in own:
+                own["name"] = _replaced(own["name"], values)
+            if "tool_calls" in own:
+                own["tool_calls"] = [{**c, "function": _replaced(c["function"], values)} for c in own["tool_calls"]]
+            if str(i) in self.contents:
+                own["content"] = values.get(str(i), str(self.contents[str(i)]))
+            filled.append(own)
+        return filled
+
+    def filled_tools(self, values: Mapping[str, str]) -> Any:
+        return _replaced(self.tools, values) or None
+
+    def check(self, text: str, placements: Sequence[Placement]) -> None:
+        """Nothing that matters was left out by the template.
+
+        Raises:
+            TokenizationError: tools, calls or results are missing from the text.
+            ProvenanceError: a highlighted message is.
+        """
+        placed = {p.name for p in placements}
+        calls = [call["function"]["name"] for m in self.messages for call in m.get("tool_calls") or ()]
+        for what, names in (("tools", [tool_name(t) for t in self.tools]), ("tool calls", calls)):
+            if missing := [name for name in names if f"t:{name}" not in placed and name not in text]:
+                raise TokenizationError(
+                    f"the model's chat template has no place for {what}: {', '.join(missing)} is left out"
+                )
+        for i, content in self.contents.items():
+            if i in placed or not str(content).strip():
+                continue
+            if self.messages[int(i)].get("role") == "tool" and str(content).strip() not in text:
+                raise TokenizationError("the model's chat template has no place for the results of tools")
+            if isinstance(content, Prompt) and content.spans:
+                raise ProvenanceError(f"message {i} has highlights, and the model's chat template leaves it out")
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as templates expect it: calls in the form of transformers, ids that every template takes."""
+    own = dict(message)
+    if own.get("tool_calls"):
+        calls = [as_tool_call(call) for call in own["tool_calls"]]
+        own["tool_calls"] = [
+            {"id": _short(c.id), "type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
+            for c in calls
+        ]
+    else:
+        own.pop("tool_calls", None)
+    if own.get("tool_call_id"):
+        own["tool_call_id"] = _short(str(own["tool_call_id"]))
+    return own
+
+
+def _short(call_id: str) -> str:
+    """The id itself if it is of the one form that every template takes, else nine characters that stand for it."""
+    return call_id if re.fullmatch(r"[A-Za-z0-9]{9}", call_id) else hashlib.sha256(call_id.encode()).hexdigest()[:9]
+
+
+def _follow(
+    render: Callable[[Mapping[str, str]], str], steps: Sequence[dict[str, str]], control: Sequence[str]
+) -> tuple[str, tuple[Placement, ...]]:
+    """The text, and where the values of the first step that can be followed stand.
+
+    What is then not followed counts as written by the template, so no control token may be spelled in it.
+    """
+    for step in steps:
+        left = [t for t in steps[0].values() if t not in step.values()]
+        try:
+            text, placements = locate_values(render, step)
+        except ProvenanceError:
+            if step is steps[-1]:
+                raise
+            continue
+        if spelled := next((c for c in control for t in left if c in t), None):
+            raise ProvenanceError(
+                f"the chat template changes a message or tool that spells the control token {spelled!r}, so it cannot be "
+                "kept as plain text; take it out of that text"
+            )
+        return text, placements
+    raise AssertionError("there is always a step")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in plain data, keys as well, but for the words that templates know."""
+    if isinstance(value, str):
+        if value not in _WORDS:
+            yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _strings(key)
+            yield from _strings(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+def _replaced(value: Any, values: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return values.get(f"t:{value}", value)
+    if isinstance(value, Mapping):
+        return {_replaced(k, values): _replaced(v, values) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replaced(v, values) for v in value]
+    return value

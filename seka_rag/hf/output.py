@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
+from seka_rag.hf.forms import AnswerForm
+
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     """The text before the earliest stop string, and whether there was one."""
@@ -21,12 +23,12 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 class StopOnText(StoppingCriteria):
     """Ends a row as soon as its new text holds a stop string, whatever tokens spell it."""
 
-    def __init__(self, tokenizer: Any, prompt_length: int, stop: Sequence[str]) -> None:
-        self.tokenizer, self.prompt_length, self.stop = tokenizer, prompt_length, stop
+    def __init__(self, decode: Callable[[list[int]], str], prompt_length: int, stop: Sequence[str]) -> None:
+        self.decode, self.prompt_length, self.stop = decode, prompt_length, stop
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        texts = self.tokenizer.batch_decode(input_ids[:, self.prompt_length :], skip_special_tokens=True)
-        done = [cut_at_stop(text, self.stop)[1] for text in texts]
+        rows = input_ids[:, self.prompt_length :].tolist()
+        done = [cut_at_stop(self.decode(ids), self.stop)[1] for ids in rows]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
@@ -43,11 +45,11 @@ class StopOnEvent(StoppingCriteria):
 class TextPieces(BaseStreamer):
     """Hands on new text of one sequence as it is generated; the pieces add up to the final text.
 
-    What could still change is held back: half a character, and the beginning of a stop string.
+    What could still change is held back: half a character, the beginning of a stop string, and tool calls.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], emit: Callable[[str], None]) -> None:
-        self.tokenizer, self.stop, self.emit = tokenizer, stop, emit
+    def __init__(self, form: AnswerForm, stop: Sequence[str], ends: set[int], emit: Callable[[str], None]) -> None:
+        self.form, self.stop, self.ends, self.emit = form, stop, ends, emit
         self.ids: list[int] = []
         self.sent = ""
         self.prompt_seen = False
@@ -57,15 +59,18 @@ class TextPieces(BaseStreamer):
             self.prompt_seen = True
             return
         self.ids += value.flatten().tolist()
-        text, stopped = cut_at_stop(self.tokenizer.decode(self.ids, skip_special_tokens=True), self.stop)
+        text, stopped = self._text()
         if not stopped:
             if text.endswith("\ufffd"):
                 return
             text = text[: len(text) - _held_back(text, self.stop)]
-        self._send(text)
+        self._send(self.form.visible(text))
 
     def end(self) -> None:
-        self._send(cut_at_stop(self.tokenizer.decode(self.ids, skip_special_tokens=True), self.stop)[0])
+        self._send(self.form.read(self._text()[0]).content)
+
+    def _text(self) -> tuple[str, bool]:
+        return cut_at_stop(self.form.decode([i for i in self.ids if i not in self.ends]), self.stop)
 
     def _send(self, text: str) -> None:
         if text.startswith(self.sent) and len(text) > len(self.sent):

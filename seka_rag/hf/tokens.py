@@ -61,7 +61,7 @@ def tokenize(
             f"{type(tokenizer).__name__} gives no character offsets, so highlights cannot be mapped to tokens; use a fast "
             "tokenizer (AutoTokenizer with use_fast=True)"
         )
-    control = _control_ids(tokenizer)
+    control = control_ids(tokenizer)
     ids, offsets = _encode(tokenizer, prompt.text, control, tuple(trusted or ()), add_special_tokens)
     special = {i for i, t in enumerate(ids) if t in control}
     weights = [0.0] * len(ids)
@@ -96,10 +96,15 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def _control_ids(tokenizer: Any) -> set[int]:
+def control_ids(tokenizer: Any) -> set[int]:
     """Ids with a meaning beyond text. The unknown token is none: any text may become it."""
     added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+
+
+def control_tokens(tokenizer: Any) -> list[str]:
+    """How the control tokens are spelled."""
+    return [str(t) for t in tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))]
 
 
 def _encode(

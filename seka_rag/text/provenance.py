@@ -6,9 +6,10 @@ Here the places come from the template itself: literal, value, literal, ... must
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from seka_rag.errors import ProvenanceError
@@ -16,6 +17,8 @@ from seka_rag.text.spans import Span, clip, shift
 
 #: What templates commonly do to a value without changing the characters inside it.
 _TRANSFORMS: tuple[Callable[[str], str], ...] = (lambda s: s, str.strip, str.lstrip, str.rstrip)
+#: What JSON escapes in text of any characters, and in pure ASCII.
+_ESCAPES = ((re.compile(r'[\x00-\x1f"\\]'), False), (re.compile(r'[^\x20-\x7e]|["\\]'), True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +48,10 @@ def locate_values(
     Returns:
         The rendered text, and the placements in the order of the text (a value used twice has two).
 
+    A value written as a JSON string is followed as well; each of its pieces between escapes has a placement then.
+
     Raises:
-        ProvenanceError: the template changes a value (upper case, escapes) or depends on its content.
+        ProvenanceError: the template changes a value (upper case, HTML escapes) or depends on its content.
     """
     text = render(values)
     nonces = {name: f"Qz{secrets.token_hex(12)}zQ" for name in values}
@@ -81,8 +86,37 @@ def _match(text: str, literals: list[str], order: list[str], values: Mapping[str
                 return placed
             continue
         value = values[order[i]]
-        for form in reversed(list(dict.fromkeys(t(value) for t in _TRANSFORMS))):
+        forms = list(dict.fromkeys(t(value) for t in _TRANSFORMS))
+        for form in reversed(forms):
+            for length, pieces in _as_json(form, text, position):
+                offset = value.find(form)
+                own = [Placement(order[i], position + a, position + b, offset + c) for a, b, c in pieces]
+                stack.append((i + 1, position + length, (*placed, *own)))
+        for form in reversed(forms):
             if text.startswith(form, position):
                 here = Placement(order[i], position, position + len(form), value.find(form))
                 stack.append((i + 1, position + len(form), (*placed, here)))
     return None
+
+
+def _as_json(value: str, text: str, position: int) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
+    """If the value stands there with the escapes of a JSON string: its length, and its pieces without escapes.
+
+    A piece is its start and end in the text, both from ``position``, and its start in the value.
+    """
+    for escaped, ascii_only in _ESCAPES:
+        first = escaped.search(value)
+        if first is None or not text.startswith("\\", position + first.start()):
+            continue
+        written, pieces, last = [], [], 0
+        length = 0
+        for match in escaped.finditer(value):
+            plain = value[last : match.start()]
+            pieces.append((length, length + len(plain), last))
+            written += [plain, json.dumps(match.group(), ensure_ascii=ascii_only)[1:-1]]
+            length += len(plain) + len(written[-1])
+            last = match.end()
+        pieces.append((length, length + len(value) - last, last))
+        form = "".join([*written, value[last:]])
+        if text.startswith(form, position):
+            yield len(form), [p for p in pieces if p[0] < p[1]]

@@ -1,0 +1,101 @@
+"""What form an answer has: plain text, text with tool calls, or JSON of a schema."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seka_rag.errors import SettingError, UnsupportedModelError
+from seka_rag.hf.grammar import Vocabulary, call_grammar, json_grammar
+from seka_rag.hf.tokens import control_ids
+from seka_rag.text.toolcalls import ReadText, ToolFormat, choose, format_of, tool_name
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """How an answer's tokens become text, what may be in it, and what is read out of it.
+
+    Attributes:
+        decode: ids -> text.
+        grammar: what the text is held to, if anything.
+        calls: how tool calls are written in it, if there may be any.
+    """
+
+    decode: Callable[[Sequence[int]], str]
+    grammar: str | None = None
+    calls: ToolFormat | None = None
+
+    def visible(self, text: str) -> str:
+        """What can be shown of an unfinished text."""
+        return text if self.calls is None else self.calls.visible(text)
+
+    def read(self, text: str) -> ReadText:
+        return ReadText(text) if self.calls is None else self.calls.read(text)
+
+
+def answer_form(
+    tokenizer: Any,
+    vocabulary: Callable[[], Vocabulary],
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    tool_choice: str = "auto",
+    strict: bool = False,
+    json_schema: Any = None,
+) -> AnswerForm:
+    """The form that a call asks for. ``vocabulary`` is asked only for what needs a grammar.
+
+    Raises:
+        SettingError: options that contradict each other, or a choice that is no tool.
+        UnsupportedModelError: tools, and a chat template whose way of calling them is not known.
+    """
+    try:
+        forced = choose(tools, tool_choice)
+        names = [tool_name(t) for t in tools]
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    if json_schema is not None:
+        if forced:
+            raise SettingError(f"json_schema and tool_choice={tool_choice!r} contradict each other: give one of them")
+        return AnswerForm(vocabulary().decode, json_grammar(as_schema(json_schema)))
+    if not names or tool_choice == "none":
+        return AnswerForm(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+    form = tool_format(tokenizer)
+    if not forced and not strict:
+        hidden = (control_ids(tokenizer) | {*tokenizer.all_special_ids}) - {
+            tokenizer.convert_tokens_to_ids(form.marker)
+        }
+        return AnswerForm(lambda ids: tokenizer.decode([i for i in ids if i not in hidden]), None, form)
+    words = vocabulary()
+    return AnswerForm(words.decode, call_grammar(form, forced or tools, words, free=not forced), form)
+
+
+def tool_format(tokenizer: Any) -> ToolFormat:
+    """How the model's chat template writes tool calls.
+
+    Raises:
+        UnsupportedModelError: it writes none, or in a way that is not known here.
+    """
+    template = tokenizer.get_chat_template(None, [{}]) if tokenizer.chat_template else ""
+    form = format_of(template)
+    if form is None:
+        raise UnsupportedModelError(
+            "this model's chat template writes no tool calls in a form known here (Hermes and Qwen, Llama 3, Mistral), so "
+            "its calls cannot be read; leave tools out, or use a model with one of these"
+        )
+    return form
+
+
+def as_schema(value: Any) -> Any:
+    """A JSON schema from one, from a pydantic model, or from True: any JSON object.
+
+    Raises:
+        SettingError: something else.
+    """
+    if value is True:
+        return {"type": "object"}
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "model_json_schema"):
+        return value.model_json_schema()
+    raise SettingError(f"json_schema takes a JSON schema (dict), a pydantic model or True, not {value!r}")
