@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.errors import ContextLengthError, SettingError, SteeringError
+from seka_rag.errors import ContextLengthError, SettingError, SteeringError, UnsupportedModelError
 from seka_rag.generation import Generation, finished
 from seka_rag.hf.chat import Message, render_chat
-from seka_rag.hf.forms import answer_form
+from seka_rag.hf.forms import answer_form, tool_format
 from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.identity import identify
 from seka_rag.hf.layouts import text_config
@@ -98,6 +98,14 @@ class SteeredModel:
     def context_length(self) -> int | None:
         """Most tokens of prompt and answer together, or None if the model does not say."""
         return getattr(text_config(self.hf_model), "max_position_embeddings", None)
+
+    @property
+    def can_call_tools(self) -> bool:
+        """Whether the chat template writes tool calls in a form that is known here."""
+        try:
+            return bool(tool_format(self.tokenizer))
+        except UnsupportedModelError:
+            return False
 
     # --- prompts
 

@@ -12,6 +12,8 @@ from seka_rag import Placement, Span
 
 Instructions = Literal["off", "system", "user", "all"]
 SOURCE = "instruction"
+#: How ReActAgent begins a message of the user's role that holds what a tool returned.
+_OBSERVATION = "Observation:"
 SYSTEM_ROLES = frozenset({MessageRole.SYSTEM, MessageRole.DEVELOPER})
 
 
@@ -39,6 +41,8 @@ def mark_instructions(messages: Sequence[ChatMessage], asked: Instructions) -> l
     A message that carries marks already, even empty ones, was filled from a template or marked by hand: it stays.
     """
     last = max((i for i, m in enumerate(messages) if m.role == MessageRole.USER), default=None)
+    if last is not None and (messages[last].content or "").startswith(_OBSERVATION):
+        last = None
     marked = list(messages)
     for i, message in enumerate(messages):
         system = asked in ("system", "all") and message.role in SYSTEM_ROLES

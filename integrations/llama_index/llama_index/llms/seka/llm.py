@@ -22,8 +22,9 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
+from llama_index.core.tools import BaseTool
 from llama_index.llms.seka.engines import EngineSlot
 from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.instructions import Instructions, mark_instructions, whole
@@ -39,6 +40,8 @@ from llama_index.llms.seka.provenance import (
 )
 from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
 from llama_index.llms.seka.requests import Request, call_options, chat_request, completion_request
+from llama_index.llms.seka.structured import StructuredPrediction
+from llama_index.llms.seka.tools import only_first_call, tool_options, tool_selections
 
 from seka_rag import (
     Generation,
@@ -52,11 +55,11 @@ from seka_rag import (
 )
 
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
-#: Text so far, the new piece of it, further fields of the response.
-Respond = Callable[[str, "str | None", Mapping[str, Any]], Response]
+#: Text so far or the whole answer, the new piece of it, further fields of the response.
+Respond = Callable[["str | Generation", "str | None", Mapping[str, Any]], Response]
 
 
-class SekaLLM(LLM):
+class SekaLLM(StructuredPrediction):
     """A local model that follows the evidence, for query engines and chat engines.
 
     Nothing has to be highlighted by hand: whenever LlamaIndex fills a template with retrieved context, the sentences
@@ -92,12 +95,19 @@ class SekaLLM(LLM):
     context_variables: list[str] = Field(
         default=["context_str", "context_msg", "context"], description="Template variables that hold retrieved text."
     )
+    tool_highlighter: Any = Field(
+        default="off",
+        description="Chooses in what tools returned; a passage's source is its tool. Use Trusted(..., TrustPolicy(...)).",
+    )
     temperature: float = Field(default=0.0, ge=0, description="Above 0 the model samples; at 0 it is greedy.")
     max_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
     stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
     context_window: int | None = Field(default=None, ge=1, description="By default what the model says.")
     is_chat_model: bool | None = Field(default=None, description="By default whether the model has a chat template.")
+    is_function_calling_model: bool | None = Field(
+        default=None, description="By default whether its chat template writes tool calls in a known form."
+    )
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Options for loading (dtype, device_map).")
 
     _engine: EngineSlot = PrivateAttr()
@@ -132,7 +142,13 @@ class SekaLLM(LLM):
         _highlighter(value)
         return value
 
-    @field_serializer("highlighter")
+    @field_validator("tool_highlighter")
+    @classmethod
+    def _read_tool_highlighter(cls, value: Any) -> Any:
+        as_highlighter(value)
+        return value
+
+    @field_serializer("highlighter", "tool_highlighter")
     def _write_highlighter(self, value: Any) -> str:
         # the name of a callable is not a known highlighter: reading it back fails, rather than taking another one
         return value if isinstance(value, str) else repr(value)
@@ -147,7 +163,7 @@ class SekaLLM(LLM):
         return None if value is None else bank_name(value)
 
     def __getstate__(self) -> dict[str, Any]:
-        for value in (self.highlighter, self.bank, self.steering):
+        for value in (self.highlighter, self.tool_highlighter, self.bank, self.steering):
             pickle.dumps(value)  # LlamaIndex would drop what cannot be stored, and with it a trust policy
         return super().__getstate__()
 
@@ -158,11 +174,13 @@ class SekaLLM(LLM):
 
     @property
     def metadata(self) -> LLMMetadata:
-        engine = self.engine if self.context_window is None or self.is_chat_model is None else None
+        told = (self.context_window, self.is_chat_model, self.is_function_calling_model)
+        engine = self.engine if None in told else None
         return LLMMetadata(
             context_window=self.context_window or getattr(engine, "context_length", None) or DEFAULT_CONTEXT_WINDOW,
             num_output=self.max_tokens,
             is_chat_model=self._is_chat(engine),
+            is_function_calling_model=self._calls_tools(engine),
             model_name=self.model,
         )
 
@@ -175,6 +193,11 @@ class SekaLLM(LLM):
         if self.is_chat_model is not None:
             return self.is_chat_model
         return bool(getattr(engine.tokenizer if engine else None, "chat_template", None))
+
+    def _calls_tools(self, engine: SteeredModel | None) -> bool:
+        if self.is_function_calling_model is not None:
+            return self.is_function_calling_model
+        return self._is_chat(engine) and engine is not None and engine.can_call_tools
 
     # --- templates: predict, apredict, stream and astream all pass here
 
@@ -263,12 +286,47 @@ class SekaLLM(LLM):
         request = await asyncio.to_thread(self._completion_request, *announced, formatted, kwargs)
         return self._astream(request, completion_response)  # type: ignore[return-value]
 
+    # --- tools
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or ())
+        if user_msg is not None:
+            messages.append(ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg)
+        return {"messages": messages, **tool_options(tools, tool_choice, required=tool_required), **kwargs}
+
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        return response if allow_parallel_tool_calls else only_first_call(response)
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The tool calls that a response asks for."""
+        return tool_selections(response, error_if_none=error_on_no_tool_call)
+
     # --- requests
 
     def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, Any]) -> Request:
         with raised_as_own():
             marked = mark_instructions(messages, self.highlight_instructions)
-            return chat_request(self.engine, marked, self._options(call), self.messages_to_prompt)
+            return chat_request(
+                self.engine, marked, self._options(call), self.messages_to_prompt, as_highlighter(self.tool_highlighter)
+            )
 
     def _completion_request(
         self, prompt: Prompt, warnings: list[str], formatted: bool, call: Mapping[str, Any]
@@ -324,7 +382,7 @@ class SekaLLM(LLM):
         self, request: Request, generation: Generation, respond: Respond[Response], delta: str | None = None
     ) -> Response:
         report = make_report(generation, request.prompts, request.warnings)
-        return respond(generation.text, delta, response_fields(self.model, generation, report))
+        return respond(generation, delta, response_fields(self.model, generation, report))
 
 
 def _highlighter(value: Any) -> Highlighter | HighlightPostprocessor:
