@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pickle
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,19 +15,17 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
-    LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
-from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
 from llama_index.core.tools import BaseTool
-from llama_index.llms.seka.engines import EngineSlot
+from llama_index.core.types import TokenAsyncGen
 from llama_index.llms.seka.errors import raised_as_own
-from llama_index.llms.seka.instructions import Instructions, mark_instructions, whole
+from llama_index.llms.seka.events import HighlightEvent
+from llama_index.llms.seka.instructions import mark_instructions, whole
 from llama_index.llms.seka.marks import announce, take_announced
-from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 from llama_index.llms.seka.provenance import (
     Filling,
     as_text,
@@ -39,27 +35,25 @@ from llama_index.llms.seka.provenance import (
     read_filling,
 )
 from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
-from llama_index.llms.seka.requests import Request, call_options, chat_request, completion_request
-from llama_index.llms.seka.structured import StructuredPrediction
+from llama_index.llms.seka.requests import Request, chat_request, completion_request
+from llama_index.llms.seka.settings import SekaSettings, named_highlighter
 from llama_index.llms.seka.tools import only_first_call, tool_options, tool_selections
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
-from seka_rag import (
-    Generation,
-    Highlighter,
-    Prompt,
-    SteeredModel,
-    as_highlighter,
-    as_steering,
-    bank_name,
-    steering_as_dict,
-)
+from seka_rag import Generation, Prompt, as_highlighter
 
+dispatcher = get_dispatcher(__name__)
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
 #: Text so far or the whole answer, the new piece of it, further fields of the response.
 Respond = Callable[["str | Generation", "str | None", Mapping[str, Any]], Response]
 
 
-class SekaLLM(StructuredPrediction):
+def _without_span(method: Any) -> Any:
+    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return method
+
+
+class SekaLLM(SekaSettings):
     """A local model that follows the evidence, for query engines and chat engines.
 
     Nothing has to be highlighted by hand: whenever LlamaIndex fills a template with retrieved context, the sentences
@@ -67,137 +61,17 @@ class SekaLLM(StructuredPrediction):
     ``collect_reports`` for those of a query engine.
 
     Calls take ``stop``, ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``steering`` and ``highlight``, which
-    count before the fields of the same name.
+    count before the fields of the same name, ``json_schema``, which holds the answer to a JSON schema, and for chats
+    ``tools``, ``tool_choice`` ("auto", "any", "none" or a name) and ``strict``.
 
     >>> from llama_index.llms.seka import SekaLLM
     >>> SekaLLM(model="seka-demo", max_tokens=8).model
     'seka-demo'
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
-    model: str = Field(description="A name on the Hub, a folder, or 'seka-demo'.")
-    bank: Any = Field(default=None, repr=False, description="A bank or its folder; by default the model's own, if any.")
-    steering: Any = Field(
-        default="auto",
-        description="A method such as Seka(gain=0.5); 'auto' for the model's own; None to run unsteered.",
-    )
-    highlight: Literal["auto", "off"] = Field(default="auto", description="'off': nothing is highlighted.")
-    highlighter: Any = Field(
-        default="sentences",
-        description="Chooses in retrieved context: a name ('off': only marks on messages count), a callable, or the "
-        "HighlightPostprocessor of the query engine.",
-    )
-    highlight_instructions: Instructions = Field(
-        default="off",
-        description="Highlight what the system prompt says ('system'), what the user asks ('user'), or both ('all').",
-    )
-    context_variables: list[str] = Field(
-        default=["context_str", "context_msg", "context"], description="Template variables that hold retrieved text."
-    )
-    tool_highlighter: Any = Field(
-        default="off",
-        description="Chooses in what tools returned; a passage's source is its tool. Use Trusted(..., TrustPolicy(...)).",
-    )
-    temperature: float = Field(default=0.0, ge=0, description="Above 0 the model samples; at 0 it is greedy.")
-    max_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
-    stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
-    seed: int | None = Field(default=None, description="Makes sampling repeatable.")
-    context_window: int | None = Field(default=None, ge=1, description="By default what the model says.")
-    is_chat_model: bool | None = Field(default=None, description="By default whether the model has a chat template.")
-    is_function_calling_model: bool | None = Field(
-        default=None, description="By default whether its chat template writes tool calls in a known form."
-    )
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Options for loading (dtype, device_map).")
-
-    _engine: EngineSlot = PrivateAttr()
-
-    def __init__(self, model: str | None = None, *, steered_model: SteeredModel | None = None, **settings: Any) -> None:
-        """A model by name, or ``steered_model``, one that is loaded already; settings are the fields."""
-        if steered_model is not None:
-            settings["model"] = steered_model.name if model is None else model
-        elif model is not None:
-            settings["model"] = model
-        super().__init__(**settings)
-        self._engine = EngineSlot(steered_model)
-
     @classmethod
     def class_name(cls) -> str:
         return "SekaLLM"
-
-    # --- fields
-
-    @field_validator("steering")
-    @classmethod
-    def _read_steering(cls, value: Any) -> Any:
-        return as_steering(value)
-
-    @field_serializer("steering")
-    def _write_steering(self, value: Any) -> Any:
-        return steering_as_dict(value)
-
-    @field_validator("highlighter")
-    @classmethod
-    def _read_highlighter(cls, value: Any) -> Any:
-        _highlighter(value)
-        return value
-
-    @field_validator("tool_highlighter")
-    @classmethod
-    def _read_tool_highlighter(cls, value: Any) -> Any:
-        as_highlighter(value)
-        return value
-
-    @field_serializer("highlighter", "tool_highlighter")
-    def _write_highlighter(self, value: Any) -> str:
-        # the name of a callable is not a known highlighter: reading it back fails, rather than taking another one
-        return value if isinstance(value, str) else repr(value)
-
-    @field_validator("bank")
-    @classmethod
-    def _read_bank(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_serializer("bank")
-    def _write_bank(self, value: Any) -> str | None:
-        return None if value is None else bank_name(value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        for value in (self.highlighter, self.tool_highlighter, self.bank, self.steering):
-            pickle.dumps(value)  # LlamaIndex would drop what cannot be stored, and with it a trust policy
-        return super().__getstate__()
-
-    @property
-    def engine(self) -> SteeredModel:
-        """The loaded model. The first use loads it, which takes a while; models are shared by name."""
-        return self._engine.get(self.model, self.bank, self.model_kwargs)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        told = (self.context_window, self.is_chat_model, self.is_function_calling_model)
-        engine = self.engine if None in told else None
-        return LLMMetadata(
-            context_window=self.context_window or getattr(engine, "context_length", None) or DEFAULT_CONTEXT_WINDOW,
-            num_output=self.max_tokens,
-            is_chat_model=self._is_chat(engine),
-            is_function_calling_model=self._calls_tools(engine),
-            model_name=self.model,
-        )
-
-    def to_payload(self) -> dict[str, Any]:
-        """What callbacks see of this model; written without loading it."""
-        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "stop", "seed", "highlight")}
-        return {"class_name": self.class_name(), "model_name": self.model, "steering": repr(self.steering), **own}
-
-    def _is_chat(self, engine: SteeredModel | None) -> bool:
-        if self.is_chat_model is not None:
-            return self.is_chat_model
-        return bool(getattr(engine.tokenizer if engine else None, "chat_template", None))
-
-    def _calls_tools(self, engine: SteeredModel | None) -> bool:
-        if self.is_function_calling_model is not None:
-            return self.is_function_calling_model
-        return self._is_chat(engine) and engine is not None and engine.can_call_tools
 
     # --- templates: predict, apredict, stream and astream all pass here
 
@@ -225,7 +99,9 @@ class SekaLLM(StructuredPrediction):
         if self.highlight == "off" or self.steering is None:
             return None
         template, variables = self._selected(prompt), self.context_variables
-        return read_filling(template, values, variables, _highlighter(self.highlighter), self.highlight_instructions)
+        return read_filling(
+            template, values, variables, named_highlighter(self.highlighter), self.highlight_instructions
+        )
 
     def _with_system_prompt(self, prompt: Prompt) -> Prompt:
         """A completion prompt whose beginning is the system prompt, highlighted if that is asked for."""
@@ -236,6 +112,19 @@ class SekaLLM(StructuredPrediction):
 
     def _selected(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
         return prompt.select(llm=self) if isinstance(prompt, SelectorPromptTemplate) else prompt
+
+    # LlamaIndex asks for `metadata` before it awaits anything, so the model is loaded before, in a thread. These add no
+    # span of their own to the one of the method that they go on to.
+
+    @_without_span
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        await asyncio.to_thread(lambda: self.metadata)
+        return await super().apredict(prompt, **prompt_args)
+
+    @_without_span
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        await asyncio.to_thread(lambda: self.metadata)
+        return await super().astream(prompt, **prompt_args)
 
     # --- calls
 
@@ -345,10 +234,6 @@ class SekaLLM(StructuredPrediction):
             return prompt, []
         return (found, warnings) if formatted else (Prompt(text), [])
 
-    def _options(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        names = ("stop", "max_tokens", "temperature", "seed", "highlight", "steering")
-        return call_options({name: getattr(self, name) for name in names}, call)
-
     # --- answers
 
     def _generate(self, request: Request) -> Generation:
@@ -382,8 +267,5 @@ class SekaLLM(StructuredPrediction):
         self, request: Request, generation: Generation, respond: Respond[Response], delta: str | None = None
     ) -> Response:
         report = make_report(generation, request.prompts, request.warnings)
+        dispatcher.event(HighlightEvent(model_name=self.model, prompts=tuple(request.prompts), report=report))
         return respond(generation, delta, response_fields(self.model, generation, report))
-
-
-def _highlighter(value: Any) -> Highlighter | HighlightPostprocessor:
-    return value if isinstance(value, HighlightPostprocessor) else as_highlighter(value)

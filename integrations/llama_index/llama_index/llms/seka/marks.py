@@ -94,9 +94,8 @@ def _marked(message: ChatMessage) -> tuple[Prompt, list[str]]:
     if not marks["spans"]:
         return Prompt(text), warnings
     if message.role in _UNTRUSTED:
-        prompt, refused = Prompt(text), f"{message.role.value} messages are not trusted with highlights"
-    else:
-        prompt, refused = read_marks(marks, text)
+        return Prompt(text), [*warnings, f"{message.role.value} messages are not trusted; the highlights were dropped"]
+    prompt, refused = read_marks(marks, text)
     return prompt, warnings if refused is None else [*warnings, f"{refused}; the highlights were dropped"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, TypeVar
@@ -52,6 +53,7 @@ class StructuredPrediction(FunctionCallingLLM):
         **prompt_args: Any,
     ) -> Model:
         """``structured_predict`` without blocking the event loop."""
+        await asyncio.to_thread(lambda: self.metadata)  # loads the model: templates ask for it when they are filled
         messages, options = self._start(output_cls, prompt, llm_kwargs, prompt_args)
         return _ended(_read(output_cls, await self.achat(messages, **options)))
 
@@ -80,6 +82,7 @@ class StructuredPrediction(FunctionCallingLLM):
         """``stream_structured_predict`` for ``async for``."""
 
         async def pieces() -> AsyncIterator[Any]:
+            await asyncio.to_thread(lambda: self.metadata)
             messages, options = self._start(output_cls, prompt, llm_kwargs, prompt_args)
             partial, response = _Partial(output_cls), ChatResponse(message=ChatMessage())
             async for response in await self.astream_chat(messages, **options):
@@ -119,7 +122,8 @@ class _Partial:
     """Reads unfinished JSON; each state once."""
 
     def __init__(self, output_cls: type[BaseModel]) -> None:
-        self._cls, self._last = create_flexible_model(output_cls), None
+        self._cls = create_flexible_model(output_cls)
+        self._last: dict[str, Any] | None = None
 
     def read(self, response: ChatResponse) -> Any:
         try:
