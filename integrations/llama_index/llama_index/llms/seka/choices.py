@@ -76,24 +76,22 @@ class ChoiceStore:
         _current.set(choice)
 
     def find(self, question: str, context: str) -> tuple[tuple[Span, ...], str | None]:
-        """The highlights chosen for a context, and why there are none.
+        """The highlights chosen for a context, and what the report should say of them.
 
         Of several choices for the same nodes the one for this question counts. A chat engine that rewrites the
-        question asks the model with another one: then it is the latest choice of this task or thread, or else what
-        all choices agree on.
+        question asks the model with another one: then it is the latest choice of this task or thread.
         """
         with self._lock:
-            kept = [*reversed(self._kept)]
-        current = _current.get()
-        for choice in (*(c for c in kept if c.question == question), *(c for c in kept if c is current)):
+            kept = [choice for choice in reversed(self._kept) if choice.question == question]
+        for choice in kept:
             spans = choice.spans_in(context)
             if spans is not None:
                 return spans, None
-        found = {spans for choice in kept if (spans := choice.spans_in(context)) is not None}
-        if len(found) == 1:
-            return found.pop(), None
-        reason = "was chosen from for several other questions" if found else "is not text of nodes that it was given"
-        return (), f"it {reason}, says the HighlightPostprocessor; nothing in it is highlighted"
+        current = _current.get()
+        spans = current.spans_in(context) if current is not None and current in self._kept else None
+        if spans is not None:
+            return spans, "highlighted as chosen for another question, which the nodes were retrieved with"
+        return (), "not text of nodes that its HighlightPostprocessor was given: nothing in it is highlighted"
 
     def __copy__(self) -> ChoiceStore:
         return self
