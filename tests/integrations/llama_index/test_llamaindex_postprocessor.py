@@ -123,8 +123,8 @@ def test_a_context_that_is_split(engine, chosen, marked):
         for name in names
     ]
     llm = SekaLLM(steered_model=engine, max_tokens=1, highlighter=chosen)
-    helper = PromptHelper(context_window=330, num_output=8, chunk_overlap_ratio=0.0)
-    for mode in ("compact", "tree_summarize"):
+    for mode, window in (("compact", 870), ("tree_summarize", 330)):  # compact leaves 500 tokens for its prompts
+        helper = PromptHelper(context_window=window, num_output=8, chunk_overlap_ratio=0.0)
         asked = get_response_synthesizer(llm=llm, response_mode=mode, prompt_helper=helper)
         with collect_reports() as reports:
             asked.synthesize(
