@@ -12,6 +12,7 @@ from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
+from seka_rag.scope import highlighting, open_highlighting
 from seka_rag.shared import bank_name, shared_model
 from seka_rag.steering.base import SteeringReport, steer
 from seka_rag.steering.key_scaling import KeyScaling
@@ -48,8 +49,10 @@ __all__ = [
     "as_steering",
     "bank_name",
     "check_spans",
+    "highlighting",
     "learn_bank",
     "locate_values",
+    "open_highlighting",
     "shared_model",
     "steer",
     "steering_as_dict",

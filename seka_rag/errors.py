@@ -39,6 +39,10 @@ class SteeringError(SekaError, RuntimeError):
     """Steering was asked for and did not take place."""
 
 
+class GenerationTimeoutError(SekaError, TimeoutError):
+    """An answer was not ready in the time that it was given."""
+
+
 class LearningError(SekaError, ValueError):
     """Triples from which no bank can be learned."""
 

@@ -14,16 +14,17 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.errors import ContextLengthError, SettingError, SteeringError, UnsupportedModelError
+from seka_rag.errors import ContextLengthError, GenerationTimeoutError, SettingError, SteeringError
 from seka_rag.generation import Generation, finished
 from seka_rag.hf.chat import Message, render_chat
-from seka_rag.hf.forms import answer_form, tool_format
+from seka_rag.hf.forms import answer_form, knows_tools
 from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.identity import identify
 from seka_rag.hf.layouts import text_config
 from seka_rag.hf.loading import load_model
-from seka_rag.hf.output import StopOnEvent, StopOnText, TextPieces
+from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
 from seka_rag.stream import TextStream
@@ -102,10 +103,7 @@ class SteeredModel:
     @property
     def can_call_tools(self) -> bool:
         """Whether the chat template writes tool calls in a form that is known here."""
-        try:
-            return bool(tool_format(self.tokenizer))
-        except UnsupportedModelError:
-            return False
+        return knows_tools(self.tokenizer)
 
     # --- prompts
 
@@ -124,6 +122,7 @@ class SteeredModel:
             max_new_tokens: most tokens of the answer (default 256).
             stop: strings that end the answer; they are not part of it.
             seed: makes sampling repeatable.
+            timeout: seconds after which an answer that is not ready is an error; by default it may take any time.
             truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
                 (never a highlight).
             json_schema: hold the answer to a JSON schema (a dict, a pydantic model, or True for any object); it is
@@ -137,6 +136,7 @@ class SteeredModel:
         Raises:
             ContextLengthError: the prompt does not fit, or a highlight would be cut off.
             SteeringError: highlights without a bank, or steering that did not take place.
+            GenerationTimeoutError: ``timeout`` has passed.
         """
         single, prompts = _listed(prompt)
         return _unwrapped(self._run([self.tokenize(p) for p in prompts], **options), single)
@@ -194,7 +194,7 @@ class SteeredModel:
         """A prompt as tokens with their highlights; control tokens spelled in it stay plain text."""
         if isinstance(prompt, TokenizedPrompt):
             return prompt
-        return tokenize(self.tokenizer, prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+        return tokenize(self.tokenizer, in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt)))
 
     def tokenize_chat(self, messages: Sequence[Message], **template: Any) -> TokenizedPrompt:
         """A conversation as tokens, through the model's chat template; spans of every message are kept.
@@ -203,7 +203,7 @@ class SteeredModel:
             TokenizationError: no chat template, or it refuses these messages.
             ProvenanceError: the template changes a message, so its highlights cannot be followed.
         """
-        chat = render_chat(self.tokenizer, messages, **template)
+        chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
     def _tokenize_turn(
@@ -260,6 +260,7 @@ class SteeredModel:
         stop: Sequence[str] | str | None = None,
         seed: int | None = None,
         truncate: Truncation = "error",
+        timeout: float | None = None,
         tools: Sequence[Any] | None = None,
         tool_choice: str = "auto",
         strict: bool = False,
@@ -298,6 +299,8 @@ class SteeredModel:
             options["logits_processor"] = [held, *(options.get("logits_processor") or ())]
         criteria = [StopOnText(form.decode, length, stop)] if stop else []
         criteria += [StopOnEvent(cancel)] if cancel else []
+        clock = StopAfter(timeout) if timeout is not None else None
+        criteria += [clock] if clock else []
         report = SteeringReport()
         with ExitStack() as stack:
             if sampling:
@@ -318,6 +321,10 @@ class SteeredModel:
                 stopping_criteria=[*criteria, *options.pop("stopping_criteria", ())],
                 streamer=TextPieces(form, stop, self._end_ids(), pieces) if pieces else None,
                 **options,
+            )
+        if clock is not None and clock.over:
+            raise GenerationTimeoutError(
+                f"no answer of {self.name} within {timeout} seconds; raise timeout, or ask for less"
             )
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         ends = self._end_ids()

@@ -54,11 +54,19 @@ def answer_form(
         names = [tool_name(t) for t in tools]
     except ValueError as error:
         raise SettingError(str(error)) from error
+    calling = bool(names) and tool_choice != "none"
     if json_schema is not None:
         if forced:
             raise SettingError(f"json_schema and tool_choice={tool_choice!r} contradict each other: give one of them")
-        return AnswerForm(vocabulary().decode, json_grammar(as_schema(json_schema)))
-    if not names or tool_choice == "none":
+        schema = as_schema(json_schema)
+        if not calling:
+            return AnswerForm(vocabulary().decode, json_grammar(schema))
+        form = tool_format(tokenizer)
+        if form.bare:
+            raise SettingError("this model's tool calls look like JSON answers: give tools or json_schema, not both")
+        words = vocabulary()
+        return AnswerForm(words.decode, call_grammar(form, tools, words, otherwise=schema), form)
+    if not calling:
         return AnswerForm(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
     form = tool_format(tokenizer)
     if not forced and not strict:
@@ -76,14 +84,21 @@ def tool_format(tokenizer: Any) -> ToolFormat:
     Raises:
         UnsupportedModelError: it writes none, or in a way that is not known here.
     """
-    template = tokenizer.get_chat_template(None, [{}]) if tokenizer.chat_template else ""
-    form = format_of(template)
+    form = _format(tokenizer)
     if form is None:
         raise UnsupportedModelError(
             "this model's chat template writes no tool calls in a form known here (Hermes and Qwen, Llama 3, Mistral), so "
             "its calls cannot be read; leave tools out, or use a model with one of these"
         )
     return form
+
+
+def knows_tools(tokenizer: Any) -> bool:
+    return _format(tokenizer) is not None
+
+
+def _format(tokenizer: Any) -> ToolFormat | None:
+    return format_of(tokenizer.get_chat_template(None, [{}])) if tokenizer.chat_template else None
 
 
 def as_schema(value: Any) -> Any:

@@ -142,15 +142,21 @@ def json_grammar(schema: Any) -> str:
     return f"%llguidance {{}}\nstart: {_schema(schema)}\n"
 
 
-def call_grammar(form: ToolFormat, tools: Sequence[Any], vocabulary: Vocabulary, *, free: bool) -> str:
-    """The grammar of a call of one of these tools; with ``free``, of any text whose calls are calls of these tools."""
+def call_grammar(
+    form: ToolFormat, tools: Sequence[Any], vocabulary: Vocabulary, *, free: bool = False, otherwise: Any = None
+) -> str:
+    """The grammar of a call of one of these tools, or of JSON of the schema ``otherwise``.
+
+    With ``free``: of any text whose calls are calls of these tools.
+    """
     calls = []
     for tool in tools:
         pieces = form.pieces(tool_name(tool), parameters(tool))
         calls.append([_schema(p) if isinstance(p, dict) else vocabulary.literal(p) for p in pieces])
     lines = ["%llguidance {}", "TEXT: /(.|\\n)*/"]
     if not free:
-        lines.append("start: " + " | ".join(" ".join(pieces) for pieces in calls))
+        ways = [" ".join(pieces) for pieces in calls] + ([] if otherwise is None else [_schema(otherwise)])
+        lines.append("start: " + " | ".join(ways))
     elif form.bare:
         lines += ["OTHER: /[^{](.|\\n)*/", "start: OTHER | " + " | ".join(" ".join(pieces) for pieces in calls)]
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,17 @@ class StopOnEvent(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
         return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+class StopAfter(StoppingCriteria):
+    """Ends generation when its time is over; ``over`` then says so."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end, self.over = time.monotonic() + seconds, False
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        self.over = time.monotonic() >= self.end
+        return torch.full((input_ids.shape[0],), self.over, dtype=torch.bool, device=input_ids.device)
 
 
 class TextPieces(BaseStreamer):

@@ -82,6 +82,15 @@ class Capture(BaseCallbackHandler):
                 run = self._runs[run].parent
         return None
 
+    def prompts(self, run: UUID | None) -> tuple[FilledPrompt, ...]:
+        """The prompts below the nearest ancestor that has any, the latest first."""
+        with self._lock:
+            while run is not None and run in self._runs:
+                if found := tuple(reversed(list(self._prompts(run)))):
+                    return found
+                run = self._runs[run].parent
+        return ()
+
     def _retrievals(self, at: UUID) -> Iterator[Retrieval]:
         """Outermost finished retrievers: one that asks others returns what it chose from theirs."""
         run = self._runs[at]
@@ -179,21 +188,32 @@ _installed = threading.Lock()  # taken once and never released
 def install() -> None:
     """Let LangChain tell of every run from now on, in every thread. The first model that is made does this."""
     if _installed.acquire(blocking=False):
-        register_configure_hook(_hook, inheritable=False)  # asked for anew by each run, so nothing need be inherited
+        register_configure_hook(_hook, inheritable=True)  # LangGraph's nodes do not ask anew, they only inherit
 
 
 @contextmanager
-def aside() -> Iterator[None]:
-    """Keep the handler out of the runs that begin here.
+def aside(callbacks: Any) -> Iterator[Any]:
+    """The callbacks without the handler, which stays out of the runs that begin here.
 
     LangChain tells the start of an asynchronous completion run to inline handlers only, if there are any; ours has no
     use for it and must not keep it from others.
     """
     token = _hook.set(None)
     try:
-        yield
+        yield _stripped(callbacks)
     finally:
         _hook.reset(token)
+
+
+def _stripped(callbacks: Any) -> Any:
+    if isinstance(callbacks, BaseCallbackManager):
+        callbacks = callbacks.copy()
+        if CAPTURE in callbacks.handlers:
+            callbacks.remove_handler(CAPTURE)
+        return callbacks
+    if isinstance(callbacks, list):
+        return [_stripped(c) for c in callbacks if c is not CAPTURE]
+    return callbacks
 
 
 def parent_in(callbacks: Any) -> UUID | None:

@@ -6,29 +6,36 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
+from langchain_core.language_models.model_profile import ModelProfile
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableConfig, ensure_config
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 
-from langchain_seka.capture import CAPTURE, parent_in
+from langchain_seka.capture import CAPTURE
+from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import Highlights, for_messages
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
+from langchain_seka.structured import Method, options_and_parser
+from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
 from seka_rag import Generation
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
-_parent_of_stream: ContextVar[UUID | None] = ContextVar("seka_parent_of_stream", default=None)
+_origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
 
 
-def _parent(run_manager: Any) -> UUID | None:
-    return _parent_of_stream.get() if run_manager is None else run_manager.parent_run_id
+def _origin(run_manager: Any) -> Origin:
+    if run_manager is None:
+        return _origin_of_stream.get()
+    return run_manager.parent_run_id, explicit(run_manager)
 
 
 class ChatSeka(SekaSettings, BaseChatModel):
@@ -58,22 +65,97 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         return self._tracing_params(super()._get_ls_params(stop=stop, **kwargs), stop)
 
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        """What the model can do; what only the loaded model knows is left out until it is loaded."""
+        profile = ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            pdf_inputs=False,
+            video_inputs=False,
+            temperature=True,
+        )
+        if self.steered_model is not None:
+            profile["structured_output"] = profile["tool_choice"] = find_spec("llguidance") is not None
+            profile["tool_calling"] = self.steered_model.can_call_tools
+            if self.steered_model.context_length is not None:
+                profile["max_input_tokens"] = self.steered_model.context_length
+        return profile
+
+    # --- tools and objects
+
+    def bind_tools(
+        self,
+        tools: Sequence[Tool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offer tools to the model, through its own chat template.
+
+        Args:
+            tools: functions, tools, pydantic models or schemas.
+            tool_choice: "auto" (the model decides), "none", or "any" or a tool's name: exactly one call, held to the schema
+                of its arguments.
+            strict: hold calls to their schemas also where the model decides.
+            kwargs: further options of the call.
+
+        Raises:
+            SekaError: a choice that is no tool's name.
+        """
+        return self.bind(**bound(tools, tool_choice, strict), **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Any = None,
+        *,
+        method: Method = "function_calling",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers as objects of a schema. Decoding is held to it, so an answer that ends by itself always fits.
+
+        Args:
+            schema: a pydantic model (answers are its objects), a TypedDict or a JSON schema (answers are dicts).
+            method: "function_calling" tells the model the schema as a tool, and needs a chat template with tools.
+                "json_schema" holds the answer to the schema and tells the model nothing of it. "json_mode" is the same,
+                and without a schema takes any JSON object.
+            include_raw: answer with a dict of "raw", "parsed" and "parsing_error" instead of raising.
+
+        Raises:
+            OutputParserException: when it is called, and the answer was cut off at ``max_tokens``.
+        """
+        options, parser = options_and_parser(schema, method, strict)
+        tools = options.pop("tools", None)
+        model = self.bind(**options, **kwargs) if tools is None else self.bind_tools(tools, **options, **kwargs)
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
     # --- one call
 
-    def _highlights(self, messages: Sequence[BaseMessage], parent: UUID | None, call: dict[str, Any]) -> Highlights:
-        if not self._wants_highlights(call):
+    def _highlights(self, messages: Sequence[BaseMessage], origin: Origin, call: dict[str, Any]) -> Highlights:
+        parent, handler = origin
+        wanted = self._wanted(call, handler)
+        if wanted is None:
             return Highlights()
-        evidence = CAPTURE.evidence(parent)
-        return for_messages(messages, evidence, self._call_highlighter(call), tools=self.highlight_tools)
+        capture = handler or CAPTURE
+        return for_messages(messages, capture.evidence(parent), wanted, capture.prompts(parent))
 
     def _request(
-        self, messages: Sequence[BaseMessage], stop: list[str] | None, parent: UUID | None, call: dict[str, Any]
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, origin: Origin, call: dict[str, Any]
     ) -> Request:
         options = self._generate_options(stop, call)
         highlights = call.get("seka_highlights")
         if highlights is None:
-            highlights = self._highlights(messages, parent, call)
-        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans))
+            highlights = self._highlights(messages, origin, call)
+        tools = options.get("tools") if options.get("tool_choice") != "none" else None
+        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
         return Request(self.engine, tokens, options, highlights)
 
     def _generate(
@@ -83,7 +165,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = self._request(messages, stop, _parent(run_manager), kwargs)
+        request = self._request(messages, stop, _origin(run_manager), kwargs)
         return self._result(request.run(), request)
 
     async def _agenerate(
@@ -93,7 +175,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        request = await asyncio.to_thread(self._request, messages, stop, _parent(run_manager), kwargs)
+        request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         return self._result(await request.arun(), request)
 
     def _stream(
@@ -103,7 +185,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
-        request = self._request(messages, stop, _parent(run_manager), kwargs)
+        request = self._request(messages, stop, _origin(run_manager), kwargs)
         with request.stream() as stream:
             for piece in stream:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
@@ -116,7 +198,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        request = await asyncio.to_thread(self._request, messages, stop, _parent(run_manager), kwargs)
+        request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         stream = request.stream()
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
@@ -127,14 +209,14 @@ class ChatSeka(SekaSettings, BaseChatModel):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[AIMessageChunk]:
         """The answer in pieces; leaving the loop ends the generation."""
-        _parent_of_stream.set(parent_in(ensure_config(config).get("callbacks")))
+        _origin_of_stream.set(origin_in(ensure_config(config).get("callbacks")))
         yield from super().stream(input, config, **kwargs)
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         """``stream`` for ``async for``."""
-        _parent_of_stream.set(parent_in(ensure_config(config).get("callbacks")))
+        _origin_of_stream.set(origin_in(ensure_config(config).get("callbacks")))
         async with aclosing(super().astream(input, config, **kwargs)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -142,6 +224,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _result(self, generation: Generation, request: Request) -> ChatResult:
         message = AIMessage(
             content=generation.text,
+            tool_calls=calls(generation),
+            invalid_tool_calls=invalid_calls(generation),
             usage_metadata=_usage(generation),
             response_metadata=self._metadata(generation, request),
         )
@@ -150,6 +234,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _last_chunk(self, generation: Generation, request: Request) -> ChatGenerationChunk:
         message = AIMessageChunk(
             content="",
+            tool_call_chunks=chunks(generation),
             usage_metadata=_usage(generation),
             response_metadata=self._metadata(generation, request),
             chunk_position="last",
@@ -165,7 +250,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        highlights = self._highlights(messages, _parent(run_manager), kwargs)
+        highlights = self._highlights(messages, _origin(run_manager), kwargs)
         return super()._generate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )
@@ -177,7 +262,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        highlights = await asyncio.to_thread(self._highlights, messages, _parent(run_manager), kwargs)
+        highlights = await asyncio.to_thread(self._highlights, messages, _origin(run_manager), kwargs)
         return await super()._agenerate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )

@@ -1,24 +1,32 @@
 """From a model call's messages and its evidence to weighted character ranges: three sources, the first that has any.
 
 1. Spans that the user's code put on a message. 2. Documents in a tool message's artifact, if tools are trusted.
-3. What the chain's retriever returned, where a prompt variable brought it into a message.
+3. What the chain's retriever returned, where a prompt variable brought it into a message. Beside 2 and 3, instructions
+may be highlighted if they are asked for.
 Nothing is ever searched for in a whole message: a document that copies another sentence must not highlight it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from langchain_seka.capture import Evidence
-from langchain_seka.marks import KEY, read_marks
+from langchain_seka.capture import Evidence, FilledPrompt
+from langchain_seka.instructions import Follow, instruction_spans
+from langchain_seka.marks import has_marks, marks_of
 from langchain_seka.messages import artifact_documents, text_of
 from langchain_seka.placing import Place, place_passages
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
-from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans
+from langchain_seka.wanted import Wanted
+from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans, open_highlighting
+
+
+def _around() -> str | None:
+    scope = open_highlighting()
+    return scope.digest if scope else None
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Highlights:
 
     spans: tuple[tuple[int, Span], ...] = ()
     warnings: tuple[str, ...] = ()
+    around: str | None = field(default_factory=_around)  # part of the key of caches
 
     def report(self) -> list[dict[str, Any]]:
         """The spans as plain data, without any text."""
@@ -36,62 +45,97 @@ class Highlights:
         ]
 
 
-#: A rebuilt prompt and the names of variables -> the messages it made, with the places of those variables.
-Follow = Callable[[Filled, Sequence[str]], list[RenderedMessage] | None]
-
-
 def for_messages(
-    messages: Sequence[BaseMessage], evidence: Evidence | None, highlighter: Highlighter, *, tools: bool
+    messages: Sequence[BaseMessage],
+    evidence: Evidence | None,
+    wanted: Wanted,
+    prompts: Sequence[FilledPrompt] = (),
 ) -> Highlights:
-    """Highlights of a conversation. ``tools``: whether tool output may be highlighted."""
-    explicit = _explicit(messages, tools)
+    """Highlights of a conversation; ``prompts`` are the templates that may have made it."""
+    explicit = _explicit(messages, wanted)
     if explicit.spans:
         return explicit
-    found = _in_tool_output(messages, highlighter) if tools else ()
-    if found:
-        return Highlights(found, explicit.warnings)
     # what the model or a tool said is no place for retrieved passages
     targets = [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
-    automatic = _automatic(targets, evidence, highlighter, lambda filled, names: filled.messages(names))
-    return Highlights(automatic.spans, (*explicit.warnings, *automatic.warnings))
+    found = Highlights(tool_spans(messages, wanted)) if "context" in wanted.kinds else Highlights()
+
+    def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
+        return filled.messages(names)
+
+    if not found.spans and "context" in wanted.kinds:
+        found = _automatic(targets, evidence, wanted.highlighter, follow)
+    return _with_instructions(found, targets, evidence, wanted, prompts, follow, explicit.warnings)
 
 
-def for_text(prompt: str, evidence: Evidence | None, highlighter: Highlighter) -> Highlights:
+def for_text(
+    prompt: str, evidence: Evidence | None, wanted: Wanted, prompts: Sequence[FilledPrompt] = ()
+) -> Highlights:
     """Highlights of a completion prompt."""
 
     def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
         rendered = filled.text(names)
         return None if rendered is None else [rendered]
 
-    return _automatic([("text", prompt)], evidence, highlighter, follow)
+    targets = [("text", prompt)]
+    found = _automatic(targets, evidence, wanted.highlighter, follow) if "context" in wanted.kinds else Highlights()
+    return _with_instructions(found, targets, evidence, wanted, prompts, follow, ())
 
 
-def _explicit(messages: Sequence[BaseMessage], tools: bool) -> Highlights:
+def _with_instructions(
+    found: Highlights,
+    targets: Sequence[tuple[str, str] | None],
+    evidence: Evidence | None,
+    wanted: Wanted,
+    prompts: Sequence[FilledPrompt],
+    follow: Follow,
+    warnings: tuple[str, ...],
+) -> Highlights:
+    spans: tuple[tuple[int, Span], ...] = ()
+    if "instructions" in wanted.kinds:
+        retrievals = evidence.retrievals if evidence else ()
+        said = instruction_spans(
+            targets,
+            prompts,
+            follow,
+            passages=[p.text for r in retrievals for p in _passages(r.documents)],
+            queries={r.query.strip() for r in retrievals},
+            retrieved=bool(retrievals),
+        )
+        spans = tuple(said)
+        if not said:
+            warnings = (
+                *warnings,
+                "no instructions are known in this prompt: no template that made it could be followed",
+            )
+    return Highlights((*found.spans, *spans), (*warnings, *found.warnings))
+
+
+def _explicit(messages: Sequence[BaseMessage], wanted: Wanted) -> Highlights:
     spans: list[tuple[int, Span]] = []
     warnings: list[str] = []
     for i, message in enumerate(messages):
-        if KEY not in message.additional_kwargs:
+        if not has_marks(message):
             continue
-        if isinstance(message, AIMessage) or (isinstance(message, ToolMessage) and not tools):
+        if isinstance(message, AIMessage) or (isinstance(message, ToolMessage) and not wanted.trusts(message)):
             warnings.append(f"message {i}: highlights on {message.type} messages are not trusted; they were dropped")
             continue
-        own, warning = read_marks(message.additional_kwargs[KEY], text_of(message))
+        own, warning = marks_of(message)
         spans += [(i, span) for span in own]
         if warning:
             warnings.append(f"message {i}: {warning}")
     return Highlights(tuple(spans), tuple(warnings))
 
 
-def _in_tool_output(messages: Sequence[BaseMessage], highlighter: Highlighter) -> tuple[tuple[int, Span], ...]:
-    """Documents of an artifact, looked for inside their own tool message only."""
+def tool_spans(messages: Sequence[BaseMessage], wanted: Wanted) -> tuple[tuple[int, Span], ...]:
+    """Documents in the artifacts of trusted tools, looked for inside their own tool message only."""
     spans: list[tuple[int, Span]] = []
     question = next((text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
     for i, message in enumerate(messages):
-        if isinstance(message, ToolMessage) and message.artifact is not None:
+        if isinstance(message, ToolMessage) and message.artifact is not None and wanted.trusts(message):
             passages = _passages(artifact_documents(message))
             places = place_passages([p.text for p in passages], text_of(message))
             there = sorted(places)
-            chosen = _choose(highlighter, question, [passages[k] for k in there])
+            chosen = _choose(wanted.highlighter, question, [passages[k] for k in there])
             for k, own in zip(there, chosen, strict=True):
                 spans += [(i, moved) for span in own if (moved := places[k].move(span))]
     return tuple(spans)

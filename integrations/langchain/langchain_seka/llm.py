@@ -6,28 +6,35 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
-from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation as LangChainGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
-from langchain_core.runnables import RunnableConfig
-from pydantic import PrivateAttr
+from langchain_core.rate_limiters import BaseRateLimiter
+from langchain_core.runnables import RunnableConfig, ensure_config
+from pydantic import Field, PrivateAttr
 
-from langchain_seka.capture import CAPTURE, aside, parent_in
+from langchain_seka.capture import CAPTURE, aside
+from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import Highlights, for_text
 from langchain_seka.settings import Request, SekaSettings
-from seka_rag import Generation, Prompt
+from seka_rag import Generation, Prompt, SekaError
 
 
 class SekaLLM(SekaSettings, BaseLLM):
     """``ChatSeka`` for plain text: the prompt goes to the model as it is, without a chat template.
 
     Passages that the chain retrieved are highlighted in the same way; the report is in the ``generation_info`` of
-    each generation. Prompts of one call are answered one after the other, so that each has a report of its own.
+    each generation. The prompts of one ``batch`` or ``generate`` run together, each with its own highlights and report.
     """
+
+    batch_size: int = Field(default=8, ge=1)
+    """Most prompts that run at once."""
+    rate_limiter: BaseRateLimiter | None = Field(default=None, exclude=True)
+    """Asked before each batch."""
 
     # The options and highlights of one call: LangChain's cache of completion models looks at the model's own settings
     # only, so each call runs on a copy of the model that knows them.
@@ -47,18 +54,34 @@ class SekaLLM(SekaSettings, BaseLLM):
 
     # --- one call
 
-    def _highlights(self, prompt: str, parent: UUID | None, call: dict[str, Any]) -> Highlights:
-        if not self._wants_highlights(call):
+    def _highlights(self, prompt: str, origin: Origin, call: dict[str, Any]) -> Highlights:
+        parent, handler = origin
+        wanted = self._wanted(call, handler)
+        if wanted is None:
             return Highlights()
-        return for_text(prompt, CAPTURE.evidence(parent), self._call_highlighter(call))
+        capture = handler or CAPTURE
+        return for_text(prompt, capture.evidence(parent), wanted, capture.prompts(parent))
 
-    def _request(self, prompt: str, stop: list[str] | None, parent: UUID | None, call: dict[str, Any]) -> Request:
+    def _request(self, prompt: str, stop: list[str] | None, origin: Origin, call: dict[str, Any]) -> Request:
         options = self._generate_options(stop, call)
+        if options.get("tools"):
+            raise SekaError("SekaLLM has no chat template to tell the model of tools: use ChatSeka")
         highlights = call.get("seka_highlights")
         if highlights is None:
-            highlights = self._highlights(prompt, parent, call)
+            highlights = self._highlights(prompt, origin, call)
         tokens = self.engine.tokenize(Prompt(prompt, tuple(span for _, span in highlights.spans)))
         return Request(self.engine, tokens, options, highlights)
+
+    def _requests(
+        self, prompts: list[str], stop: list[str] | None, run_manager: Any, call: dict[str, Any]
+    ) -> Iterator[list[Request]]:
+        """Requests in batches; each prompt has its own highlights."""
+        given = call.get("seka_highlights") or [None] * len(prompts)
+        for start in range(0, len(prompts), self.batch_size):
+            yield [
+                self._request(prompt, stop, _origin(run_manager), {**call, "seka_highlights": own})
+                for prompt, own in list(zip(prompts, given, strict=True))[start : start + self.batch_size]
+            ]
 
     def _generate(
         self,
@@ -67,11 +90,11 @@ class SekaLLM(SekaSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        generations = []
-        for prompt in prompts:
-            request = self._request(prompt, stop, _parent(run_manager), kwargs)
-            generations.append([self._generation(request.run(), request)])
-        return LLMResult(generations=generations)
+        rows = []
+        for batch in self._requests(prompts, stop, run_manager, kwargs):
+            self._wait()
+            rows += self._rows(self.engine.generate([r.tokens for r in batch], **batch[0].options), batch)
+        return LLMResult(generations=rows)
 
     async def _agenerate(
         self,
@@ -80,11 +103,29 @@ class SekaLLM(SekaSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        generations = []
-        for prompt in prompts:
-            request = await asyncio.to_thread(self._request, prompt, stop, _parent(run_manager), kwargs)
-            generations.append([self._generation(await request.arun(), request)])
-        return LLMResult(generations=generations)
+        rows = []
+        batches = self._requests(prompts, stop, run_manager, kwargs)
+        none: list[Request] = []
+        while batch := await asyncio.to_thread(next, batches, none):
+            await self._await_turn()
+            generations = await self.engine.agenerate([r.tokens for r in batch], **batch[0].options)
+            rows += self._rows(generations, batch)
+        return LLMResult(generations=rows)
+
+    def _wait(self) -> None:
+        if self.rate_limiter is not None:
+            self.rate_limiter.acquire(blocking=True)
+
+    async def _await_turn(self) -> None:
+        if self.rate_limiter is not None:
+            await self.rate_limiter.aacquire(blocking=True)
+
+    def _rows(self, generations: Any, batch: list[Request]) -> list[list[LangChainGeneration]]:
+        times = len(generations) // len(batch)
+        return [
+            [self._generation(g, request) for g in generations[i * times : (i + 1) * times]]
+            for i, request in enumerate(batch)
+        ]
 
     def _stream(
         self,
@@ -93,7 +134,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> Iterator[GenerationChunk]:
-        request = self._request(prompt, stop, _parent(run_manager), kwargs)
+        request = self._request(prompt, stop, _origin(run_manager), kwargs)
+        self._wait()
         with request.stream() as stream:
             for piece in stream:
                 chunk = GenerationChunk(text=piece)
@@ -109,7 +151,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[GenerationChunk]:
-        request = await asyncio.to_thread(self._request, prompt, stop, _parent(run_manager), kwargs)
+        request = await asyncio.to_thread(self._request, prompt, stop, _origin(run_manager), kwargs)
+        await self._await_turn()
         stream = request.stream()
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
@@ -123,9 +166,11 @@ class SekaLLM(SekaSettings, BaseLLM):
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[str]:
         """The answer in pieces; leaving the loop ends the generation."""
-        async with aclosing(super().astream(input, config, **kwargs)) as pieces:
-            with aside():  # the run begins with the first piece
-                first = await anext(pieces, "")
+        config = ensure_config(config)
+        with aside(config.get("callbacks")) as others:
+            pieces = super().astream(input, {**config, "callbacks": others}, **kwargs)
+            first = await anext(pieces, "")  # the run begins with the first piece
+        async with aclosing(pieces):  # type: ignore[type-var]
             yield first
             async for piece in pieces:
                 yield piece
@@ -146,13 +191,15 @@ class SekaLLM(SekaSettings, BaseLLM):
     def generate(
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
-        """Answer several prompts, each with its own callbacks if ``callbacks`` is a list of such."""
+        """Answer several prompts in batches, each with its own callbacks if ``callbacks`` is a list of such."""
         calls = _one_by_one(prompts, callbacks, kwargs)
+        found = [self._highlights(prompt, origin, kw) for prompt, _, origin, kw in calls]
+        if not self._caches():
+            return BaseLLM.generate(self, prompts, stop, callbacks, **kwargs, seka_highlights=found)
         return _joined(
             [
-                BaseLLM.generate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=h)
-                for prompt, own, parent, kw in calls
-                for h in [self._highlights(prompt, parent, kw)]
+                BaseLLM.generate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=[h])
+                for (prompt, own, _, kw), h in zip(calls, found, strict=True)
             ]
         )
 
@@ -160,25 +207,35 @@ class SekaLLM(SekaSettings, BaseLLM):
         self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
     ) -> LLMResult:
         """``generate`` without blocking the event loop."""
+        calls = _one_by_one(prompts, callbacks, kwargs)
+        found = [await asyncio.to_thread(self._highlights, prompt, origin, kw) for prompt, _, origin, kw in calls]
+        if not self._caches():
+            with aside(callbacks) as others:
+                return await BaseLLM.agenerate(self, prompts, stop, others, **kwargs, seka_highlights=found)
         results = []
-        for prompt, own, parent, kw in _one_by_one(prompts, callbacks, kwargs):
-            h = await asyncio.to_thread(self._highlights, prompt, parent, kw)
-            with aside():
-                result = await BaseLLM.agenerate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=h)
+        for (prompt, own, _, kw), h in zip(calls, found, strict=True):
+            model = self._for_call(h, kw)
+            with aside(own) as others:
+                result = await BaseLLM.agenerate(model, [prompt], stop, others, **kw, seka_highlights=[h])
             results.append(result)
         return _joined(results)
+
+    def _caches(self) -> bool:
+        """Whether answers are cached: then each prompt is a call of its own, for its highlights are part of the key."""
+        return bool(self.cache) or (self.cache is None and get_llm_cache() is not None)
 
     def _for_call(self, highlights: Highlights, options: dict[str, Any]) -> SekaLLM:
         call = self.model_copy()
         call._call = {
             "highlights": highlights.report(),
+            "around": highlights.around,
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call
 
 
-def _parent(run_manager: Any) -> UUID | None:
-    return None if run_manager is None else run_manager.parent_run_id
+def _origin(run_manager: Any) -> Origin:
+    return (None, None) if run_manager is None else (run_manager.parent_run_id, explicit(run_manager))
 
 
 #: Arguments of ``generate`` for tracing; with a list of callbacks, each is a list too.
@@ -187,7 +244,7 @@ _TRACING = ("tags", "metadata", "run_name", "run_id")
 
 def _one_by_one(
     prompts: list[str], callbacks: Any, options: dict[str, Any]
-) -> list[tuple[str, Any, UUID | None, dict[str, Any]]]:
+) -> list[tuple[str, Any, Origin, dict[str, Any]]]:
     """Each prompt with its callbacks, the run that it belongs to, and its options."""
     if not isinstance(prompts, list):
         raise ValueError(f"prompts is {type(prompts).__name__}: give a list of str")
@@ -200,7 +257,7 @@ def _one_by_one(
         own = callbacks[i] if several else callbacks
         split = ("run_id", *_TRACING) if several else ("run_id",)
         kw = {k: [v[i]] if k in split and isinstance(v, list) else v for k, v in options.items()}
-        calls.append((prompt, [own] if several else own, parent_in(own), kw))
+        calls.append((prompt, [own] if several else own, origin_in(own), kw))
     return calls
 
 

@@ -12,6 +12,7 @@ from langchain_seka.messages import MessageError, text_of
 from seka_rag import Prompt, Span
 
 KEY = "seka"
+_PART = "highlight"
 _VERSION = 1
 
 
@@ -30,6 +31,52 @@ def mark_message(message: BaseMessage, spans: Iterable[Span]) -> BaseMessage:
     entries = [[s.start, s.end, s.weight, s.source] for s in Prompt(text, tuple(spans)).spans]
     marks = {"version": _VERSION, "digest": digest(text), "spans": entries}
     return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, KEY: marks}})
+
+
+def has_marks(message: BaseMessage) -> bool:
+    """Whether the message, or a part of its content, says that something in it is highlighted."""
+    return KEY in message.additional_kwargs or any(_PART in block for block in _parts(message))
+
+
+def marks_of(message: BaseMessage) -> tuple[tuple[Span, ...], str | None]:
+    """The spans of a message, and why there are none if it says otherwise.
+
+    A part of the content may have a field ``highlight``: True, a weight, or ``[[start, end, weight], ...]`` in it.
+
+    Raises:
+        MessageError: marks of another form.
+        SpanError: a span beyond the text.
+    """
+    spans: tuple[Span, ...] = ()
+    warning = None
+    if KEY in message.additional_kwargs:
+        spans, warning = read_marks(message.additional_kwargs[KEY], text_of(message))
+    at = 0
+    for block in message.content if isinstance(message.content, list) else ():
+        text = block if isinstance(block, str) else block.get("text", "")
+        if isinstance(block, dict) and _PART in block:
+            spans += _shifted(_part_spans(block[_PART], text), at)
+        at += len(text)
+    return spans, warning
+
+
+def _parts(message: BaseMessage) -> list[dict]:
+    return [b for b in message.content if isinstance(b, dict)] if isinstance(message.content, list) else []
+
+
+def _part_spans(value: Any, text: str) -> tuple[Span, ...]:
+    if isinstance(value, list):
+        return Prompt(text, tuple(_span(entry) for entry in value)).spans
+    if not isinstance(value, bool | int | float):
+        raise MessageError(
+            f"highlight {value!r} of a content part: give True, a weight, or [[start, end, weight], ...]"
+        )
+    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
+    return (Span(start, end, float(value)),) if value and start < end else ()
+
+
+def _shifted(spans: Iterable[Span], by: int) -> tuple[Span, ...]:
+    return tuple(Span(s.start + by, s.end + by, s.weight, s.source) for s in spans)
 
 
 def read_marks(value: Any, text: str) -> tuple[tuple[Span, ...], str | None]:

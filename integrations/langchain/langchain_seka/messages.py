@@ -26,7 +26,7 @@ def text_of(message: BaseMessage) -> str:
     content = message.content
     if isinstance(content, str):
         return content
-    if isinstance(message, AIMessage):  # earlier answers may hold thoughts and tool calls, which are not shown again
+    if isinstance(message, AIMessage):  # earlier answers may hold thoughts, and calls that are told in another field
         return str(message.text)
     return "".join(_block_text(block) for block in content)
 
@@ -58,7 +58,19 @@ def to_chat(messages: Sequence[BaseMessage], spans: Sequence[tuple[int, Span]]) 
     own: dict[int, list[Span]] = {}
     for i, span in spans:
         own.setdefault(i, []).append(span)
-    return [{"role": role_of(m), "content": Prompt(text_of(m), tuple(own.get(i, ())))} for i, m in enumerate(messages)]
+    return [
+        {"role": role_of(m), "content": Prompt(text_of(m), tuple(own.get(i, ()))), **_calling(m)}
+        for i, m in enumerate(messages)
+    ]
+
+
+def _calling(message: BaseMessage) -> dict[str, Any]:
+    """What a message says of tools: the calls of the model, or which call it answers."""
+    if isinstance(message, AIMessage) and message.tool_calls:
+        return {"tool_calls": [{"name": c["name"], "arguments": c["args"], "id": c["id"]} for c in message.tool_calls]}
+    if isinstance(message, ToolMessage):
+        return {"tool_call_id": message.tool_call_id, **({"name": message.name} if message.name else {})}
+    return {}
 
 
 def artifact_documents(message: ToolMessage) -> list[Any]:

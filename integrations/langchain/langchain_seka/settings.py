@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.load.serializable import Serializable
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
 from typing_extensions import Self
 
 from langchain_seka.capture import install
+from langchain_seka.handler import SekaCallbackHandler
 from langchain_seka.highlights import Highlights
+from langchain_seka.tools import schema_of, warnings
+from langchain_seka.wanted import HighlightMode, Wanted, kinds
 from seka_rag import (
     Generation,
-    Highlighter,
-    SekaError,
     SteeredModel,
     as_highlighter,
     as_steering,
@@ -24,9 +25,8 @@ from seka_rag import (
     shared_model,
 )
 
-HighlightMode = Literal["auto", "off"]
-#: Call options of LangChain that say nothing to this model.
-_IGNORED = ("stream", "seka_highlights", "highlight", "highlighter")
+#: Call options that say nothing to the engine.
+_IGNORED = ("stream", "seka_highlights", "highlight", "highlighter", "highlight_tools")
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,23 @@ class SekaSettings(Serializable):
     steering: Any = "auto"
     """A method such as ``Seka(gain=0.5)``; "auto" takes the model's own; None runs the plain model."""
     highlight: HighlightMode = "auto"
-    """"auto": spans on the messages, else what the chain's retriever returned. "off": nothing."""
+    """"auto": spans on the messages, else what the chain's retriever returned. "off": nothing. A list may name "context",
+    which is the same as "auto", and "instructions": what the system and the user say."""
     highlighter: Any = "sentences"
     """Chooses what to highlight in retrieved passages: a name, or a callable (question, passages) -> spans."""
-    highlight_tools: bool = False
-    """Also highlight tool output: documents in a tool message's artifact, and spans on it. Trust your tools first."""
+    highlight_tools: bool | list[str] = False
+    """Also highlight tool output, documents in a tool message's artifact and spans on it: that of the tools with these
+    names, or with True of all. Which documents of theirs is up to the highlighter's trust policy."""
     temperature: float | None = Field(default=None, ge=0)
     """Above 0 the model samples; otherwise it is greedy."""
     max_tokens: int | None = Field(default=None, ge=1)
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds after which an answer that is not ready raises ``TimeoutError``."""
     seed: int | None = None
     """Makes sampling repeatable."""
+    generate_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Other options of transformers' ``generate`` (``repetition_penalty``, ``top_p``, ...)."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Options for loading the model (``dtype``, ``device_map``, ``revision``, ...)."""
     steered_model: Any = Field(default=None, exclude=True, repr=False)
@@ -114,6 +120,12 @@ class SekaSettings(Serializable):
     def _is_steering(cls, value: Any) -> Any:
         return as_steering(value)
 
+    @field_validator("highlight")
+    @classmethod
+    def _is_mode(cls, value: Any) -> Any:
+        kinds(value)
+        return value
+
     @field_validator("highlighter")
     @classmethod
     def _is_highlighter(cls, value: Any) -> Any:
@@ -149,6 +161,7 @@ class SekaSettings(Serializable):
             "max_tokens": self.max_tokens,
             "stop_sequences": self.stop,
             "seed": self.seed,
+            "generate_kwargs": {key: repr(value) for key, value in self.generate_kwargs.items()},
             "model_kwargs": {key: repr(value) for key, value in self.model_kwargs.items()},
         }
 
@@ -158,28 +171,27 @@ class SekaSettings(Serializable):
             params["ls_stop"] = stop or self.stop
         return params
 
-    def _wants_highlights(self, call: Mapping[str, Any]) -> bool:
-        mode = call.get("highlight", self.highlight)
-        if mode not in ("auto", "off"):
-            raise SekaError(f"highlight={mode!r}: use 'auto' or 'off'")
-        return mode == "auto" and call.get("steering", self.steering) is not None
-
-    def _call_highlighter(self, call: Mapping[str, Any]) -> Highlighter:
-        return as_highlighter(call.get("highlighter", self.highlighter))
+    def _wanted(self, call: Mapping[str, Any], handler: SekaCallbackHandler | None) -> Wanted | None:
+        """What to highlight; None for nothing."""
+        own = {name: getattr(self, name) for name in ("highlight", "highlighter", "highlight_tools")}
+        wanted = Wanted.of(call, handler.settings if handler else {}, own)
+        return wanted if wanted.kinds and call.get("steering", self.steering) is not None else None
 
     def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:
         """Options of ``SteeredModel.generate``: the call's own before the fields; others go to transformers."""
-        if call.get("tools"):
-            raise SekaError(f"{type(self).__name__} cannot call tools yet: leave tools out")
-        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "seed", "steering")}
-        options = {**own, **{key: value for key, value in call.items() if key not in _IGNORED}}
+        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "seed", "timeout", "steering")}
+        options = {**self.generate_kwargs, **own, **{key: value for key, value in call.items() if key not in _IGNORED}}
         options["max_new_tokens"] = options.pop("max_tokens")
         options["stop"] = self.stop if stop is None else stop
+        if "response_format" in options:
+            options["json_schema"] = schema_of(options.pop("response_format"))
         return {key: value for key, value in options.items() if value is not None or key == "steering"}
 
     def _metadata(self, generation: Generation, request: Request) -> dict[str, Any]:
         report = generation.report.as_dict()
-        report["warnings"] = [*report["warnings"], *request.highlights.warnings]
+        if report["tokens_marked"]:  # of this prompt alone, whatever else was in its batch
+            report["tokens_marked"] = report["tokens_edited"] = sum(w > 0 for w in request.tokens.weights)
+        report["warnings"] = [*report["warnings"], *request.highlights.warnings, *warnings(generation)]
         return {
             "model_name": self.model,
             "model_provider": "seka",

@@ -26,6 +26,11 @@ def engine() -> SteeredModel:
     return tiny_engine(1024)
 
 
+@pytest.fixture(scope="session")
+def demo_engine() -> SteeredModel:
+    return SteeredModel.from_pretrained("seka-demo")
+
+
 @pytest.fixture
 def chat(engine) -> ChatSeka:
     return ChatSeka(steered_model=engine, max_tokens=1)

@@ -186,7 +186,7 @@ class TestOptions:
             ChatSeka(steered_model=3)
         with pytest.raises(SekaError, match="highlight='on'"):
             chat.invoke("Hello", highlight="on")
-        with pytest.raises(SekaError, match="tools"):
+        with pytest.raises(SekaError, match="a tool is"):
             chat.invoke("Hello", tools=[{"type": "function"}])
 
     def test_an_unknown_model_says_so_when_it_is_used(self, tmp_path):
