@@ -117,6 +117,15 @@ async def test_options_of_a_call(engine):
     assert llm.chat(USER, temperature=0.0, seed=1, top_p=0.5).message.content == text
 
 
+def test_an_answer_that_takes_too_long_is_an_error(engine):
+    llm = SekaLLM(steered_model=engine, max_tokens=1500, timeout=1e-6)
+    with pytest.raises(TimeoutError):
+        llm.chat(USER)
+    with pytest.raises(TimeoutError):
+        list(llm.stream_chat(USER))
+    assert SekaLLM(steered_model=engine, max_tokens=2).chat(USER, timeout=60.0)
+
+
 @pytest.mark.parametrize(
     "options", [{"max_token": 3}, {"highlight": "on"}, {"steering": "strong"}, {"temperature": -1.0}]
 )

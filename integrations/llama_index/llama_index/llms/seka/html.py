@@ -10,7 +10,7 @@ from typing import Any
 from llama_index.core.schema import MetadataMode, NodeWithScore
 from llama_index.llms.seka.marks import KEY, read_marks
 
-from seka_rag import Prompt
+from seka_rag import Prompt, as_passage
 
 _BOX = "white-space:pre-wrap;border-left:3px solid #bbb;margin:.4em 0;padding:.2em .8em"
 _MARK = "background:rgba(255,200,0,{alpha:.2f});color:inherit;padding:0 .1em"
@@ -55,7 +55,7 @@ class HighlightedNodes:
         rows = []
         for i, (node, prompt) in enumerate(zip(self.nodes, self.prompts, strict=True), start=1):
             score = "" if node.score is None else f", score {node.score:.3f}"
-            rows.append(box(f"Node {i}{score}", marked_html(prompt)))
+            rows.append(box(f"Node {i}, {as_passage(node).source}{score}", marked_html(prompt)))
         return "\n".join(rows) or "<p>no source nodes</p>"
 
 

@@ -14,7 +14,7 @@ from llama_index.llms.seka.tools import earlier_calls, highlight_tool_outputs
 
 from seka_rag import Highlighter, Prompt, SteeredModel, as_steering
 
-_OPTIONS = ("stop", "max_tokens", "temperature", "top_p", "seed", "highlight", "steering", "json_schema")
+_OPTIONS = ("stop", "max_tokens", "temperature", "top_p", "seed", "timeout", "highlight", "steering", "json_schema")
 _TOOL_OPTIONS = ("tools", "tool_choice", "strict")
 _ROLES = {
     MessageRole.CHATBOT: "assistant",

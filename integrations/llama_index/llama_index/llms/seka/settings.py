@@ -51,6 +51,9 @@ class SekaSettings(StructuredPrediction):
     max_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
     stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
     seed: int | None = Field(default=None, description="Makes sampling repeatable.")
+    timeout: float | None = Field(
+        default=None, gt=0, description="Seconds after which an unfinished answer is an error."
+    )
     context_window: int | None = Field(default=None, ge=1, description="By default what the model says.")
     is_chat_model: bool | None = Field(default=None, description="By default whether the model has a chat template.")
     is_function_calling_model: bool | None = Field(
@@ -144,7 +147,7 @@ class SekaSettings(StructuredPrediction):
         return self._is_chat(engine) and engine is not None and engine.can_call_tools
 
     def _options(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        names = ("stop", "max_tokens", "temperature", "seed", "highlight", "steering")
+        names = ("stop", "max_tokens", "temperature", "seed", "timeout", "highlight", "steering")
         return call_options({name: getattr(self, name) for name in names}, call)
 
 
