@@ -262,6 +262,6 @@ def test_an_option_for_one_structured_call(engine):
     assert llm.complete("x", json_schema=City.model_json_schema(), max_tokens=60).text.startswith("{")
 
 
-async def test_tools_and_answers_of_twenty_at_once(caller):
-    found = await asyncio.gather(*(caller.achat_with_tools([tool()], QUESTION, tool_required=True) for _ in range(20)))
+async def test_six_calls_at_once(caller):
+    found = await asyncio.gather(*(caller.achat_with_tools([tool()], QUESTION, tool_required=True) for _ in range(6)))
     assert len({str(caller.get_tool_calls_from_response(r)[0].tool_kwargs) for r in found}) == 1
