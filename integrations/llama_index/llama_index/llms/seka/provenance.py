@@ -79,6 +79,11 @@ def read_filling(
         texts.update({name: value for name, value in joined.items() if isinstance(value, str) and value.strip()})
         if instructions != "system" and question_name in texts:
             chosen[question_name] = whole(question)
+        if instructions != "user" and (unknown := _not_located(template, joined)):
+            warnings.append(
+                f"{', '.join(unknown)}: not a text whose place is known, so no system message is highlighted"
+            )
+            instructions = "user"
     for name in (v for v in variables if given.get(v)):
         text = joined[name]
         if not isinstance(text, str):
@@ -95,6 +100,12 @@ def read_filling(
     if not texts and not warnings and instructions == "off":
         return None
     return Filling(texts, chosen, instructions, tuple(warnings))
+
+
+def _not_located(template: BasePromptTemplate, values: Mapping[str, Any]) -> list[str]:
+    """Values that may hold anybody's text and cannot be told from the template's own words."""
+    harmless = (str, int, float, bool, type(None), BasePromptTemplate)
+    return [*(name for name, v in values.items() if not isinstance(v, harmless)), *(template.function_mappings or ())]
 
 
 def _is_texts(value: Any) -> bool:
