@@ -15,7 +15,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCounti
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.llms.seka import SekaLLM, SekaLLMError, mark_message
-from llama_index.llms.seka import llm as llm_module
+from llama_index.llms.seka import settings as settings_module
 
 from seka_rag import Prompt, Seka, SekaError, Span
 
@@ -115,6 +115,15 @@ async def test_options_of_a_call(engine):
     warm = [llm.chat(USER, temperature=5.0, seed=seed).message.content for seed in (1, 1, 2)]
     assert warm[0] == warm[1] != warm[2]
     assert llm.chat(USER, temperature=0.0, seed=1, top_p=0.5).message.content == text
+
+
+def test_an_answer_that_takes_too_long_is_an_error(engine):
+    llm = SekaLLM(steered_model=engine, max_tokens=1500, timeout=1e-6)
+    with pytest.raises(TimeoutError):
+        llm.chat(USER)
+    with pytest.raises(TimeoutError):
+        list(llm.stream_chat(USER))
+    assert SekaLLM(steered_model=engine, max_tokens=2).chat(USER, timeout=60.0)
 
 
 @pytest.mark.parametrize(
@@ -321,8 +330,8 @@ async def test_events_are_fired_once_for_each_call(engine):
 
 
 def test_what_callbacks_see_loads_nothing(monkeypatch):
-    monkeypatch.setattr(llm_module.EngineSlot, "get", lambda *a: pytest.fail("loaded"))
-    llm = SekaLLM(model="some/model", context_window=100, is_chat_model=True)
+    monkeypatch.setattr(settings_module.EngineSlot, "get", lambda *a: pytest.fail("loaded"))
+    llm = SekaLLM(model="some/model", context_window=100, is_chat_model=True, is_function_calling_model=False)
     assert llm.to_payload()["model_name"] == "some/model"
     assert llm.metadata.context_window == 100
     assert "engine" not in repr(llm)
@@ -335,7 +344,7 @@ def test_metadata(llm):
     assert llm.class_name() == "SekaLLM"
     assert (llm.metadata.context_window, llm.metadata.num_output, llm.metadata.model_name) == (2048, 3, "tiny")
     assert llm.metadata.is_chat_model
-    assert not llm.metadata.is_function_calling_model
+    assert llm.metadata.is_function_calling_model  # the demo's chat template writes tool calls
 
 
 def test_the_engine_is_not_stored(engine):

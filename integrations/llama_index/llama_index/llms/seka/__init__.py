@@ -8,8 +8,20 @@ except ImportError as error:  # the package comes with seka-rag, its dependency 
     ) from error
 
 from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.events import HighlightEvent, HighlightHandler
+from llama_index.llms.seka.html import HighlightedNodes
 from llama_index.llms.seka.llm import SekaLLM
 from llama_index.llms.seka.marks import mark_message
+from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 from llama_index.llms.seka.reports import collect_reports
 
-__all__ = ["SekaLLM", "SekaLLMError", "collect_reports", "mark_message"]
+__all__ = [
+    "HighlightEvent",
+    "HighlightHandler",
+    "HighlightPostprocessor",
+    "HighlightedNodes",
+    "SekaLLM",
+    "SekaLLMError",
+    "collect_reports",
+    "mark_message",
+]

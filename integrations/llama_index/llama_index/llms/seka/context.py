@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from seka_rag import Passage, Span
+from seka_rag import Highlighter, Passage, Span, check_spans
 
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LINE = re.compile(r"\n")
@@ -47,6 +47,17 @@ def context_passages(name: str, text: str, *, by_line: bool = False) -> list[Con
             found.append(ContextPassage(Passage(part, source=name), start))
         start = following
     return found
+
+
+def choose(passages: Sequence[ContextPassage], question: str, highlighter: Highlighter) -> tuple[Span, ...]:
+    """What a highlighter chooses in the passages, in characters of the value.
+
+    Raises:
+        SpanError: a result that does not fit the passages.
+    """
+    own = [p.passage for p in passages]
+    marked = check_spans(own, highlighter(question, own)) if own else []
+    return tuple(span for passage, spans in zip(passages, marked, strict=True) for span in passage.place(spans))
 
 
 def is_metadata(part: str) -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pickle
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -17,15 +15,16 @@ from llama_index.core.base.llms.types import (
     CompletionResponse,
     CompletionResponseAsyncGen,
     CompletionResponseGen,
-    LLMMetadata,
 )
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer, field_validator
-from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
-from llama_index.core.llms.llm import LLM
+from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.prompts import BasePromptTemplate, SelectorPromptTemplate
-from llama_index.llms.seka.engines import EngineSlot
+from llama_index.core.tools import BaseTool
+from llama_index.core.types import TokenAsyncGen
 from llama_index.llms.seka.errors import raised_as_own
+from llama_index.llms.seka.events import HighlightEvent
+from llama_index.llms.seka.instructions import mark_instructions, whole
 from llama_index.llms.seka.marks import announce, take_announced
 from llama_index.llms.seka.provenance import (
     Filling,
@@ -36,16 +35,25 @@ from llama_index.llms.seka.provenance import (
     read_filling,
 )
 from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
-from llama_index.llms.seka.requests import Request, call_options, chat_request, completion_request
+from llama_index.llms.seka.requests import Request, chat_request, completion_request
+from llama_index.llms.seka.settings import SekaSettings, named_highlighter
+from llama_index.llms.seka.tools import only_first_call, tool_options, tool_selections
+from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
-from seka_rag import Generation, Prompt, SteeredModel, as_highlighter, as_steering, bank_name, steering_as_dict
+from seka_rag import Generation, Prompt, as_highlighter
 
+dispatcher = get_dispatcher(__name__)
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
-#: Text so far, the new piece of it, further fields of the response.
-Respond = Callable[[str, "str | None", Mapping[str, Any]], Response]
+#: Text so far or the whole answer, the new piece of it, further fields of the response.
+Respond = Callable[["str | Generation", "str | None", Mapping[str, Any]], Response]
 
 
-class SekaLLM(LLM):
+def _without_span(method: Any) -> Any:
+    setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
+    return method
+
+
+class SekaLLM(SekaSettings):
     """A local model that follows the evidence, for query engines and chat engines.
 
     Nothing has to be highlighted by hand: whenever LlamaIndex fills a template with retrieved context, the sentences
@@ -53,112 +61,17 @@ class SekaLLM(LLM):
     ``collect_reports`` for those of a query engine.
 
     Calls take ``stop``, ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``steering`` and ``highlight``, which
-    count before the fields of the same name.
+    count before the fields of the same name, ``json_schema``, which holds the answer to a JSON schema, and for chats
+    ``tools``, ``tool_choice`` ("auto", "any", "none" or a name) and ``strict``.
 
     >>> from llama_index.llms.seka import SekaLLM
     >>> SekaLLM(model="seka-demo", max_tokens=8).model
     'seka-demo'
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
-
-    model: str = Field(description="A name on the Hub, a folder, or 'seka-demo'.")
-    bank: Any = Field(default=None, repr=False, description="A bank or its folder; by default the model's own, if any.")
-    steering: Any = Field(
-        default="auto",
-        description="A method such as Seka(gain=0.5); 'auto' for the model's own; None to run unsteered.",
-    )
-    highlight: Literal["auto", "off"] = Field(default="auto", description="'off': nothing is highlighted.")
-    highlighter: Any = Field(
-        default="sentences",
-        description="Chooses in retrieved context: a name ('off': only marks on messages count) or a callable.",
-    )
-    context_variables: list[str] = Field(
-        default=["context_str", "context_msg", "context"], description="Template variables that hold retrieved text."
-    )
-    temperature: float = Field(default=0.0, ge=0, description="Above 0 the model samples; at 0 it is greedy.")
-    max_tokens: int = Field(default=256, ge=1, description="Most tokens of an answer.")
-    stop: list[str] | None = Field(default=None, description="Strings that end an answer.")
-    seed: int | None = Field(default=None, description="Makes sampling repeatable.")
-    context_window: int | None = Field(default=None, ge=1, description="By default what the model says.")
-    is_chat_model: bool | None = Field(default=None, description="By default whether the model has a chat template.")
-    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Options for loading (dtype, device_map).")
-
-    _engine: EngineSlot = PrivateAttr()
-
-    def __init__(self, model: str | None = None, *, steered_model: SteeredModel | None = None, **settings: Any) -> None:
-        """A model by name, or ``steered_model``, one that is loaded already; settings are the fields."""
-        if steered_model is not None:
-            settings["model"] = steered_model.name if model is None else model
-        elif model is not None:
-            settings["model"] = model
-        super().__init__(**settings)
-        self._engine = EngineSlot(steered_model)
-
     @classmethod
     def class_name(cls) -> str:
         return "SekaLLM"
-
-    # --- fields
-
-    @field_validator("steering")
-    @classmethod
-    def _read_steering(cls, value: Any) -> Any:
-        return as_steering(value)
-
-    @field_serializer("steering")
-    def _write_steering(self, value: Any) -> Any:
-        return steering_as_dict(value)
-
-    @field_validator("highlighter")
-    @classmethod
-    def _read_highlighter(cls, value: Any) -> Any:
-        as_highlighter(value)
-        return value
-
-    @field_serializer("highlighter")
-    def _write_highlighter(self, value: Any) -> str:
-        # the name of a callable is not a known highlighter: reading it back fails, rather than taking another one
-        return value if isinstance(value, str) else repr(value)
-
-    @field_validator("bank")
-    @classmethod
-    def _read_bank(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    @field_serializer("bank")
-    def _write_bank(self, value: Any) -> str | None:
-        return None if value is None else bank_name(value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        for value in (self.highlighter, self.bank, self.steering):
-            pickle.dumps(value)  # LlamaIndex would drop what cannot be stored, and with it a trust policy
-        return super().__getstate__()
-
-    @property
-    def engine(self) -> SteeredModel:
-        """The loaded model. The first use loads it, which takes a while; models are shared by name."""
-        return self._engine.get(self.model, self.bank, self.model_kwargs)
-
-    @property
-    def metadata(self) -> LLMMetadata:
-        engine = self.engine if self.context_window is None or self.is_chat_model is None else None
-        return LLMMetadata(
-            context_window=self.context_window or getattr(engine, "context_length", None) or DEFAULT_CONTEXT_WINDOW,
-            num_output=self.max_tokens,
-            is_chat_model=self._is_chat(engine),
-            model_name=self.model,
-        )
-
-    def to_payload(self) -> dict[str, Any]:
-        """What callbacks see of this model; written without loading it."""
-        own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "stop", "seed", "highlight")}
-        return {"class_name": self.class_name(), "model_name": self.model, "steering": repr(self.steering), **own}
-
-    def _is_chat(self, engine: SteeredModel | None) -> bool:
-        if self.is_chat_model is not None:
-            return self.is_chat_model
-        return bool(getattr(engine.tokenizer if engine else None, "chat_template", None))
 
     # --- templates: predict, apredict, stream and astream all pass here
 
@@ -179,16 +92,39 @@ class SekaLLM(LLM):
             marked, warnings = Prompt(text), list[str]()
             if filling is not None:
                 marked, warnings = highlight_text(text, lambda others: fill(prompt, **{**values, **others}), filling)
-            announce(self._engine, marked, warnings)
+            announce(self._engine, self._with_system_prompt(marked), warnings)
         return text
 
     def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
-        if self.highlight == "off" or self.steering is None or self.highlighter == "off":
+        if self.highlight == "off" or self.steering is None:
             return None
-        return read_filling(self._selected(prompt), values, self.context_variables, as_highlighter(self.highlighter))
+        template, variables = self._selected(prompt), self.context_variables
+        return read_filling(
+            template, values, variables, named_highlighter(self.highlighter), self.highlight_instructions
+        )
+
+    def _with_system_prompt(self, prompt: Prompt) -> Prompt:
+        """A completion prompt whose beginning is the system prompt, highlighted if that is asked for."""
+        asked = self.highlight_instructions in ("system", "all") and self.highlight != "off"
+        if not asked or not self.system_prompt or not prompt.text.startswith(self.system_prompt):
+            return prompt
+        return Prompt(prompt.text, (*whole(self.system_prompt), *prompt.spans))
 
     def _selected(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
         return prompt.select(llm=self) if isinstance(prompt, SelectorPromptTemplate) else prompt
+
+    # LlamaIndex asks for `metadata` before it awaits anything, so the model is loaded before, in a thread. These add no
+    # span of their own to the one of the method that they go on to.
+
+    @_without_span
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+        await asyncio.to_thread(lambda: self.metadata)
+        return await super().apredict(prompt, **prompt_args)
+
+    @_without_span
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+        await asyncio.to_thread(lambda: self.metadata)
+        return await super().astream(prompt, **prompt_args)
 
     # --- calls
 
@@ -239,11 +175,47 @@ class SekaLLM(LLM):
         request = await asyncio.to_thread(self._completion_request, *announced, formatted, kwargs)
         return self._astream(request, completion_response)  # type: ignore[return-value]
 
+    # --- tools
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        tool_choice: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or ())
+        if user_msg is not None:
+            messages.append(ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg)
+        return {"messages": messages, **tool_options(tools, tool_choice, required=tool_required), **kwargs}
+
+    def _validate_chat_with_tools_response(
+        self,
+        response: ChatResponse,
+        tools: Sequence[BaseTool],
+        allow_parallel_tool_calls: bool = False,
+        **kwargs: Any,
+    ) -> ChatResponse:
+        return response if allow_parallel_tool_calls else only_first_call(response)
+
+    def get_tool_calls_from_response(
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+    ) -> list[ToolSelection]:
+        """The tool calls that a response asks for."""
+        return tool_selections(response, error_if_none=error_on_no_tool_call)
+
     # --- requests
 
     def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, Any]) -> Request:
         with raised_as_own():
-            return chat_request(self.engine, messages, self._options(call), self.messages_to_prompt)
+            marked = mark_instructions(messages, self.highlight_instructions)
+            return chat_request(
+                self.engine, marked, self._options(call), self.messages_to_prompt, as_highlighter(self.tool_highlighter)
+            )
 
     def _completion_request(
         self, prompt: Prompt, warnings: list[str], formatted: bool, call: Mapping[str, Any]
@@ -261,10 +233,6 @@ class SekaLLM(LLM):
         if isinstance(prompt, Prompt):
             return prompt, []
         return (found, warnings) if formatted else (Prompt(text), [])
-
-    def _options(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        names = ("stop", "max_tokens", "temperature", "seed", "highlight", "steering")
-        return call_options({name: getattr(self, name) for name in names}, call)
 
     # --- answers
 
@@ -299,4 +267,5 @@ class SekaLLM(LLM):
         self, request: Request, generation: Generation, respond: Respond[Response], delta: str | None = None
     ) -> Response:
         report = make_report(generation, request.prompts, request.warnings)
-        return respond(generation.text, delta, response_fields(self.model, generation, report))
+        dispatcher.event(HighlightEvent(model_name=self.model, prompts=tuple(request.prompts), report=report))
+        return respond(generation, delta, response_fields(self.model, generation, report))

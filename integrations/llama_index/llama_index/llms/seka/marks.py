@@ -7,7 +7,7 @@ is a bare str, so there they wait in a context variable, for the one call that L
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -35,15 +35,38 @@ def mark_message(message: ChatMessage, spans: Iterable[Span], *, warnings: Seque
     Raises:
         SpanError: a span beyond the content.
     """
-    text = message.content or ""
-    marks: dict[str, Any] = {
-        "version": _VERSION,
-        "digest": digest(text),
-        "spans": [[s.start, s.end, s.weight, s.source] for s in Prompt(text, tuple(spans)).spans],
-    }
+    marks = write_marks(message.content or "", spans)
     if warnings:
         marks["warnings"] = list(warnings)
     return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, KEY: marks}})
+
+
+def write_marks(text: str, spans: Iterable[Span]) -> dict[str, Any]:
+    """Spans as plain data, tied to their text.
+
+    Raises:
+        SpanError: a span beyond the text.
+    """
+    own = [[s.start, s.end, s.weight, s.source] for s in Prompt(text, tuple(spans)).spans]
+    return {"version": _VERSION, "digest": digest(text), "spans": own}
+
+
+def read_marks(marks: Mapping[str, Any], text: str) -> tuple[Prompt, str | None]:
+    """The text with the spans that ``write_marks`` wrote for it, or without and why.
+
+    Raises:
+        SekaLLMError: marks of another form.
+        SpanError: a span beyond the text.
+    """
+    if marks.get("version") != _VERSION:
+        return Prompt(text), f"highlights of version {marks.get('version')!r} are unknown"
+    if marks.get("digest") != digest(text):
+        return Prompt(text), "its text changed after it was highlighted"
+    try:
+        spans = tuple(Span(int(s), int(e), float(weight), source) for s, e, weight, source in marks["spans"])
+    except (TypeError, ValueError) as error:
+        raise SekaLLMError(f'additional_kwargs["{KEY}"]["spans"]: {error}; let mark_message write it') from error
+    return Prompt(text, spans), None
 
 
 def marked_prompts(messages: Sequence[ChatMessage]) -> tuple[list[Prompt], list[str]]:
@@ -70,22 +93,10 @@ def _marked(message: ChatMessage) -> tuple[Prompt, list[str]]:
     warnings = [str(w) for w in marks.get("warnings", ())]
     if not marks["spans"]:
         return Prompt(text), warnings
-    refused = _refused(message, marks, text)
-    if refused is not None:
-        return Prompt(text), [*warnings, f"{refused}; the highlights were dropped"]
-    try:
-        spans = tuple(Span(int(s), int(e), float(weight), source) for s, e, weight, source in marks["spans"])
-    except (TypeError, ValueError) as error:
-        raise SekaLLMError(f'additional_kwargs["{KEY}"]["spans"]: {error}; let mark_message write it') from error
-    return Prompt(text, spans), warnings
-
-
-def _refused(message: ChatMessage, marks: dict[str, Any], text: str) -> str | None:
     if message.role in _UNTRUSTED:
-        return f"{message.role.value} messages are not trusted with highlights"
-    if marks.get("version") != _VERSION:
-        return f"highlights of version {marks.get('version')!r} are unknown"
-    return None if marks.get("digest") == digest(text) else "its text changed after it was highlighted"
+        return Prompt(text), [*warnings, f"{message.role.value} messages are not trusted; the highlights were dropped"]
+    prompt, refused = read_marks(marks, text)
+    return prompt, warnings if refused is None else [*warnings, f"{refused}; the highlights were dropped"]
 
 
 def digest(text: str) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
-from llama_index.llms.seka.context import ContextPassage, context_passages
+from llama_index.llms.seka.context import choose, context_passages
+from llama_index.llms.seka.instructions import SYSTEM_ROLES, Instructions, whole, written_by_template
 from llama_index.llms.seka.marks import KEY, mark_message
+from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 
-from seka_rag import Highlighter, Placement, Prompt, SekaError, Span, check_spans, locate_values
+from seka_rag import Highlighter, Placement, Prompt, SekaError, Span, locate_values
 
 #: Names under which LlamaIndex's templates know the question; the first that is given counts.
 QUESTION_VARIABLES = ("query_str", "question", "query")
@@ -25,24 +27,22 @@ QUESTION_VARIABLES = ("query_str", "question", "query")
 
 @dataclass(frozen=True)
 class Filling:
-    """A template's context, by variable, and how to choose highlights in it."""
+    """The values that a template is filled with, and what to highlight in them.
 
-    question: str
+    Attributes:
+        texts: values to find in the rendered text, by variable.
+        chosen: highlights in them, in characters of the value.
+        instructions: whether the template's own words in system messages are highlighted, too.
+    """
+
     texts: Mapping[str, str]
-    passages: Mapping[str, Sequence[ContextPassage]]
-    highlighter: Highlighter
+    chosen: Mapping[str, tuple[Span, ...]]
+    instructions: Instructions = "off"
     warnings: tuple[str, ...] = ()
 
     def spans(self, placements: Sequence[Placement]) -> list[Span]:
-        """The highlights, in characters of the rendered text."""
-        chosen = {name: self._chosen(name) for name in dict.fromkeys(p.name for p in placements)}
-        return [span for placement in placements for span in placement.place(chosen[placement.name])]
-
-    def _chosen(self, name: str) -> tuple[Span, ...]:
-        own = self.passages[name]
-        passages = [p.passage for p in own]
-        marked = check_spans(passages, self.highlighter(self.question, passages))
-        return tuple(span for passage, spans in zip(own, marked, strict=True) for span in passage.place(spans))
+        """The highlights in the values, in characters of the rendered text."""
+        return [span for p in placements for span in p.place(self.chosen.get(p.name, ()))]
 
 
 def as_text(template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str]) -> dict[str, Any]:
@@ -57,27 +57,55 @@ def as_text(template: BasePromptTemplate, values: Mapping[str, Any], variables: 
 
 
 def read_filling(
-    template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str], highlighter: Highlighter
+    template: BasePromptTemplate,
+    values: Mapping[str, Any],
+    variables: Sequence[str],
+    highlighter: Highlighter | HighlightPostprocessor,
+    instructions: Instructions,
 ) -> Filling | None:
-    """The context that a template is filled with, or None if there is none.
+    """What to highlight in the values of a template, or None if nothing in it may be.
 
     Args:
         values: as they were given, before ``as_text``.
     """
     given = {**template.kwargs, **values}
     joined = {**template.kwargs, **as_text(template, values, variables)}
-    texts, passages, warnings = {}, {}, []
+    question_name = next((name for name in QUESTION_VARIABLES if given.get(name)), None)
+    question = str(given[question_name]) if question_name else ""
+    texts: dict[str, str] = {}
+    chosen: dict[str, tuple[Span, ...]] = {}
+    warnings = []
+    if instructions != "off":
+        texts.update({name: value for name, value in joined.items() if isinstance(value, str) and value.strip()})
+        if instructions != "system" and question_name in texts:
+            chosen[question_name] = whole(question)
+        if instructions != "user" and (unknown := _not_located(template, joined)):
+            warnings.append(
+                f"{', '.join(unknown)}: not a text whose place is known, so no system message is highlighted"
+            )
+            instructions = "user"
     for name in (v for v in variables if given.get(v)):
-        if not isinstance(joined[name], str):
+        text = joined[name]
+        if not isinstance(text, str):
             warnings.append(f"{name} is a {type(given[name]).__name__}, not a text: nothing in it is highlighted")
             continue
-        found = context_passages(name, joined[name], by_line=_is_texts(given[name]))
-        if found:
-            texts[name], passages[name] = joined[name], found
-    if not texts and not warnings:
+        if isinstance(highlighter, HighlightPostprocessor):
+            chosen[name], reason = highlighter.chosen_in(question, text)
+            warnings += [f"{name}: {reason}"] if reason else []
+        else:
+            passages = context_passages(name, text, by_line=_is_texts(given[name]))
+            chosen[name] = choose(passages, question, highlighter)
+        if chosen[name]:
+            texts[name] = text
+    if not texts and not warnings and instructions == "off":
         return None
-    question = next((str(given[name]) for name in QUESTION_VARIABLES if given.get(name)), "")
-    return Filling(question, texts, passages, highlighter, tuple(warnings))
+    return Filling(texts, chosen, instructions, tuple(warnings))
+
+
+def _not_located(template: BasePromptTemplate, values: Mapping[str, Any]) -> list[str]:
+    """Values that may hold anybody's text and cannot be told from the template's own words."""
+    harmless = (str, int, float, bool, type(None), BasePromptTemplate)
+    return [*(name for name, v in values.items() if not isinstance(v, harmless)), *(template.function_mappings or ())]
 
 
 def _is_texts(value: Any) -> bool:
@@ -92,7 +120,7 @@ def highlight_text(text: str, render: Callable[[Mapping[str, str]], str], fillin
         render: renders it again with other values of the context variables.
     """
     placements, warnings = _placements(text, render, filling)
-    return Prompt(text, tuple(filling.spans(placements))), warnings
+    return Prompt(text, tuple(filling.spans(placements or ()))), warnings
 
 
 def highlight_messages(
@@ -105,28 +133,32 @@ def highlight_messages(
     separator = f"Qz{secrets.token_hex(12)}zQ"  # no value can contain it, so none can reach into another message
     text, starts = _joined(messages, separator)
     placements, warnings = _placements(text, lambda values: _joined(render(values), separator)[0], filling)
-    spans = filling.spans(placements)
+    spans = filling.spans(placements or ())
     marked = list(messages)
     for i, (message, start) in enumerate(zip(messages, starts, strict=True)):
         end = start + len(message.content or "")
         inside = [s for s in spans if start <= s.start and s.end <= end]
+        if filling.instructions in ("system", "all") and placements is not None and message.role in SYSTEM_ROLES:
+            inside += written_by_template(text, start, end, placements)
         own = [replace(s, start=s.start - start, end=s.end - start) for s in inside]
         said = warnings if i == len(messages) - 1 else []
-        if (own or said) and KEY not in message.additional_kwargs:
+        # with instructions also an empty list of marks, which says that nothing else in the message is one
+        if (own or said or filling.instructions != "off") and KEY not in message.additional_kwargs:
             marked[i] = mark_message(message, own, warnings=said)
     return marked
 
 
 def _placements(
     text: str, render: Callable[[Mapping[str, str]], str], filling: Filling
-) -> tuple[tuple[Placement, ...], list[str]]:
+) -> tuple[tuple[Placement, ...] | None, list[str]]:
+    """Where the values stand, or None if the template does not place them as they are; and warnings."""
     try:
         _, placements = locate_values(lambda values: text if values == filling.texts else render(values), filling.texts)
     except Exception as error:  # also what a template or a function in it raises when it is given a nonce
         reason = "" if isinstance(error, SekaError) else f" ({type(error).__name__} at the second rendering)"
         names = ", ".join(filling.texts)
         changed = f"the template changes the text of {names}{reason}: highlights in it cannot be followed"
-        return (), [*filling.warnings, changed]
+        return None, [*filling.warnings, changed]
     return placements, list(filling.warnings)
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, TextBlock
 from llama_index.llms.seka.marks import KEY
+from llama_index.llms.seka.tools import answer_blocks, invalid_calls
 
 from seka_rag import Generation, Prompt
 
@@ -58,17 +59,20 @@ def response_fields(model: str, generation: Generation, report: dict[str, Any]) 
         "total_tokens": generation.prompt_tokens + generation.completion_tokens,
     }
     raw = {"model": model, "finish_reason": generation.finish_reason, "usage": usage}
-    return {"raw": raw, "additional_kwargs": {**usage, KEY: report}}
+    invalid = {"invalid_tool_calls": wrong} if (wrong := invalid_calls(generation.invalid_tool_calls)) else {}
+    return {"raw": raw, "additional_kwargs": {**usage, KEY: report, **invalid}}
 
 
-def chat_response(text: str, delta: str | None, fields: Mapping[str, Any]) -> ChatResponse:
-    """A chat response; ``fields`` are those of ``response_fields``, or empty while it is streamed."""
+def chat_response(answer: str | Generation, delta: str | None, fields: Mapping[str, Any]) -> ChatResponse:
+    """A chat response: of the text so far while it is streamed, of the Generation with its ``response_fields`` at last."""
     # on the message as well: chat engines hand on the message alone
     own = {KEY: fields["additional_kwargs"][KEY]} if fields else {}
-    message = ChatMessage(role=MessageRole.ASSISTANT, content=text, additional_kwargs=own)
+    blocks = [TextBlock(text=answer)] if isinstance(answer, str) else answer_blocks(answer)
+    message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=own)
     return ChatResponse(message=message, delta=delta, **fields)
 
 
-def completion_response(text: str, delta: str | None, fields: Mapping[str, Any]) -> CompletionResponse:
+def completion_response(answer: str | Generation, delta: str | None, fields: Mapping[str, Any]) -> CompletionResponse:
     """A completion response; as ``chat_response``."""
+    text = answer if isinstance(answer, str) else answer.text
     return CompletionResponse(text=text, delta=delta, **fields)

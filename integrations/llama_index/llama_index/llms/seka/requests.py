@@ -10,10 +10,12 @@ from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBl
 from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.marks import marked_prompts
 from llama_index.llms.seka.provenance import follow_messages
+from llama_index.llms.seka.tools import earlier_calls, highlight_tool_outputs
 
-from seka_rag import Prompt, SteeredModel, as_steering
+from seka_rag import Highlighter, Prompt, SteeredModel, as_steering
 
-_OPTIONS = ("stop", "max_tokens", "temperature", "top_p", "seed", "highlight", "steering")
+_OPTIONS = ("stop", "max_tokens", "temperature", "top_p", "seed", "timeout", "highlight", "steering", "json_schema")
+_TOOL_OPTIONS = ("tools", "tool_choice", "strict")
 _ROLES = {
     MessageRole.CHATBOT: "assistant",
     MessageRole.MODEL: "assistant",
@@ -39,9 +41,10 @@ def call_options(fields: Mapping[str, Any], call: Mapping[str, Any]) -> dict[str
     Raises:
         SekaLLMError: an option that does not exist, or a value that it cannot have.
     """
-    unknown = sorted(set(call) - set(_OPTIONS))
+    unknown = sorted(set(call) - {*_OPTIONS, *_TOOL_OPTIONS})
     if unknown:
-        raise SekaLLMError(f"SekaLLM has no option {', '.join(unknown)}: a call takes {', '.join(_OPTIONS)}")
+        known = ", ".join((*_OPTIONS, *_TOOL_OPTIONS))
+        raise SekaLLMError(f"SekaLLM has no option {', '.join(unknown)}: a call takes {known}")
     options = {**fields, **{name: value for name, value in call.items() if value is not None or name == "steering"}}
     if options["highlight"] not in ("auto", "off"):
         raise SekaLLMError(f"highlight={options['highlight']!r}: use 'auto' or 'off'")
@@ -57,22 +60,39 @@ def chat_request(
     messages: Sequence[ChatMessage],
     options: dict[str, Any],
     to_prompt: Callable[[Sequence[ChatMessage]], str],
+    tool_highlighter: Highlighter,
 ) -> Request:
-    """A conversation through the model's chat template or, where it has none, through ``to_prompt``."""
+    """A conversation through the model's chat template or, where it has none, through ``to_prompt``.
+
+    Args:
+        tool_highlighter: chooses in what tools returned.
+    """
     for i, message in enumerate(messages):
         for block in message.blocks:
             if isinstance(block, ImageBlock | AudioBlock | VideoBlock | DocumentBlock):
                 raise SekaLLMError(f"message {i} holds {type(block).__name__}: SekaLLM reads text only")
     prompts, warnings = marked_prompts(messages)
+    prompts = highlight_tool_outputs(messages, prompts, tool_highlighter)
     prompts, options = _wanted(prompts, options)
     if engine.tokenizer.chat_template:
-        roles = [_ROLES.get(m.role, m.role.value) for m in messages]
-        tokens = engine.tokenize_chat(
-            [{"role": role, "content": prompt} for role, prompt in zip(roles, prompts, strict=True)]
-        )
+        tools = options.get("tools") if options.get("tool_choice") != "none" else None
+        turns = [_turn(m, prompt) for m, prompt in zip(messages, prompts, strict=True)]
+        tokens = engine.tokenize_chat(turns, **({"tools": tools} if tools else {}))
+    elif options.get("tools"):
+        raise SekaLLMError(f"{engine.name} has no chat template, so it cannot be given tools")
     else:
         tokens = engine.tokenize(follow_messages(messages, prompts, to_prompt))
     return Request(engine, tokens, options, prompts, warnings)
+
+
+def _turn(message: ChatMessage, prompt: Prompt) -> dict[str, Any]:
+    """A message as chat templates take it."""
+    turn: dict[str, Any] = {"role": _ROLES.get(message.role, message.role.value), "content": prompt}
+    if calls := earlier_calls(message):
+        turn["tool_calls"] = calls
+    if turn["role"] == "tool" and message.additional_kwargs.get("tool_call_id"):
+        turn["tool_call_id"] = message.additional_kwargs["tool_call_id"]
+    return turn
 
 
 def completion_request(

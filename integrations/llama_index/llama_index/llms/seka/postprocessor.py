@@ -1,0 +1,156 @@
+"""HighlightPostprocessor: which retrieved nodes, and which sentences in them, the model is to follow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer, field_validator
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.llms.seka.choices import Choice, ChoiceStore
+from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.marks import KEY, write_marks
+
+from seka_rag import Passage, Prompt, SekaError, Span, as_highlighter, as_passage, check_spans, locate_values
+
+#: How many choices are kept for calls of the model that are still to come.
+_KEEP = 1024
+
+
+class HighlightPostprocessor(BaseNodePostprocessor):
+    """Chooses highlights where the nodes are known: with their scores, sources and metadata.
+
+    Give it to the query engine and to the model: ``SekaLLM(highlighter=chosen)``. The model then highlights what was
+    chosen here and nothing else. Nodes are returned as they came, text and order unchanged; what was chosen also
+    stands in ``metadata["seka"]``, a key that neither the model nor embeddings are shown.
+
+    Raises:
+        SekaLLMError: ``weight_by_score`` and a node has no score, or no score is above 0.
+    """
+
+    highlighter: Any = Field(
+        default="sentences",
+        description="A name or a callable. Trusted(Sentences(), TrustPolicy(...)) sees each node's source and metadata.",
+    )
+    top_k: int | None = Field(default=None, ge=1, description="Highlight only in the nodes of the k largest scores.")
+    weight_by_score: bool = Field(default=False, description="Multiply weights by score / largest score.")
+    include_metadata: bool = Field(
+        default=False, description="Choose in the metadata lines that the model is shown, too, not in the text alone."
+    )
+
+    _choices: ChoiceStore = PrivateAttr()
+
+    def __init__(self, highlighter: Any = "sentences", **settings: Any) -> None:
+        super().__init__(highlighter=highlighter, **settings)
+        self._choices = ChoiceStore(_KEEP)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "HighlightPostprocessor"
+
+    @field_validator("highlighter")
+    @classmethod
+    def _read_highlighter(cls, value: Any) -> Any:
+        as_highlighter(value)
+        return value
+
+    @field_serializer("highlighter")
+    def _write_highlighter(self, value: Any) -> str:
+        return value if isinstance(value, str) else repr(value)
+
+    def chosen_in(self, question: str, context: str) -> tuple[tuple[Span, ...], str | None]:
+        """The highlights in a context that is made of nodes from here, and why there are none."""
+        return self._choices.find(question, context)
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        choice = self._choose(nodes, query_bundle)
+        self._choices.put(choice)
+        return [_annotated(node, own) for node, own in zip(nodes, choice.nodes, strict=True)]
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        choice = await asyncio.to_thread(self._choose, nodes, query_bundle)
+        self._choices.put(choice)  # here, because a thread could not leave it in this task's context
+        return [_annotated(node, own) for node, own in zip(nodes, choice.nodes, strict=True)]
+
+    def _choose(self, nodes: Sequence[NodeWithScore], query: QueryBundle | None) -> Choice:
+        question = query.query_str if query else ""
+        shown = [(_shown(n.node), n) for n in nodes]
+        passages = [as_passage(n) for n in nodes]
+        places = [(0, text) if self.include_metadata else _text_in(n.node, text) for text, n in shown]
+        passages = [replace(p, text=text) for p, (_, text) in zip(passages, places, strict=True)]
+        marked = check_spans(passages, as_highlighter(self.highlighter)(question, passages))
+        return Choice(
+            question,
+            tuple(
+                Prompt(text, tuple(_moved(span, start, weight) for span in spans if weight > 0))
+                for (text, _), (start, _), spans, weight in zip(
+                    shown, places, marked, self._weights(passages), strict=True
+                )
+            ),
+        )
+
+    def _weights(self, passages: Sequence[Passage]) -> list[float]:
+        """One factor for each node: 0 for those that are not among the best."""
+        scores = [p.score for p in passages]
+        weights = [1.0] * len(passages)
+        if self.weight_by_score and passages:
+            top = max((s for s in scores if s is not None), default=0.0)
+            if None in scores or top <= 0:
+                raise SekaLLMError("weight_by_score=True, but a node has no score, or none is above 0")
+            weights = [min(1.0, max(0.0, (s or 0.0) / top)) for s in scores]
+        if self.top_k is not None:
+            best = sorted(range(len(scores)), key=lambda i: (scores[i] is None, -(scores[i] or 0.0)))[: self.top_k]
+            weights = [w if i in best else 0.0 for i, w in enumerate(weights)]
+        return weights
+
+
+def _moved(span: Span, by: int, weight: float) -> Span:
+    return replace(span, start=span.start + by, end=span.end + by, weight=span.weight * weight)
+
+
+def _shown(node: BaseNode) -> str:
+    """What a synthesizer shows the model of a node."""
+    return node.get_content(metadata_mode=MetadataMode.LLM)
+
+
+def _text_in(node: BaseNode, shown: str) -> tuple[int, str]:
+    """Where the node's own text begins in what the model is shown of it, and that text.
+
+    Found by writing a nonce into a copy, so metadata that copies the text is not taken for it. A node that changes
+    its text has no place for a highlight.
+    """
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+
+    def render(values: Any) -> str:
+        if values["text"] == text:
+            return shown
+        copy = node.model_copy()
+        copy.set_content(values["text"])
+        return _shown(copy)
+
+    if not text.strip():
+        return 0, ""
+    try:
+        (place,) = locate_values(render, {"text": text})[1]
+    except (SekaError, ValueError):
+        return 0, ""
+    return place.start, shown[place.start : place.end]
+
+
+def _annotated(node: NodeWithScore, chosen: Prompt) -> NodeWithScore:
+    """A copy of the node with what was chosen in its metadata, where no model and no embedding is shown it."""
+    inner = node.node
+    hidden = {
+        name: [*dict.fromkeys([*getattr(inner, name), KEY])]
+        for name in ("excluded_llm_metadata_keys", "excluded_embed_metadata_keys")
+    }
+    marks = write_marks(chosen.text, chosen.spans)
+    copy = inner.model_copy(update={"metadata": {**inner.metadata, KEY: marks}, **hidden})
+    return node.model_copy(update={"node": copy}) if _shown(copy) == chosen.text else node
