@@ -93,10 +93,10 @@ def test_the_fingerprint_is_taken_once_for_requests_and_anew_for_learning(monkey
 
 
 def _quantised():
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    quantization = pytest.importorskip("torchao.quantization")
 
     model = tiny_model("qwen3")
-    quantize_(model, Int8WeightOnlyConfig())
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
     return model
 
 
