@@ -67,7 +67,7 @@ def test_the_default_highlighter_chooses_as_without_a_chain(demo_engine):
     prompts = []
     for trial in TRIALS:
         found = list(SENTENCE.finditer(trial.text))
-        chosen = as_highlighter("sentences")(question(trial), [Passage(m.group()) for m in found])
+        own = as_highlighter("sentences")(question(trial), [Passage(m.group()) for m in found])
         spans = [
             Span(m.start() + s.start, m.start() + s.end, s.weight)
             for m, own in zip(found, chosen, strict=True)
