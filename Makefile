@@ -6,7 +6,7 @@ TORCH := torch==2.13.0
 # CPU builds of torch; where this index cannot be reached, the ordinary one is used.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: install demo test check docs clean
+.PHONY: install demo test check docs bench-speed clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -29,6 +29,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench-speed: install
+	$(BIN)/python -m seka_rag.bench.speed
 
 docs: install
 	$(BIN)/mkdocs build --strict

@@ -3,17 +3,19 @@
 Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighted prompt tokens, once, at prefill.
 """
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import SekaError
 from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.scope import highlighting, open_highlighting
 from seka_rag.shared import bank_name, shared_model
+from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import SteeringReport, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
@@ -28,7 +30,9 @@ from seka_rag.text.toolcalls import InvalidToolCall, ToolCall
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdaSeka",
     "ContrastiveTriple",
+    "ExpertBank",
     "Generation",
     "Highlighter",
     "InvalidToolCall",
@@ -51,8 +55,11 @@ __all__ = [
     "check_spans",
     "highlighting",
     "learn_bank",
+    "learn_experts",
+    "load_bank",
     "locate_values",
     "open_highlighting",
+    "route",
     "shared_model",
     "steer",
     "steering_as_dict",

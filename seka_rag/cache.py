@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from seka_rag.bank.header import FORMAT_VERSION
 from seka_rag.hf.identity import ModelIdentity
 
 
@@ -19,9 +20,10 @@ def cache_folder() -> Path:
 
 
 def bank_folder(name: str, model: ModelIdentity) -> Path:
-    """The folder of the bank of one model; another model of the same name has another folder."""
+    """The folder of the bank of one model; another model, or other weights, of the same name have another folder."""
     if Path(name).exists():  # folders of the same name are different models
         where = hashlib.sha256(str(Path(name).resolve()).encode()).hexdigest()[:8]
         name = f"{Path(name).resolve().name}-{where}"
     safe = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
-    return cache_folder() / "banks" / f"{safe}-{model.config_digest}"
+    weights = f"-{sorted(model.weights.items())[0][1][:8]}" if model.weights else ""
+    return cache_folder() / f"banks-{FORMAT_VERSION}" / f"{safe}-{model.config_digest}{weights}"

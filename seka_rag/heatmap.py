@@ -1,8 +1,9 @@
-"""A picture of a bank: the relevance gap of every head, and which heads are kept."""
+"""Pictures of banks: the relevance gap of every head and which are kept; which experts a query chooses."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seka_rag.bank import ProjectionBank
@@ -36,6 +37,34 @@ def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     axes.set_ylabel("layer")
     kept = int((ranks > 0).sum())
     axes.set_title(f"{bank.model.model_type}: {kept} of {layers * heads} heads steered (number: rank)", fontsize=10)
+    path = Path(path)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], path: str | os.PathLike[str]) -> Path:
+    """Write a picture (png, svg or pdf, by its ending) of queries by experts: colour and number are the mean weight.
+
+    Args:
+        weights: for each query, name of the expert -> weight, as in ``SteeringReport.experts``.
+        labels: a short text for each query.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(weights[0])
+    values = [[row[name] for name in names] for row in weights]
+    largest = max(1.0, *(abs(v) for row in values for v in row))
+    figure = Figure(figsize=(3.6 + 1.1 * len(names), 1.6 + 0.45 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-largest, vmax=largest)
+    figure.colorbar(image, label="weight")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            strong = abs(value) > 0.6 * largest
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if strong else "black")
+    axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axes.set_yticks(range(len(labels)), [t if len(t) <= 48 else f"{t[:47]}…" for t in labels])
+    axes.set_title("experts that each query chooses (mean over the steered heads)", fontsize=10)
     path = Path(path)
     figure.savefig(path, dpi=150)
     return path

@@ -7,24 +7,25 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
 from torch import nn
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import ContextLengthError, GenerationTimeoutError, SettingError, SteeringError
 from seka_rag.generation import Generation, finished
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.forms import answer_form, knows_tools
 from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import text_config
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
+from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.prefix import Prefix
 from seka_rag.scope import in_scope, messages_in_scope
+from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.seka import Seka
 from seka_rag.stream import TextStream
@@ -34,6 +35,7 @@ Input = Prompt | str | TokenizedPrompt
 Steering = KeySteering | Literal["auto"] | None
 Truncation = Literal["error", "left"]
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 _random = threading.Lock()  # sampling draws from torch's global generator
 
 
@@ -45,8 +47,10 @@ class SteeredModel:
     Args:
         hf_model: a causal language model of transformers.
         tokenizer: its fast tokenizer.
-        bank: a ProjectionBank, or the folder of one. Without it the model runs unsteered and refuses highlights.
-        steering: the method used when a call names none; by default SEKA with the bank's suggested gain.
+        bank: a ProjectionBank or ExpertBank, the folder of one, or its name on the Hub. Without it the model runs unsteered
+            and refuses highlights.
+        steering: the method used when a call names none; by default SEKA, or AdaSEKA with experts, at the gain that the
+            bank suggests.
         name: for reports and metadata.
 
     Raises:
@@ -58,13 +62,13 @@ class SteeredModel:
         hf_model: nn.Module,
         tokenizer: Any,
         *,
-        bank: ProjectionBank | str | os.PathLike[str] | None = None,
+        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
         steering: KeySteering | None = None,
         name: str | None = None,
     ) -> None:
         self.hf_model, self.tokenizer = hf_model, tokenizer
         self.name = name or getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
-        self.bank = ProjectionBank.load(bank) if isinstance(bank, str | Path | os.PathLike) else bank
+        self.bank = load_bank(bank) if isinstance(bank, str | os.PathLike) else bank
         if self.bank is not None:
             self.bank.model.check(identify(hf_model))
         self.steering = steering
@@ -75,7 +79,7 @@ class SteeredModel:
         cls,
         name: str,
         *,
-        bank: ProjectionBank | str | os.PathLike[str] | None = None,
+        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
         steering: KeySteering | None = None,
         **options: Any,
     ) -> SteeredModel:
@@ -123,6 +127,7 @@ class SteeredModel:
             stop: strings that end the answer; they are not part of it.
             seed: makes sampling repeatable.
             timeout: seconds after which an answer that is not ready is an error; by default it may take any time.
+            prefix: the result of ``prefill``; ``prompt`` then continues it. Rows of different length run one after another.
             truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
                 (never a highlight).
             json_schema: hold the answer to a JSON schema (a dict, a pydantic model, or True for any object); it is
@@ -135,27 +140,42 @@ class SteeredModel:
 
         Raises:
             ContextLengthError: the prompt does not fit, or a highlight would be cut off.
-            SteeringError: highlights without a bank, or steering that did not take place.
+            SteeringError: highlights without a bank, steering that did not take place, or a prefix made with other steering.
+            TokenizationError: the tokens of the prefix are not the first tokens of the whole prompt.
             GenerationTimeoutError: ``timeout`` has passed.
         """
         single, prompts = _listed(prompt)
-        return _unwrapped(self._run([self.tokenize(p) for p in prompts], **options), single)
+        return _unwrapped(self._run(self._tokens(prompts, options), **options), single)
+
+    def prefill(self, prompt: Input, *, steering: Steering = "auto") -> Prefix:
+        """Compute the beginning that several prompts share (a system prompt, passages) once, highlights included.
+
+        ``generate(question, prefix=model.prefill(passages))`` gives what ``generate(passages + question)`` gives. The
+        prefix never changes and may be used from several threads; it holds the cache of its tokens.
+
+        Raises:
+            SteeringError: as in ``generate``; or highlights to be steered by experts, which the question is to choose.
+        """
+        tokens = self._fit(self.tokenize(prompt), 0, "error")
+        text = None if isinstance(prompt, TokenizedPrompt) else Prompt("") + prompt
+        method = self._method(steering, any(w > 0 for w in tokens.weights))
+        return Prefix.compute(self.hf_model, self.bank, method, tokens, text)
 
     def stream(self, prompt: Input, **options: Any) -> TextStream[Generation]:
         """The answer in pieces as it is generated. Options as in ``generate``.
 
         Leaving the loop early, or ``close()``, ends the generation. After the last piece, ``.result`` is the Generation.
         """
-        return self._stream(self.tokenize(prompt), **options)
+        return self._stream(self._tokens([prompt], options)[0], **options)
 
     async def agenerate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         single, prompts = _listed(prompt)
-        return _unwrapped(await self._arun([self.tokenize(p) for p in prompts], **options), single)
+        return _unwrapped(await self._arun(self._tokens(prompts, options), **options), single)
 
     def astream(self, prompt: Input, **options: Any) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
-        return self._stream(self.tokenize(prompt), **options).__aiter__()
+        return self._stream(self._tokens([prompt], options)[0], **options).__aiter__()
 
     # --- conversations
 
@@ -212,6 +232,10 @@ class SteeredModel:
         tools = options.get("tools") if options.get("tool_choice") != "none" else None
         return self.tokenize_chat(messages, **(template or {}), **({"tools": tools} if tools else {}))
 
+    def _tokens(self, prompts: Sequence[Input], options: dict[str, Any]) -> list[TokenizedPrompt]:
+        prefix: Prefix | None = options.get("prefix")
+        return [self.tokenize(p if prefix is None else prefix.before(p)) for p in prompts]
+
     # --- how
 
     def _grammar_vocabulary(self) -> Vocabulary:
@@ -229,7 +253,10 @@ class SteeredModel:
                 f"the prompt has highlights, but {self.name} has no bank. Learn one (seka-rag learn, learn_bank), pass "
                 "bank=..., or pass steering=None to run unsteered"
             )
-        return (self.steering or Seka(gain=self.bank.suggested_gain)) if steering == "auto" else steering
+        if steering != "auto":
+            return steering
+        usual = AdaSeka if isinstance(self.bank, ExpertBank) else Seka
+        return self.steering or usual(gain=self.bank.suggested_gain)
 
     def _fit(self, prompt: TokenizedPrompt, new_tokens: int, truncate: Truncation) -> TokenizedPrompt:
         limit = self.context_length
@@ -251,10 +278,16 @@ class SteeredModel:
             )
         return TokenizedPrompt(prompt.ids[-room:], prompt.weights[-room:], prompt.offsets[-room:])
 
-    def _run(
+    def _run(self, prompts: list[TokenizedPrompt], *, prefix: Prefix | None = None, **options: Any) -> list[Generation]:
+        if prefix is None or len({len(p) for p in prompts}) < 2:
+            return self._run_batch(prompts, prefix=prefix, **options)
+        return [g for p in prompts for g in self._run_batch([p], prefix=prefix, **options)]  # no padding after a prefix
+
+    def _run_batch(
         self,
         prompts: list[TokenizedPrompt],
         *,
+        prefix: Prefix | None,
         steering: Steering = "auto",
         max_new_tokens: int = 256,
         stop: Sequence[str] | str | None = None,
@@ -272,9 +305,20 @@ class SteeredModel:
         if not prompts:
             return []
         stop = [stop] if isinstance(stop, str) else [s for s in stop or () if s]
-        prompts = [self._fit(p, max_new_tokens, truncate) for p in prompts]
+        prompts = [self._fit(p, max_new_tokens, truncate if prefix is None else "error") for p in prompts]
         batch = pad(prompts, pad_id(self.tokenizer))
-        method = self._method(steering, bool((batch.weights > 0).any()))
+        weights, method = batch.weights, self._method(steering, bool((batch.weights > 0).any()))
+        if prefix is not None:
+            prefix.check(self.hf_model, self.bank, method, prompts)
+            if any(options.get(name) is not None for name in _SPECULATIVE):
+                raise SettingError(
+                    "transformers' assisted decoding and prompt lookup compute the whole prompt again on top of a cache that "
+                    "holds its beginning; use them without prefix"
+                )
+            copies = max(options.get("num_beams") or 1, options.get("num_return_sequences") or 1)
+            options["past_key_values"] = prefix.cache(len(prompts) * copies)
+            weights = weights.clone()
+            weights[:, : len(prefix)] = 0  # they are in the cache
         device = next(self.hf_model.parameters()).device
         length = batch.input_ids.shape[1]
         sampling = options.pop("do_sample", None)
@@ -309,9 +353,13 @@ class SteeredModel:
                     devices = [device] if device.type == "cuda" else []
                     stack.enter_context(torch.random.fork_rng(devices=devices))
                     torch.manual_seed(seed)
-            if method is not None:
+            if method is not None and bool((weights > 0).any()):
                 assert self.bank is not None
-                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method))
+                routing = None
+                if isinstance(method, AdaSeka) and method.two_pass and isinstance(self.bank, ExpertBank):
+                    ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
+                    routing = route(self.hf_model, self.bank, method, ids, attention)
+                report = stack.enter_context(steer(self.hf_model, self.bank, weights, method, routing=routing))
             output = self.hf_model.generate(  # type: ignore[operator]
                 input_ids=batch.input_ids.to(device),
                 attention_mask=batch.attention_mask.to(device),
@@ -326,11 +374,20 @@ class SteeredModel:
             raise GenerationTimeoutError(
                 f"no answer of {self.name} within {timeout} seconds; raise timeout, or ask for less"
             )
+        if prefix is not None:
+            report = prefix.joined(report, len(prompts))
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         ends = self._end_ids()
         times = len(sequences) // len(prompts)
         return [
-            finished(ids, form, stop=stop, ends=ends, prompt_tokens=len(prompts[i // times]), report=report)
+            finished(
+                ids,
+                form,
+                stop=stop,
+                ends=ends,
+                prompt_tokens=len(prompts[i // times]),
+                report=report.of_row(i // times),
+            )
             for i, ids in enumerate(sequences[:, length:].tolist())
         ]
 

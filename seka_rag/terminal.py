@@ -1,10 +1,49 @@
-"""Prompts for a terminal."""
+"""What all commands share: the console, errors as one message, progress, prompts in colour."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from seka_rag.errors import SekaError
 from seka_rag.text.prompt import Prompt
+
+console, errors = Console(), Console(stderr=True)
+P = ParamSpec("P")
+
+
+def reporting(command: Callable[P, None]) -> Callable[P, None]:
+    """Errors that the library foresees become one clear message and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except SekaError as error:
+            errors.print(f"[bold red]error:[/] {escape(str(error))}")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def progress(text: str) -> Progress:
+    return Progress(
+        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors, transient=True
+    )
+
+
+def quiet() -> None:
+    """Keep transformers' own bars and hints out of the output of commands."""
+    from seka_rag.hf import loading
+
+    loading.quiet()
 
 
 def highlighted(prompt: Prompt) -> Text:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FAMILIES, demo_tokenizer, random_bank, tiny_model
+from tiny import KINDS, demo_tokenizer, random_bank, tiny_model
 
 from seka_rag import SteeredModel
 
@@ -35,9 +35,9 @@ def tokenizer():
     return demo_tokenizer()
 
 
-@pytest.fixture(scope="session", params=sorted(FAMILIES))
+@pytest.fixture(scope="session", params=KINDS)
 def any_model(request):
-    """One tiny random model of each family."""
+    """One tiny random model of each kind of layout."""
     return tiny_model(request.param)
 
 

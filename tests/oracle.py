@@ -39,3 +39,36 @@ def learned_projection(neutral, relevant, energy):
 def token_overlaps(offsets, spans):
     """Which tokens share at least one character with a span."""
     return [any(set(range(s, e)) & set(range(a, b)) for a, b in spans) for s, e in offsets]
+
+
+def expert_weights(query, experts, router, top_k):
+    """alpha of one head from its unit query [D]; experts: (U [D, R], s [R]) or None where an expert lacks the head."""
+    scores = []
+    for expert in experts:
+        c = 0.0
+        if expert is not None:
+            u, s = expert
+            for j in range(min(top_k, len(s))):
+                dot = float(np.dot(query, u[:, j]))
+                c += {"signed": dot * s[j], "energy": dot * dot * s[j], "uniform": 1.0 / min(top_k, len(s))}[router]
+        scores.append(c)
+    return [c / max(abs(x) for x in scores) for c in scores]
+
+
+def routed_keys(keys, queries, last, weights, experts, gain, router, top_k):
+    """k' = k + w g sum_m alpha_m U_m U_m^T k; keys [B, T, H, D], queries [B, T, H G, D], experts[m][h] as above."""
+    keys, queries = np.asarray(keys.tolist(), np.float64), np.asarray(queries.tolist(), np.float64)
+    out, groups = keys.copy(), queries.shape[2] // keys.shape[2]
+    for b in range(keys.shape[0]):
+        for h in range(keys.shape[2]):
+            of_head = [bank[h] for bank in experts]
+            if all(e is None for e in of_head):
+                continue
+            q = sum(queries[b, last[b], h * groups + g] for g in range(groups)) / groups
+            alpha = expert_weights(q / np.linalg.norm(q), of_head, router, top_k)
+            for t in range(keys.shape[1]):
+                for a, expert in zip(alpha, of_head, strict=True):
+                    if expert is not None and weights[b][t] != 0:
+                        u = expert[0][:, :top_k]
+                        out[b, t, h] += weights[b][t] * gain * a * (u @ (u.T @ keys[b, t, h]))
+    return out

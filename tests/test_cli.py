@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from seka_rag import ProjectionBank
 from seka_rag.cli import app
+from seka_rag.hf.loading import BUILT_IN
 from seka_rag.learning.triples import write_triples
 
 runner = CliRunner()
@@ -63,6 +65,28 @@ def test_learn_from_templates_documents_and_triples(model_folder, docs, tmp_path
     )
 
 
+def test_shares_learned_apart_are_merged(model_folder, tmp_path):
+    shared = ("--model", model_folder, "--n", 40)
+    for i in (1, 2):
+        out = run("learn", *shared, "--shard", f"{i}/2", "--statistics-out", tmp_path / f"{i}.safetensors")
+        assert "triples" in out
+    files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
+    run("merge", *files, "--out", tmp_path / "merged", "--best", 0.5, "--energy", 0.8, "--gain", 0.6)
+    run("learn", *shared, "--out", tmp_path / "whole", "--best", 0.5, "--energy", 0.8, "--gain", 0.6)
+    merged, whole = (ProjectionBank.load(tmp_path / name) for name in ("merged", "whole"))
+    assert (merged.learning, merged.suggested_gain) == (whole.learning, whole.suggested_gain)
+    assert all(torch.allclose(merged.projection(i), whole.projection(i), atol=1e-5) for i in whole.positive)
+    for args, says in [
+        (("--shard", "1/2", "--out", tmp_path / "x"), "bank of one share"),
+        (("--shard", "one", "--statistics-out", tmp_path / "x"), "write 1/4"),
+        (("--shard", "3/2", "--statistics-out", tmp_path / "x"), "shares are numbered"),
+        ((), "give --out"),
+    ]:
+        assert says in run("learn", *shared, *args, code=1)
+    assert "same statistics" in run("merge", files[0], files[0], "--out", tmp_path / "x", code=1)
+    assert not (tmp_path / "x").exists()
+
+
 def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkeypatch):
     monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
     first = run(
@@ -84,6 +108,9 @@ def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkey
 
 def test_inspect_shows_identity_and_draws(model_folder, tmp_path, qwen3, make_bank):
     make_bank(qwen3, layers=[1, 2]).save(tmp_path / "bank")
+    learned = run("inspect", BUILT_IN["seka-demo"][1])
+    assert "mean rank" in learned
+    assert "100% 6" in " ".join(learned.replace("│", " ").split())  # 6 heads of 8 have a gap
     out = run("inspect", tmp_path / "bank", "--picture", tmp_path / "bank.png")
     assert "qwen3" in out
     assert "head 1" in out
@@ -117,8 +144,57 @@ def test_bad_input_is_one_clear_message(args, says, model_folder, docs, tmp_path
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("command", ["", "ask", "learn", "inspect", "demo"])
+@pytest.mark.parametrize("command", ["", "ask", "learn", "merge", "inspect", "demo"])
 def test_help_reads_well(command):
     out = run(*([command] if command else []), "--help")
     assert "Usage" in out
     assert len(out) > 150
+
+
+def test_experts_are_learned_inspected_and_used(model_folder, docs, tmp_path):
+    from seka_rag import ExpertBank
+    from seka_rag.demo.trials import demo_triples
+
+    write_triples(tmp_path / "mine.jsonl", demo_triples(6))
+    out = run(
+        "learn", "--model", model_folder, "--out", tmp_path / "e", "--experts", "lookup, needle", "--n", 6,
+        "--expert", f"mine={tmp_path / 'mine.jsonl'}", "--gain", 0.3,
+    )  # fmt: skip
+    assert "lookup, needle, mine" in out
+    bank = ExpertBank.load(tmp_path / "e")
+    assert bank.suggested_gain == pytest.approx(0.3)
+    shown = run(
+        "inspect", tmp_path / "e", "--query", "Where does Ada live?", "--query", "What does Robert do?",
+        "--model", model_folder, "--picture", tmp_path / "which.png",
+    )  # fmt: skip
+    assert "expert needle, gain 1" in shown
+    assert "Where does Ada live?" in shown
+    assert (tmp_path / "which.png").read_bytes()[:4] == b"\x89PNG"
+    asked = run("ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--bank", tmp_path / "e")
+    assert "AdaSeka, gain 0.3" in asked
+    assert "experts lookup" in asked
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--experts", "rhyme"], "no task rhyme; there are lookup"),
+        (["--expert", "mine"], "write NAME=FILE"),
+        (["--experts", "lookup", "--expert", "lookup=x.jsonl"], "there is an expert 'lookup' already"),
+        (["--expert", "mine=nowhere.jsonl"], "cannot read triples"),
+        (["--experts", "lookup", "--triples", "x.jsonl"], "learned whole"),
+    ],
+)
+def test_bad_experts(model_folder, tmp_path, arguments, message):
+    assert message in run("learn", "--model", model_folder, "--out", tmp_path / "e", *arguments, code=1)
+
+
+def test_bad_inspections(model_folder, tmp_path, qwen3, make_bank):
+    from seka_rag import ExpertBank
+
+    one = make_bank(qwen3)
+    one.save(tmp_path / "one")
+    ExpertBank({"a": one}).save(tmp_path / "some")
+    assert "--query is for experts" in run("inspect", tmp_path / "one", "--query", "x", code=1)
+    assert "--query needs --model" in run("inspect", tmp_path / "some", "--query", "x", code=1)
+    assert "give --query and --model" in run("inspect", tmp_path / "some", "--picture", tmp_path / "x.png", code=1)

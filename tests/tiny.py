@@ -5,21 +5,214 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from seka_rag import ProjectionBank, SteeredModel, learn_bank
 from seka_rag.hf.identity import identify
+from seka_rag.hf.sites import find_key_sites
 
-#: transformers model_type -> settings beside the common ones.
+_SLIDING = {"sliding_window": 8}
+_GEMMA = {"sliding_window": 8, "query_pre_attn_scalar": 16}
+_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 24, "mamba_d_state": 8, "mamba_n_groups": 1}
+_LAST = {"layer_types": ["linear_attention", "full_attention", "full_attention"]}
+
+#: transformers model_type, and after a colon a variant of it -> settings beside the common ones.
 FAMILIES: dict[str, dict] = {
-    "llama": {},
-    "mistral": {"sliding_window": None},
-    "qwen2": {},
-    "qwen3": {},
+    "afmoe": {},
+    "apertus": {},
+    "arcee": {},
+    "aria_text": {},
+    "bamba": {"attn_layer_indices": [1, 2], **_MAMBA},
+    "biogpt": {},
+    "bitnet": {},
+    "bloom": {},
+    "codegen": {"num_attention_heads": 8, "rotary_dim": 4},
+    "cohere": {},
+    "cohere2": _SLIDING,
+    "cohere2_moe": _SLIDING,
+    "cohere:use_qk_norm": {"use_qk_norm": True},
+    "ctrl": {"dff": 64},
+    "cwm": _SLIDING,
+    "diffllama": {},
+    "doge": {},
+    "dots1": {"n_shared_experts": 1},
+    "ernie4_5": {},
+    "ernie4_5_moe": {},
+    "exaone4": _SLIDING,
+    "exaone_moe": _SLIDING,
+    "falcon": {},
+    "falcon:multi_query=False, alibi": {"multi_query": False, "alibi": True},
+    "falcon:new_decoder_architecture": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon_h1": {"mamba_chunk_size": 8, "mamba_d_ssm": 96, "key_multiplier": 0.5, **_MAMBA},
+    "flex_olmo": {},
+    "flint": {"num_hidden_layers": 4},
     "gemma": {},
-    "gemma2": {"sliding_window": 8, "query_pre_attn_scalar": 16},
-    "gemma3_text": {"sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "hidden_size_per_layer_input": 8,
+        "laurel_rank": 4,
+        "vocab_size_per_layer_input": 1500,
+        "activation_sparsity_pattern": None,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "intermediate_size": 64,
+    },
+    "gemma4_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 1,
+        "hidden_size_per_layer_input": 8,
+        "global_head_dim": 24,
+        "vocab_size_per_layer_input": 1500,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    },
+    "glm": {},
+    "glm4": {},
+    "glm4_moe": {},
+    "glm4_moe:use_qk_norm": {"use_qk_norm": True},
+    "gpt2": {},
+    "gpt_bigcode": {},
+    "gpt_bigcode:multi_query=False": {"multi_query": False},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1], [["global"], 1]]},
+    "gpt_neox": {},
+    "gpt_neox_japanese": {},
+    "gpt_oss": _SLIDING,
+    "gptj": {"rotary_dim": 8},
+    "granite": {},
+    "granite_swa": {},
+    "granitemoe": {},
+    "granitemoe_swa": {},
+    "granitemoehybrid": {**_LAST, **_MAMBA},
+    "granitemoeshared": {},
+    "helium": {"head_dim": 12},
+    "hy_v3": {},
+    "hyperclovax": {},
+    "internlm3": {},
+    "iquestcoder": {},
+    "jais2": {},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
+    "jetmoe": {"kv_channels": 16},
+    "kolibri1": {},
+    "laguna": {"num_attention_heads_per_layer": [4, 8, 4]},
+    "lfm2": {"layer_types": ["conv", "full_attention", "full_attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "full_attention"]},
+    "lfm3": {},
+    "llama": {},
+    "llama4_text": {"intermediate_size_mlp": 64, "no_rope_layers": [1, 0, 0]},
+    "llama4_text:use_qk_norm=False": {"intermediate_size_mlp": 64, "use_qk_norm": False, "no_rope_layers": [1, 1, 0]},
+    "mellum": {},
+    "mimo_v2_flash": {"v_head_dim": 16, "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+    "minimax": {},
+    "minimax_m2": {},
+    "minimax_m3_vl_text": {},
+    "ministral": _SLIDING,
+    "ministral3": {},
+    "mistral": {"sliding_window": None},
+    "mixtral": {},
+    "mpt": {},
+    "nemotron": {},
+    "nemotron_h": {
+        "ssm_state_size": 8,
+        "mamba_num_heads": 4,
+        "mamba_head_dim": 12,
+        "n_groups": 1,
+        "chunk_size": 8,
+        "moe_shared_expert_intermediate_size": 32,
+    },
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": _SLIDING,
+    "olmo_hybrid": _LAST,
+    "olmoe": {},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 48},
+    "persimmon": {},
+    "persimmon:qk_layernorm=False": {"qk_layernorm": False},
+    "phi": {},
+    "phi3": {},
+    "phi:qk_layernorm": {"qk_layernorm": True},
+    "phimoe": {},
+    "qwen2": {},
+    "qwen2_5_vl_text": _MROPE,
+    "qwen2_moe": {},
+    "qwen2_vl_text": _MROPE,
+    "qwen3": {},
+    "qwen3_5_moe_text": {**_LAST, **_LINEAR},
+    "qwen3_5_text": {**_LAST, **_LINEAR},
+    "qwen3_moe": {},
+    "qwen3_next": {**_LAST, **_LINEAR},
+    "qwen3_vl_moe_text": {},
+    "qwen3_vl_text": {},
+    "seed_oss": {},
+    "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "solar_open": {},
+    "stablelm": {"partial_rotary_factor": 0.5},
+    "stablelm:qk_layernorm": {"partial_rotary_factor": 0.5, "qk_layernorm": True},
+    "starcoder2": {},
+    "vaultgemma": _GEMMA,
+    "xglm": {"ffn_dim": 64, "init_std": 0.15},
 }
+#: One family of each kind of layout.
+KINDS = [
+    "codegen",
+    "falcon:new_decoder_architecture",
+    "gemma2",
+    "gemma3_text",
+    "gpt_bigcode",
+    "llama",
+    "lfm2",
+    "olmo2",
+    "phi3",
+    "qwen3",
+    "qwen3_next",
+]
+_VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+_QWEN_VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 32,
+    "out_hidden_size": 48,
+    "patch_size": 14,
+}
+#: model_type of a multimodal model -> its text model, and settings of its vision model.
+MULTIMODAL: dict[str, tuple[str, dict]] = {
+    "aya_vision": ("cohere2", {**_VISION, "model_type": "siglip_vision_model"}),
+    "gemma3": ("gemma3_text", {**_VISION, "model_type": "siglip_vision_model"}),
+    "idefics3": ("llama", _VISION),
+    "internvl": ("qwen2", {**_VISION, "model_type": "internvl_vision"}),
+    "lfm2_vl": ("lfm2", {**_VISION, "model_type": "siglip2_vision_model"}),
+    "llama4": (
+        "llama4_text",
+        {
+            **_VISION,
+            "pixel_shuffle_ratio": 0.5,
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+            "vision_output_dim": 32,
+        },
+    ),
+    "llava": ("llama", {**_VISION, "model_type": "clip_vision_model"}),
+    "mistral3": ("mistral", {**_VISION, "model_type": "pixtral"}),
+    "paligemma": ("gemma", {**_VISION, "model_type": "siglip_vision_model", "projection_dim": 48}),
+    "qwen2_5_vl": ("qwen2_5_vl_text", {**_QWEN_VISION, "fullatt_block_indexes": [1]}),
+    "qwen2_vl": ("qwen2_vl_text", {"depth": 2, "embed_dim": 32, "hidden_size": 48, "num_heads": 2, "mlp_ratio": 2}),
+    "qwen3_5": ("qwen3_5_text", _QWEN_VISION),
+    "qwen3_vl": ("qwen3_vl_text", {**_QWEN_VISION, "deepstack_visual_indexes": [0]}),
+    "smolvlm": ("llama", _VISION),
+}
+#: Given to every family whose configuration knows them.
 COMMON = {
     "vocab_size": 1500,
     "hidden_size": 48,
@@ -33,14 +226,48 @@ COMMON = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+    # mixtures of experts
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_k": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "shared_intermediate_size": 32,
+    "dense_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
 }
+
+
+def tiny_settings(family: str) -> dict:
+    """The settings of a tiny configuration of the family."""
+    config_class = CONFIG_MAPPING[family.split(":")[0]]
+    return {**{k: v for k, v in COMMON.items() if _knows(config_class, k)}, **FAMILIES.get(family, {})}
 
 
 def tiny_model(family: str, seed: int = 0, **settings):
     """A model of the family with random weights and keys that matter."""
     torch.manual_seed(seed)
-    config = CONFIG_MAPPING[family](**{**COMMON, **FAMILIES[family], **settings})
-    return AutoModelForCausalLM.from_config(config).eval()
+    config = CONFIG_MAPPING[family.split(":")[0]](**{**tiny_settings(family), **settings})
+    known = type(config) in AutoModelForCausalLM._model_mapping
+    return (AutoModelForCausalLM if known else AutoModel).from_config(config).eval()
+
+
+def tiny_multimodal(family: str):
+    """A tiny multimodal model with random weights."""
+    torch.manual_seed(0)
+    text, vision = MULTIMODAL[family]
+    config = CONFIG_MAPPING[family](text_config={**tiny_settings(text), "model_type": text}, vision_config=vision)
+    return AutoModelForImageTextToText.from_config(config).eval()
+
+
+def _knows(config_class, name: str) -> bool:
+    name = config_class.attribute_map.get(name, name)
+    return hasattr(config_class, name) and not isinstance(getattr(config_class, name), property)
 
 
 @cache
@@ -61,10 +288,23 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
         u = torch.linalg.qr(noise)[0][:, :, :rank]
         return u @ u.mT
 
-    chosen = range(identity.layers) if layers is None else layers
+    chosen = find_key_sites(model).modules if layers is None else layers
     return ProjectionBank.from_projections(
         model, {i: projections() for i in chosen}, negative={i: projections() for i in chosen}
     )
+
+
+def random_expert(model, seed, *, rank=4, without=()):
+    """An expert with singular values; ``without``: (layer, head) pairs that it lacks."""
+    identity, generator = identify(model), torch.Generator().manual_seed(seed)
+    factors, values = {}, {}
+    for layer in find_key_sites(model).modules:
+        noise = torch.randn(identity.heads, identity.head_dim, identity.head_dim, generator=generator)
+        kept = torch.tensor([(layer, h) not in without for h in range(identity.heads)])
+        factors[layer] = torch.linalg.qr(noise)[0][..., :rank] * kept[:, None, None]
+        s = torch.rand(identity.heads, rank, generator=generator).sort(descending=True).values + 0.1
+        values[layer] = s * kept[:, None]
+    return ProjectionBank(identity, factors, singular_values=values)
 
 
 def tiny_engine(context: int) -> SteeredModel:

@@ -10,7 +10,7 @@ import torch
 
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.layouts import find_key_sites
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.metrics import Rate, mcnemar
 from seka_rag.model import SteeredModel

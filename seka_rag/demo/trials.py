@@ -65,7 +65,7 @@ def _value(rng: np.random.Generator, person: int, split: Split) -> int:
             return value
 
 
-def _strangers(rng: np.random.Generator, n: int, split: Split, besides: int | None = None) -> list[Fact]:
+def strangers(rng: np.random.Generator, n: int, split: Split, besides: int | None = None) -> list[Fact]:
     """Facts about people that the model knows nothing of, more than half sharing one relation."""
     people = _people(split)
     people = people[(people >= world.KNOWN) & (people != besides)]
@@ -116,7 +116,7 @@ def _conflict(rng: np.random.Generator, n: int, split: Split) -> Trial:
     said = memory
     while said.value == memory.value:
         said = Fact(memory.person, memory.relation, _value(rng, memory.person, split))
-    facts = _strangers(rng, n - 1, split)
+    facts = strangers(rng, n - 1, split)
     at = int(rng.integers(n))
     facts.insert(at, said)
     return _write(rng, facts, said, at, (at + 1) % n, memory.answer)
@@ -125,7 +125,7 @@ def _conflict(rng: np.random.Generator, n: int, split: Split) -> Trial:
 def _agreement(rng: np.random.Generator, n: int, split: Split) -> Trial:
     people = _people(split)
     memory = world.remembered(rng, people[people < world.KNOWN])
-    facts = _strangers(rng, n - 1, split)
+    facts = strangers(rng, n - 1, split)
     at = int(rng.integers(n))
     facts.insert(at, memory)
     return _write(rng, facts, memory, at, (at + 1) % n, None)
@@ -134,7 +134,7 @@ def _agreement(rng: np.random.Generator, n: int, split: Split) -> Trial:
 def _irrelevant(rng: np.random.Generator, n: int, split: Split) -> Trial:
     people = _people(split)
     memory = world.remembered(rng, people[people < world.KNOWN])
-    return _write(rng, _strangers(rng, n, split), memory, 0, n - 1, None)
+    return _write(rng, strangers(rng, n, split), memory, 0, n - 1, None)
 
 
 def _disagree(rng: np.random.Generator, n: int, split: Split) -> Trial:
@@ -143,7 +143,7 @@ def _disagree(rng: np.random.Generator, n: int, split: Split) -> Trial:
     one = other = Fact(person, int(rng.integers(world.N_RELATIONS)), _value(rng, person, split))
     while one == other:
         other = Fact(person, one.relation, _value(rng, person, split))
-    facts = _strangers(rng, n - 2, split, besides=person)
+    facts = strangers(rng, n - 2, split, besides=person)
     places = sorted(rng.choice(n, 2, replace=False).tolist())
     pair = [one, other] if rng.random() < 0.5 else [other, one]
     for place, fact in zip(places, pair, strict=True):
@@ -153,7 +153,7 @@ def _disagree(rng: np.random.Generator, n: int, split: Split) -> Trial:
 
 
 def _novel(rng: np.random.Generator, n: int, split: Split) -> Trial:
-    facts = _strangers(rng, n, split)
+    facts = strangers(rng, n, split)
     at = int(rng.integers(n))
     return _write(rng, facts, facts[at], at, (at + 1) % n, None)
 
@@ -206,15 +206,18 @@ def share(answers: Sequence[str], wanted: Sequence[str | None]) -> Rate:
     return Rate.of([a == b for a, b in zip(answers, wanted, strict=True)])
 
 
-def demo_triples(n: int = 300, seed: int = 11) -> list[ContrastiveTriple]:
-    """Contrastive triples of this world, about development people only; the answer is the whole statement."""
+def demo_triples(n: int = 300, seed: int = 11, statements: tuple[int, int] = (2, 7)) -> list[ContrastiveTriple]:
+    """Contrastive triples of this world, about development people only; the answer is the whole statement.
+
+    A context has ``statements[0] <= number < statements[1]`` statements.
+    """
     rng, triples = np.random.default_rng(seed), []
     for _ in range(n):
-        facts = _strangers(rng, int(rng.integers(2, 7)), "development")
+        facts = strangers(rng, int(rng.integers(*statements)), "development")
         at = int(rng.integers(len(facts)))
         context = world.write_context(facts, rng, fillers=0.1, style=0)
         present = {f.person for f in facts}
-        stranger = next(f for f in _strangers(rng, 20, "development") if f.person not in present)
+        stranger = next(f for f in strangers(rng, 20, "development") if f.person not in present)
         relation = facts[at].relation if rng.random() < 0.5 else stranger.relation
         irrelevant = Fact(stranger.person, relation, 0).question(rng)
         triples.append(ContrastiveTriple(context.text, Span(*context.spans[at]), facts[at].question(rng), irrelevant))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import UnsupportedModelError
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import TokenizedPrompt
 
 
@@ -19,10 +20,11 @@ def last_token_attention(hf_model: nn.Module, prompt: TokenizedPrompt) -> Tensor
         hf_model: loaded with ``attn_implementation="eager"``, the only one that returns weights.
 
     Returns:
-        ``[L, Q, T]`` for L layers, Q query heads and T tokens; each row sums to 1.
+        ``[L, Q, T]`` for L layers, Q query heads and T tokens; each row sums to 1, or is zero in a layer without
+        attention (hybrid models).
 
     Raises:
-        UnsupportedModelError: the attention implementation returns no weights.
+        UnsupportedModelError: the attention implementation returns no weights, or not a layer's own.
     """
     device = next(hf_model.parameters()).device
     with torch.inference_mode():
@@ -31,7 +33,14 @@ def last_token_attention(hf_model: nn.Module, prompt: TokenizedPrompt) -> Tensor
         )
     if not output.attentions or output.attentions[0] is None:
         raise UnsupportedModelError("attention weights need a model loaded with attn_implementation='eager'")
-    return torch.stack([a[0, :, -1].float().cpu() for a in output.attentions])
+    rows = [a[0, :, -1].float().cpu() for a in output.attentions]
+    sites = find_key_sites(hf_model)
+    layers = range(sites.layers) if len(rows) == sites.layers else list(sites.modules)
+    if len(rows) != len(layers):
+        raise UnsupportedModelError(f"{len(rows)} layers return attention weights, {len(layers)} have keys")
+    weights = torch.zeros(sites.layers, *rows[0].shape)
+    weights[list(layers)] = torch.stack(rows)
+    return weights
 
 
 def attention_to(attention: Tensor, prompt: TokenizedPrompt, ranges: Sequence[tuple[int, int]]) -> Tensor:

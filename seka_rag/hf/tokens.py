@@ -9,14 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from seka_rag.errors import SpanError, TokenizationError
 from seka_rag.text.prompt import Prompt
-from seka_rag.text.spans import merge
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def tokenize(
         add_special_tokens: let the tokenizer add its own (BOS); False where a chat template already wrote them.
 
     Raises:
-        TokenizationError: a tokenizer without offsets.
+        TokenizationError: a tokenizer without offsets, or one with a control token of a single character in the text.
         SpanError: a span that covers no token.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -65,8 +64,8 @@ def tokenize(
     ids, offsets = _encode(tokenizer, prompt.text, control, tuple(trusted or ()), add_special_tokens)
     special = {i for i, t in enumerate(ids) if t in control}
     weights = [0.0] * len(ids)
-    for span in merge(prompt.spans):
-        hit = [i for i, (s, e) in enumerate(offsets) if s < span.end and e > span.start and i not in special]
+    for span in prompt.spans:  # not merged: the rest of a span beside a stronger one may be a space without a token
+        hit = [i for i, (s, e) in enumerate(offsets) if s < span.end and span.start < e > s and i not in special]
         if not hit and span.weight > 0:
             shown = prompt.text[span.start : span.end]
             raise SpanError(f"span [{span.start}, {span.end}) {shown[:40]!r} covers no token of this tokenizer")
@@ -75,16 +74,17 @@ def tokenize(
     return TokenizedPrompt(ids, weights, offsets)
 
 
-def pad(prompts: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
-    """Left-pad prompts into one batch."""
+def pad(prompts: Sequence[TokenizedPrompt], pad_id: int, *, side: Literal["left", "right"] = "left") -> Batch:
+    """Prompts as one batch: padded on the left to generate, or on the right, which leaves every position as it was."""
     length = max(len(p) for p in prompts)
     ids = torch.full((len(prompts), length), pad_id, dtype=torch.long)
     attention, weights = torch.zeros_like(ids), torch.zeros(len(prompts), length)
     for row, p in enumerate(prompts):
         if len(p):
-            ids[row, -len(p) :] = torch.tensor(p.ids)
-            attention[row, -len(p) :] = 1
-            weights[row, -len(p) :] = torch.tensor(p.weights)
+            place = slice(length - len(p), length) if side == "left" else slice(len(p))
+            ids[row, place] = torch.tensor(p.ids)
+            attention[row, place] = 1
+            weights[row, place] = torch.tensor(p.weights)
     return Batch(ids, attention, weights)
 
 
@@ -119,10 +119,15 @@ def _encode(
 
     def encode(start: int, end: int, special: bool) -> tuple[list[tuple[int, tuple[int, int]]], list[int]]:
         encoding = tokenizer(text[start:end], add_special_tokens=special, return_offsets_mapping=True)
-        tokens = [
-            (t, (s + start, e + start) if e > s else (s, e))
-            for t, (s, e) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
-        ]
+        tokens: list[tuple[int, tuple[int, int]]] = []
+        done = start
+        for t, (s, e) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            if e == s and t in control:  # the tokenizer's own
+                tokens.append((t, (s, e)))
+                continue
+            # a space alone is reported as empty where offsets leave spaces out: it is what lies before it
+            tokens.append((t, (s + start if e > s else min(done, e + start), e + start)))
+            done = max(done, e + start)
         spelled = [_stripped(text, *o) for t, o in tokens if t in control and o[1] > o[0]]
         return tokens, [s + 1 for s, e in spelled if not any(a <= s and e <= b for a, b in trusted)]
 
@@ -135,6 +140,12 @@ def _encode(
         while pieces:
             start, end = pieces.pop()
             some, cuts = encode(start, end, False)
+            for cut in cuts:
+                if not start < cut < end:
+                    raise TokenizationError(
+                        f"{text[cut - 1 : cut]!r} alone is a control token of this tokenizer, so it cannot be plain text of a "
+                        "prompt; remove it from the text"
+                    )
             if cuts:
                 borders = [start, *cuts, end]
                 pieces += list(itertools.pairwise(borders))[::-1]

@@ -510,3 +510,6 @@ DOMAINS = (
         joiner="",
     ),
 )
+
+#: The domain of people, whose names the other domains use as values.
+PEOPLE = next(domain for domain in DOMAINS if domain.name == "people")

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from seka_rag.bank import Learning, ProjectionBank
+from seka_rag.bank.heads import NO_GAP, HeadChoice
+from seka_rag.bank.sensitivity import ENERGIES, SHARES, SensitivityRow, sensitivity
 from seka_rag.errors import LearningError
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.learning.statistics import KeyStatistics, collect_statistics
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.ops.projection import keep_columns, rank_for_energy, subspaces
-
-#: A gap below this is none at all. Layer 0 has it by construction: before rotary positions its keys depend on the
-#: token alone, so no question can change them, and it is never steered.
-NO_GAP = 1e-6
 
 
 def learn_bank(
@@ -28,6 +26,8 @@ def learn_bank(
     energy: float = 0.9,
     min_gap: float | None = None,
     best: float | None = None,
+    quantile: float | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
     negative: bool = False,
     suggested_gain: float = 0.5,
     batch_size: int = 16,
@@ -39,15 +39,14 @@ def learn_bank(
         model: a SteeredModel, or a transformers model with ``tokenizer``.
         triples: a few hundred; see ``template_triples`` and ``document_triples``.
         energy: share of the singular values that a head's subspace holds, in (0, 1].
-        min_gap: keep heads whose relevance gap (mean l2 over tokens, as in the paper) is at least this. Absolute gaps
-            differ from model to model.
-        best: keep this share of all heads, those of the largest gap, in (0, 1]. At most one of ``min_gap`` and ``best``;
-            with neither, every head that has a gap is kept.
+        min_gap, best, quantile, heads: which heads to keep, by one rule of ``HeadChoice``: a least relevance gap, the best
+            share of all heads, a quantile, or a list of ``(layer, head)``. Without one, every head that has a gap.
         negative: also learn the negative part ``P-``.
         suggested_gain: stored in the bank as the gain to start from.
 
     Raises:
         LearningError: bad arguments, or triples that cannot be used.
+        SettingError: two rules for heads, or one with a value that means nothing.
         UnsupportedModelError: the model's family is not known.
     """
     hf_model, tokenizer = getattr(model, "hf_model", model), tokenizer or getattr(model, "tokenizer", None)
@@ -55,7 +54,8 @@ def learn_bank(
         raise LearningError("give a SteeredModel, or a transformers model together with tokenizer=...")
     if not triples:
         raise LearningError("no triples to learn from")
-    _check(energy, min_gap, best)
+    _check(energy)
+    HeadChoice(min_gap, best, quantile, heads)  # bad arguments are an error before the model runs
     identity = identify(hf_model)
     statistics = collect_statistics(hf_model, tokenizer, triples, batch_size=batch_size, progress=progress)
     return bank_from_statistics(
@@ -64,6 +64,8 @@ def learn_bank(
         energy=energy,
         min_gap=min_gap,
         best=best,
+        quantile=quantile,
+        heads=heads,
         negative=negative,
         suggested_gain=suggested_gain,
     )
@@ -76,6 +78,8 @@ def bank_from_statistics(
     energy: float = 0.9,
     min_gap: float | None = None,
     best: float | None = None,
+    quantile: float | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
     negative: bool = False,
     suggested_gain: float = 0.5,
 ) -> ProjectionBank:
@@ -83,39 +87,46 @@ def bank_from_statistics(
 
     Omega+ = H^T H+ / n = U+ S+ V^T,    P+ = U+[:, :r+] U+[:, :r+]^T,    P- = U-[:, r-:] U-[:, r-:]^T
     """
-    _check(energy, min_gap, best)
+    _check(energy)
+    rule = HeadChoice(min_gap, best, quantile, heads)
     n = statistics.tokens
     gap = statistics.gap / n
-    kept = choose_heads(gap, min_gap, best)
+    with_keys = int((statistics.relevant.abs().amax((-1, -2)) > 0).sum())  # hybrids have layers without
+    kept = rule.choose(gap, of=with_keys)
     if not kept.any():
-        least = NO_GAP if min_gap is None else min_gap
-        raise LearningError(f"no head has a relevance gap of at least {least:g}; the largest is {gap.max():.4g}")
+        raise LearningError(
+            f"no head is chosen by the rule {str(rule)!r}; the largest relevance gap is {gap.max():.4g}"
+        )
+    if without := (kept & (gap <= NO_GAP)).nonzero().tolist():
+        raise LearningError(f"head {tuple(without[0])} has no relevance gap: there is nothing to learn for it")
     positive: dict[int, Tensor] = {}
+    singular_values: dict[int, Tensor] = {}
     tails: dict[int, Tensor] = {}
     for layer in kept.any(1).nonzero().flatten().tolist():
         u, s = subspaces(statistics.relevant[layer] / n)
         u = _oriented(u, statistics.mean_relevant[layer])
         rank = rank_for_energy(s, energy) * kept[layer]
-        positive[layer] = keep_columns(u, torch.zeros_like(rank), rank)[..., : int(rank.max())].float()
+        first, width = torch.zeros_like(rank), int(rank.max())
+        positive[layer] = keep_columns(u, first, rank)[..., :width].float()
+        singular_values[layer] = keep_columns(s[:, None], first, rank)[:, 0, :width].float()
         if negative:
             u, s = subspaces(statistics.irrelevant[layer] / n)
             first = torch.where(kept[layer], rank_for_energy(s, energy), identity.head_dim)
             tail = keep_columns(u, first, torch.full_like(first, identity.head_dim))
             tails[layer] = tail.flip(-1)[..., : int(identity.head_dim - first.min())].float()
-    rule = f"gap >= {min_gap}" if min_gap is not None else f"best {best:.0%}" if best is not None else "all with a gap"
-    learning = Learning(triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=rule)
-    return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain)
+    learning = Learning(
+        triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=str(rule)
+    )
+    return ProjectionBank(identity, positive, tails, gap, learning, suggested_gain, singular_values)
 
 
-def choose_heads(gap: Tensor, min_gap: float | None = None, best: float | None = None) -> Tensor:
-    """Which heads to steer: ``gap [L, H]`` -> bool ``[L, H]``. Heads without a gap never are."""
-    kept = gap > NO_GAP
-    if min_gap is not None:
-        kept &= gap >= min_gap
-    if best is not None:
-        count = max(1, round(best * gap.numel()))
-        kept &= gap >= gap.flatten().sort(descending=True).values[count - 1]
-    return kept
+def statistics_sensitivity(
+    statistics: KeyStatistics, shares: Sequence[float] = SHARES, energies: Sequence[float] = ENERGIES
+) -> list[SensitivityRow]:
+    """How many heads and directions a bank of these statistics keeps, as share of heads and energy change."""
+    n = statistics.tokens
+    spectra = torch.stack([subspaces(omega / n)[1] for omega in statistics.relevant])
+    return sensitivity(statistics.gap / n, spectra, shares, energies)
 
 
 def _oriented(u: Tensor, mean_relevant: Tensor) -> Tensor:
@@ -124,10 +135,6 @@ def _oriented(u: Tensor, mean_relevant: Tensor) -> Tensor:
     return u * torch.where(sign == 0, torch.ones_like(sign), sign)[:, None, :]
 
 
-def _check(energy: float, min_gap: float | None, best: float | None) -> None:
+def _check(energy: float) -> None:
     if not 0 < energy <= 1:
         raise LearningError(f"energy={energy}: give a share in (0, 1]")
-    if best is not None and not 0 < best <= 1:
-        raise LearningError(f"best={best}: give a share in (0, 1]")
-    if min_gap is not None and best is not None:
-        raise LearningError("give min_gap or best, not both")

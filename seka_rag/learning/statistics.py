@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from seka_rag.errors import LearningError, SpanError
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.layouts import find_key_sites
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.text.prompt import Prompt
@@ -86,7 +86,7 @@ def collect_statistics(
         LearningError: no usable triple, or keys that are not finite.
     """
     sites = find_key_sites(hf_model)
-    statistics = KeyStatistics.zeros(len(sites.modules), sites.heads, sites.head_dim)
+    statistics = KeyStatistics.zeros(sites.layers, sites.heads, sites.head_dim)
     device = next(hf_model.parameters()).device
     was_training = hf_model.training
     hf_model.eval()
@@ -99,7 +99,9 @@ def collect_statistics(
                     statistics.skipped += three is None
                     usable += three or []
                 if usable:
-                    batch = pad(usable, pad_id(tokenizer))
+                    batch = pad(
+                        usable, pad_id(tokenizer), side="right"
+                    )  # absolute positions stay those of each prompt alone
                     sites.decoder(
                         input_ids=batch.input_ids.to(device),
                         attention_mask=batch.attention_mask.to(device),

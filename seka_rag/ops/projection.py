@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,13 +22,16 @@ def subspaces(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank_for_energy(singular_values: Tensor, energy: float) -> Tensor:
-    """The smallest rank whose singular values hold ``energy`` of their sum: ``S [H, D]`` -> ``[H]`` (int64)."""
+    """The smallest rank whose singular values hold ``energy`` of their sum: ``S [H, D]`` -> ``[H]`` (int64).
+
+    A direction with no energy at all (0 in float32) is never kept, whatever rounding does to the sum.
+    """
     share = singular_values.cumsum(-1) / singular_values.sum(-1, keepdim=True)
-    return (share < energy).sum(-1).clamp(max=singular_values.shape[-1] - 1) + 1
+    return torch.minimum((share < energy).sum(-1) + 1, (singular_values.float() > 0).sum(-1))
 
 
 def keep_columns(u: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """``U [H, D, D]`` with only columns ``first[h] <= j < last[h]``, others zero: ``[H, D, D]``."""
+    """``U [H, D, R]`` with only columns ``first[h] <= j < last[h]``, others zero: ``[H, D, R]``."""
     j = torch.arange(u.shape[-1], device=u.device)
     return u * ((j >= first[:, None]) & (j < last[:, None]))[:, None, :]
 
@@ -70,14 +73,19 @@ class KeyEdit:
     heads: Tensor
     down: Tensor
     up: Tensor | None = None
+    _placed: dict[torch.device, KeyEdit] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def matrix(self) -> Tensor:
         """``M [h, D, D]``."""
         return self.down if self.up is None else self.down @ self.up
 
     def to(self, device: torch.device) -> KeyEdit:
-        up = None if self.up is None else self.up.to(device)
-        return KeyEdit(self.heads.to(device), self.down.to(device), up)
+        """The edit on a device, where it is copied once."""
+        if device not in self._placed:
+            with torch.inference_mode(False):  # a later pass may want gradients
+                up = None if self.up is None else self.up.to(device)
+                self._placed[device] = KeyEdit(self.heads.to(device), self.down.to(device), up)
+        return self._placed[device]
 
 
 def plan_edit(

@@ -56,7 +56,7 @@ def read_documents(
     for file in _files(Path(path)):
         try:
             documents.append(_read(file, encoding))
-        except DocumentError as error:  # noqa: PERF203 (each file may fail by itself)
+        except DocumentError as error:
             if on_error == "raise":
                 raise
             problems.append(error)

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,15 +10,20 @@ from transformers import DynamicCache
 
 from seka_rag import Seka, steer
 from seka_rag.errors import BankError, SteeringError
-from seka_rag.hf.hooks import Marks
+from seka_rag.hf import taps
+from seka_rag.hf.hooks import editing, recording
+from seka_rag.hf.marks import Marks
+from seka_rag.hf.sites import find_key_sites
 
 IDS = torch.arange(30, 54)[None]
 MASK = torch.zeros(1, 24, dtype=torch.bool)
 MASK[0, [3, 4, 10, 11, 12]] = True
 
 
-def hooks(model):
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+def attached(model):
+    """What steering, or anything else, put on the modules."""
+    own = sum("forward" in vars(m) for m in model.modules())
+    return own + sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
 
 @pytest.fixture
@@ -60,9 +66,6 @@ def test_decoding_is_not_edited(qwen3, bank):
     with torch.no_grad(), steer(qwen3, bank, MASK, Seka(gain=1.0)):
         cache = DynamicCache()
         qwen3(IDS, past_key_values=cache)
-        from seka_rag.hf.hooks import recording
-        from seka_rag.hf.layouts import find_key_sites
-
         with recording(find_key_sites(qwen3)) as keys:
             qwen3(torch.tensor([[33]]), past_key_values=cache)
             steps.append(keys[0])
@@ -88,19 +91,26 @@ def test_generate_edits_every_copy_of_a_row(qwen3, bank, mode):
 
 
 def test_nothing_stays_attached(qwen3, bank):
-    before = hooks(qwen3)
+    assert attached(qwen3) == 0
     with pytest.raises(ZeroDivisionError), steer(qwen3, bank, MASK, Seka(gain=1.0)):
-        assert hooks(qwen3) > before
+        assert attached(qwen3) == 1  # the decoder; key sites only while a pass runs
         raise ZeroDivisionError
-    assert hooks(qwen3) == before
+    assert attached(qwen3) == 0
 
-    class Broken(Seka):
-        def edits(self, bank):
-            return {99: super().edits(bank)[0]}  # no such layer: attaching fails half-way
+    sites = find_key_sites(qwen3)
+    broken = replace(sites, modules={**sites.modules, 2: None})  # attaching fails half-way
+    edits = Seka(gain=1.0).edits(bank)
+    with pytest.raises((AttributeError, TypeError)), editing(broken, Marks(MASK), edits):
+        qwen3(IDS)
+    assert attached(qwen3) == 0
+    assert not taps._fronts
 
-    with pytest.raises(IndexError), steer(qwen3, bank, MASK, Broken()):
+
+def test_an_edit_of_a_layer_without_keys_is_refused(qwen3, bank):
+    sites, edits = find_key_sites(qwen3), Seka(gain=1.0).edits(bank)
+    hybrid = replace(sites, modules={i: m for i, m in sites.modules.items() if i != 1})
+    with pytest.raises(SteeringError, match=r"layers \[1\] keep no keys"), editing(hybrid, Marks(MASK), edits):
         pass
-    assert hooks(qwen3) == before
 
 
 def test_no_forward_pass_inside_is_an_error(qwen3, bank):
@@ -135,7 +145,7 @@ def test_concurrent_calls_with_different_highlights_equal_their_single_runs(qwen
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(run, range(64)))
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert hooks(qwen3) == 0
+    assert attached(qwen3) == 0
 
 
 def test_rows_that_cannot_be_matched_are_refused(qwen3, bank):

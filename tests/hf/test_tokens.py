@@ -2,48 +2,18 @@
 
 import oracle
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import demo_tokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizer_types import CONTROL, CORPUS, TYPES, byte_level
+from tokenizers import AddedToken
 
 from seka_rag import Prompt, Span
 from seka_rag.errors import SpanError, TokenizationError
 from seka_rag.hf.tokens import pad, tokenize
 
-CORPUS = [
-    "The quick brown fox jumps over the lazy dog. Ada moved to Lyon in 2021.",
-    "Context: naïve café, élève 😀 fin\r\nQuestion: wo wohnt Łukasz?\n\nAnswer:",
-] * 4
-CONTROL = ["<|im_start|>", "<|im_end|>"]
-
-
-def byte_level():
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=CONTROL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    backend.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=CONTROL[1], additional_special_tokens=CONTROL[:1]
-    )
-
-
-def unigram():
-    backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<unk>", *CONTROL], unk_token="<unk>")
-    backend.train_from_iterator(CORPUS, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=CONTROL[1], unk_token="<unk>", additional_special_tokens=CONTROL[:1]
-    )
-
-
-TOKENIZERS = {"byte-level BPE": byte_level(), "unigram": unigram(), "words": demo_tokenizer()}
+TOKENIZERS = {**{name: make() for name, make in TYPES.items()}, "words": demo_tokenizer()}
 texts = st.text(st.sampled_from("aeT x.\n\r<|>im_startend😀éŁ\u0301"), min_size=1, max_size=40) | st.sampled_from(
     CORPUS
 )
@@ -129,10 +99,16 @@ def test_padding_is_on_the_left():
     assert batch.attention_mask.tolist()[0][:3] == [0, 0, 0]
     assert batch.weights[0, -1] == 1
     assert (batch.weights[0] > 0).sum() == 1
+    right = pad([tokenize(tokenizer, Prompt(t).highlight("Ada")) for t in ("Ada", "Ada is in Lyon")], 0, side="right")
+    assert right.attention_mask.tolist()[0] == batch.attention_mask.tolist()[0][::-1]
+    n = int(batch.attention_mask[0].sum())
+    assert torch.equal(right.input_ids[0, :n], batch.input_ids[0, -n:])
+    assert torch.equal(right.weights[0, :n], batch.weights[0, -n:])
+    assert torch.equal(right.input_ids[1], batch.input_ids[1])
 
 
 def test_added_tokens_that_swallow_spaces_do_not_hide_in_content():
-    tokenizer = byte_level()
+    tokenizer = byte_level.__wrapped__()
     tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<sep>", lstrip=True, rstrip=True)]})
     text = "a <sep> b"
     done = tokenize(tokenizer, Prompt(text))
@@ -159,3 +135,11 @@ def test_a_huge_poisoned_text_takes_linear_time():
     done = tokenize(demo_tokenizer(), Prompt(text))
     assert demo_tokenizer().eos_token_id not in done.ids
     assert sum(text[s:e] == "Ada" for s, e in done.offsets) == 20_000
+
+
+def test_a_control_token_of_one_character_is_refused_and_not_searched_for_ever():
+    tokenizer = byte_level.__wrapped__()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["§"]})
+    with pytest.raises(TokenizationError, match="'§' alone is a control token"):
+        tokenize(tokenizer, Prompt("see § 3"))
+    assert tokenize(tokenizer, Prompt("see § 3"), trusted=[(4, 5)]).ids.count(tokenizer.convert_tokens_to_ids("§")) == 1

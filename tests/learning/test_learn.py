@@ -3,14 +3,16 @@ import pytest
 import torch
 from tiny import demo_tokenizer, tiny_model
 
-from seka_rag import ContrastiveTriple, Span, learn_bank
+from seka_rag import ContrastiveTriple, ProjectionBank, Span, learn_bank
+from seka_rag.bank.heads import HeadChoice
 from seka_rag.demo.trials import demo_triples
-from seka_rag.errors import LearningError
+from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import find_key_sites
-from seka_rag.learning.learn import bank_from_statistics, choose_heads
+from seka_rag.hf.sites import find_key_sites
+from seka_rag.learning.learn import bank_from_statistics
 from seka_rag.learning.statistics import collect_statistics, triple_prompts
+from seka_rag.ops.projection import rank_for_energy
 
 TRIPLES = demo_triples(24)
 
@@ -35,7 +37,9 @@ def keys_of(model, tokenizer, triple, layer, head):
 
 def test_learned_subspaces_equal_the_oracle(any_model, tokenizer):
     bank = learn_bank(any_model, TRIPLES, tokenizer=tokenizer, energy=0.8, batch_size=5)
-    for layer, head in ((1, 0), (2, 1)):
+    sites = find_key_sites(any_model)
+    hybrid = 0 not in sites.modules  # what comes before layer 1 hardly sees the question
+    for layer, head in ((2, 0), (2, sites.heads - 1)) if hybrid else ((1, 0), (2, sites.heads - 1)):
         parts = [
             torch.cat(k) for k in zip(*(keys_of(any_model, tokenizer, t, layer, head) for t in TRIPLES), strict=True)
         ]
@@ -46,11 +50,37 @@ def test_learned_subspaces_equal_the_oracle(any_model, tokenizer):
         assert bank.gap[layer, head] == pytest.approx(float(gap), rel=1e-3)
 
 
+def test_singular_values_are_kept_with_their_columns(qwen3, tokenizer, tmp_path):
+    bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energy=0.8, best=0.5)
+    statistics = collect_statistics(qwen3, tokenizer, TRIPLES)
+    for layer, u in bank.positive.items():
+        omega = statistics.relevant[layer] / statistics.tokens
+        # a left singular vector u of Omega has |u^T Omega| = its singular value
+        expected = (u.double().mT @ omega).norm(dim=-1)
+        assert torch.allclose(bank.singular_values[layer].double(), expected, rtol=1e-4, atol=1e-6)
+        assert torch.equal(bank.singular_values[layer] > 0, u.abs().amax(1) > 0)
+    again = ProjectionBank.load(bank.save(tmp_path / "bank"))
+    assert all(torch.equal(again.singular_values[i], s) for i, s in bank.singular_values.items())
+    scaled = ProjectionBank(
+        bank.model, bank.positive, singular_values={i: 2 * s for i, s in bank.singular_values.items()}
+    )
+    assert scaled.digest != ProjectionBank(bank.model, bank.positive, singular_values=bank.singular_values).digest
+
+
+def test_dead_directions_are_never_kept():
+    singular_values = torch.tensor([[3.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).double()
+    assert rank_for_energy(singular_values, 1.0).tolist() == [2, 4, 0]
+
+
 def test_layer_0_can_never_be_steered(any_model, tokenizer):
     bank = learn_bank(any_model, TRIPLES, tokenizer=tokenizer)
-    assert 0 not in bank.positive
-    assert bank.gap[0].abs().max() < 1e-5
-    assert (bank.gap[1:] > 1e-3).all()
+    if "absolute positions" in find_key_sites(any_model).layout.note:  # then a longer question moves layer 0 too
+        assert 0 < bank.gap[0].max() < bank.gap[2].min()
+    else:
+        assert 0 not in bank.positive
+        assert bank.gap[0].abs().max() < 1e-5
+    assert (bank.gap[2] > 1e-3).all()
+    assert set(bank.positive) <= set(find_key_sites(any_model).modules)
 
 
 def test_parts_learned_apart_add_up_to_the_whole(qwen3, tokenizer):
@@ -69,17 +99,56 @@ def test_signs_are_fixed_towards_relevant_keys(qwen3, tokenizer):
         assert (along >= -1e-3).all()
 
 
-def test_heads_are_chosen_by_gap_or_by_share():
+def test_heads_are_chosen_by_one_rule():
     gap = torch.tensor([[0.0, 0.0], [0.3, 0.1], [0.2, 0.5]])
-    assert choose_heads(gap).tolist() == [[False, False], [True, True], [True, True]]
-    assert choose_heads(gap, min_gap=0.2).tolist() == [[False, False], [True, False], [True, True]]
-    assert choose_heads(gap, best=1 / 3).tolist() == [[False, False], [True, False], [False, True]]
+    assert HeadChoice().choose(gap).tolist() == [[False, False], [True, True], [True, True]]
+    assert HeadChoice(min_gap=0.2).choose(gap).tolist() == [[False, False], [True, False], [True, True]]
+    assert HeadChoice(best=1 / 3).choose(gap).tolist() == [[False, False], [True, False], [False, True]]
+    assert HeadChoice(best=1.0).choose(gap).tolist() == HeadChoice().choose(gap).tolist()
+    # the quantiles of .1 .2 .3 .5
+    assert HeadChoice(quantile=0.0).choose(gap).tolist() == HeadChoice().choose(gap).tolist()
+    assert HeadChoice(quantile=0.5).choose(gap).tolist() == [[False, False], [True, False], [False, True]]
+    assert HeadChoice(heads=[(1, 1), (2, 0)]).choose(gap).tolist() == [[False, False], [False, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ({"min_gap": 0.1, "best": 0.5}, "min_gap and best"),
+        ({"min_gap": float("nan")}, "finite"),
+        ({"best": 0.0}, "share in"),
+        ({"quantile": 1.0}, r"quantile=1\.0"),
+        ({"heads": []}, "heads is empty"),
+    ],
+)
+def test_rules_that_mean_nothing_are_refused_before_the_model_runs(qwen3, tokenizer, rule, says):
+    def ran(*_):
+        raise AssertionError("the model ran")
+
+    with qwen3.model.register_forward_pre_hook(ran), pytest.raises(SettingError, match=says):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, **rule)
+
+
+def test_heads_can_be_named(qwen3, tokenizer):
+    bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, heads=[(2, 1), (1, 0)])
+    assert (bank.ranks > 0).tolist() == [[False, False], [True, False], [False, True]]
+    assert bank.learning.heads == "2 by name"
+    with pytest.raises(LearningError, match=r"head \(0, 1\) has no relevance gap"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, heads=[(0, 1)])
+    with pytest.raises(SettingError, match=r"head \(3, 0\): the model has 3 layers of 2 heads"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, heads=[(3, 0)])
 
 
 def test_heads_that_are_not_chosen_have_no_subspace(qwen3, tokenizer):
     bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, best=0.2)
     assert int((bank.ranks > 0).sum()) == 1
     assert bank.learning.heads == "best 20%"
+
+
+def test_the_best_share_counts_only_heads_that_have_keys(tokenizer):
+    hybrid = tiny_model("qwen3_next")  # attention in layers 1 and 2, two heads each
+    bank = learn_bank(hybrid, TRIPLES, tokenizer=tokenizer, best=0.5)
+    assert (bank.ranks > 0).sum(1).tolist() == [0, 0, 2]
 
 
 def test_an_answer_of_other_tokens_is_skipped_and_counted(qwen3):
@@ -109,13 +178,11 @@ def test_learning_leaves_the_model_as_it_was(qwen3, tokenizer):
 def test_bad_arguments_say_what_to_do(qwen3, tokenizer):
     with pytest.raises(LearningError, match="energy=1.5"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energy=1.5)
-    with pytest.raises(LearningError, match="not both"):
-        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, min_gap=0.1, best=0.5)
     with pytest.raises(LearningError, match="no triples"):
         learn_bank(qwen3, [], tokenizer=tokenizer)
     with pytest.raises(LearningError, match="tokenizer"):
         learn_bank(qwen3, TRIPLES)
-    with pytest.raises(LearningError, match="largest is"):
+    with pytest.raises(LearningError, match="largest relevance gap is"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, min_gap=1e6)
     broken = tiny_model("qwen3")
     with torch.no_grad():

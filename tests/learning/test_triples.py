@@ -11,7 +11,7 @@ from seka_rag.errors import LearningError
 from seka_rag.learning.cloze import document_triples
 from seka_rag.learning.domains import DOMAINS
 from seka_rag.learning.phrases import informative_phrases
-from seka_rag.learning.templates import template_triples
+from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.learning.triples import ContrastiveTriple, read_triples, write_triples
 from seka_rag.text.sentences import sentences
 from seka_rag.text.spans import Span

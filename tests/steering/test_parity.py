@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from seka_rag import ProjectionBank, Seka, steer
+from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Seka, route, steer
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.layouts import find_key_sites
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning.learn import bank_from_statistics
 from seka_rag.learning.statistics import KeyStatistics
 from seka_rag.ops.projection import projection
@@ -85,3 +85,56 @@ def test_learned_projections(model, golden, shared_parity):
             assert torch.allclose(ours, theirs, atol=1e-5)
             tail = projection(learned.negative[layer])[head]
             assert torch.allclose(tail, golden[f"{name}.neg_proj"][layer, head], atol=1e-5)
+
+
+def experts_of(model, golden):
+    """Their three experts, all columns; NaN there is a head that the expert lacks."""
+    banks = {}
+    for name in ("expert_0", "expert_1", "expert_2"):
+        u, s = golden[f"ada.{name}.U"].nan_to_num(), golden[f"ada.{name}.S"].nan_to_num()
+        banks[name] = ProjectionBank(identify(model), dict(enumerate(u)), singular_values=dict(enumerate(s)))
+    return ExpertBank(banks)
+
+
+@pytest.mark.parametrize("prompts", ["single", "batch"])
+@pytest.mark.parametrize(
+    ("name", "top_k", "gain"),
+    [
+        ("weighted_top_k.k5", 5, 0.5),
+        ("weighted_top_k.k5", 5, 1.0),
+        ("weighted_top_k.k5", 5, 2.0),
+        ("weighted_top_k.k3", 3, 1.0),
+    ],
+)
+def test_adaptive_logits(model, golden, prompts, name, top_k, gain):
+    """Their coefficients (of the first row, for all rows) as given weights; everything behind them is ours."""
+    stored = golden[f"ada.{prompts}.{name}.coefficients"]
+
+    def theirs(query, experts):
+        return stored[experts.layer][experts.heads].expand(len(query), -1, -1)
+
+    inputs = {k: golden[f"enc.{prompts}.{k}"] for k in ("input_ids", "attention_mask", "position_ids")}
+    method = AdaSeka(gain=gain, top_k=top_k, router=theirs)
+    with torch.no_grad(), steer(model, experts_of(model, golden), golden[f"enc.{prompts}.steer_mask"], method):
+        logits = model(**inputs).logits[:, -1]
+    assert torch.allclose(logits, golden[f"ada.{prompts}.{name}.f{gain}.logits_last"], atol=1e-5)
+
+
+@pytest.mark.parametrize("prompts", ["single", "batch"])
+def test_adaptive_coefficients(model, golden, prompts):
+    """The paper's formula on the queries that it means: unsteered, of the right layer, masked, row by row."""
+    experts = experts_of(model, golden)
+    ids, attention = (golden[f"enc.{prompts}.{k}"] for k in ("input_ids", "attention_mask"))
+    weights = route(model, experts, AdaSeka(router="signed", top_k=5), ids, attention)
+    wanted = golden[f"ada.{prompts}.corrected_coefficients"]  # [B, L, H, M]
+    everywhere = torch.stack([golden[f"ada.expert_{m}.S"].isfinite().all(-1) for m in range(3)]).all(0)
+    assert everywhere.sum() == 4
+    for layer, head in everywhere.nonzero().tolist():
+        assert torch.allclose(weights[layer][:, head], wanted[:, layer, head], atol=1e-4)
+    # one missing expert makes theirs uniform; ours gives it no weight and routes among the others
+    lacking = (~everywhere & golden["ada.expert_0.S"].isfinite().all(-1)).nonzero().tolist()
+    assert lacking
+    for layer, head in lacking:
+        assert torch.allclose(wanted[:, layer, head], torch.tensor(1 / 3))
+        assert (weights[layer][:, head, 2] == 0).all()
+        assert weights[layer][:, head].abs().amax() == 1

@@ -68,11 +68,8 @@ def test_the_default_highlighter_chooses_as_without_a_chain(demo_engine):
     for trial in TRIALS:
         found = list(SENTENCE.finditer(trial.text))
         own = as_highlighter("sentences")(question(trial), [Passage(m.group()) for m in found])
-        spans = [
-            Span(m.start() + s.start, m.start() + s.end, s.weight)
-            for m, own in zip(found, chosen, strict=True)
-            for s in own
-        ]
+        placed = [(m.start(), s) for m, some in zip(found, own, strict=True) for s in some]
+        spans = [Span(at + s.start, at + s.end, s.weight) for at, s in placed]
         prompts.append(demo_engine.tokenize_chat([{"role": "user", "content": Prompt(trial.text, tuple(spans))}]))
     core = [g.text.strip() for g in demo_engine.generate(prompts, max_new_tokens=3)]
     chosen = through_a_chain(model, False)

@@ -1,0 +1,104 @@
+"""The model card of a bank: what it is, how it was learned, how to use it, what it cannot do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from seka_rag.bank.projections import ProjectionBank
+
+_TEXT = """---
+{metadata}
+---
+
+# Projection bank for {model}
+
+This is not a language model. It is a *bank* for [seka-rag](https://pypi.org/project/seka-rag/): subspaces of the attention
+keys of {model}. With it, SEKA (Spectral Editing Key Amplification, arXiv 2603.01281) makes the model attend more to
+highlighted parts of a prompt.
+
+## Use
+
+```python
+from seka_rag import Prompt, SteeredModel
+
+model = SteeredModel.from_pretrained("{name}", bank="{repo_id}")
+prompt = Prompt("Context: Ada moved to Lyon in 2021.\\nQuestion: Where does Ada live?\\nAnswer:")
+print(model.generate(prompt.highlight("moved to Lyon in 2021")).text)
+```
+
+## What it holds
+
+{facts}
+
+## Heads
+
+The relevance gap (mean l2 distance of relevant and irrelevant keys) of each key-value head; **bold** heads are steered, with
+the rank of their subspace.
+
+{table}
+
+## Limits
+
+* It fits this model only. seka-rag refuses it for another architecture, size or configuration, and warns if the weights
+  differ, as those of a fine-tuned model do.
+* Steering makes the model look harder at what is highlighted. It does not make a highlighted text true: highlight only
+  sources that you trust.
+* The suggested gain is a start. Measure answers that you know before you rely on it.
+"""
+
+
+def model_card(bank: ProjectionBank, repo_id: str, base_model: str | None = None) -> str:
+    """The README.md of a bank's repository.
+
+    Args:
+        base_model: name of the model on the Hub, if the bank does not know it.
+    """
+    from huggingface_hub import ModelCardData
+
+    base = base_model or bank.model.name
+    metadata = ModelCardData(
+        library_name="seka-rag", tags=["seka-rag", "attention-steering", "prompt-highlighting"], base_model=base
+    )
+    return _TEXT.format(
+        metadata=metadata.to_yaml(),
+        model=base or f"a {bank.model.model_type} model",
+        name=base or "path/to/the/model",
+        repo_id=repo_id,
+        facts=_facts(bank),
+        table=_table(bank),
+    )
+
+
+def _facts(bank: ProjectionBank) -> str:
+    learning, model = bank.learning, bank.model
+    rows = {
+        "model": f"{model.model_type}, {model.layers} layers, {model.heads} key-value heads of size {model.head_dim}",
+        "model revision": model.revision,
+        "weights": ", ".join(f"{digest} ({rounding})" for rounding, digest in model.weights.items()),
+        "keys taken at": f"`{model.site}`",
+        "learned from": learning.method
+        + (f": {learning.triples}, {learning.tokens} tokens" if learning.triples else ""),
+        "energy": learning.energy,
+        "heads": f"{int((bank.ranks > 0).sum())} of {bank.ranks.numel()} ({_cell(learning.heads)})",
+        "negative part": "yes" if bank.negative else "no",
+        "singular values": "yes" if bank.singular_values else "no",
+        "suggested gain": f"{bank.suggested_gain:g}",
+        "digest": f"`{bank.digest}`",
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *lines])
+
+
+def _table(bank: ProjectionBank) -> str:
+    heads = range(bank.model.heads)
+    lines = [f"| layer | {' | '.join(f'head {h}' for h in heads)} |", "|" + "---|" * (bank.model.heads + 1)]
+    for layer, (gaps, ranks) in enumerate(zip(bank.gap.tolist(), bank.ranks.tolist(), strict=True)):
+        cells = [f"**{g:.3f}** ({r})" if r else f"{g:.3f}" for g, r in zip(gaps, ranks, strict=True)]
+        lines.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    """Text of a bank's file, kept inside its cell."""
+    return " ".join(text.replace("|", "/").split())

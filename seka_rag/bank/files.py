@@ -1,0 +1,155 @@
+"""Folders of a JSON header and safetensors: written whole or not at all, and checked whole when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from seka_rag.errors import BankError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class TensorManifest(BaseModel):
+    """What a header says about its safetensors file, so that any change of it is noticed and named."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str
+    shapes: dict[str, list[int]]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> tuple[TensorManifest, bytes]:
+        """The manifest of float32 tensors, and the bytes of their file."""
+        data = save_tensors(dict(tensors))
+        shapes = {name: list(t.shape) for name, t in sorted(tensors.items())}
+        return cls(sha256=hashlib.sha256(data).hexdigest(), shapes=shapes), data
+
+    def read(self, data: bytes, where: Path) -> dict[str, Tensor]:
+        """The tensors of a file.
+
+        Raises:
+            BankError: the content is not what the manifest says: another checksum, or a tensor that is missing, unexpected,
+                not float32 or of another shape.
+        """
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise BankError(
+                f"{where} is damaged: its {len(data)} bytes do not match the checksum in its header; fetch or learn it again"
+            )
+        try:
+            tensors = load_tensors(data)
+        except SafetensorError as error:
+            raise BankError(f"{where} is damaged: {error}") from None
+        for name in sorted(self.shapes.keys() | tensors.keys()):
+            if name not in tensors:
+                raise BankError(f"{where} is damaged: tensor {name!r} is missing")
+            if name not in self.shapes:
+                raise BankError(f"{where} is damaged: unexpected tensor {name!r}")
+            tensor, shape = tensors[name], tuple(self.shapes[name])
+            if tensor.dtype != torch.float32:
+                raise BankError(f"{where} is damaged: tensor {name!r} is {tensor.dtype}, expected torch.float32")
+            if tuple(tensor.shape) != shape:
+                raise BankError(
+                    f"{where} is damaged: tensor {name!r} has shape {tuple(tensor.shape)}, expected {shape}"
+                )
+        return tensors
+
+
+def read_header(path: Path, kind: type[M], version: int) -> M:
+    """A JSON header of a known version.
+
+    Raises:
+        BankError: missing, damaged, or of another format version.
+    """
+    try:
+        found = json.loads(read_files(path.parent, [path.name])[path.name])
+        if not isinstance(found, dict) or type(found.get("format_version")) is not int:
+            raise ValueError("it has no format_version")
+        if found["format_version"] != version:
+            raise BankError(
+                f"{path} has format {found['format_version']}; this version of seka-rag reads {version}. Learn the bank "
+                "again, or install the version that wrote it"
+            )
+        return kind.model_validate(found)
+    except BankError:
+        raise
+    except (ValueError, RecursionError, ValidationError) as error:  # JSON and UTF-8 among them
+        raise BankError(f"{path} is damaged: {error}") from None
+
+
+def read_files(path: Path, names: Iterable[str]) -> dict[str, bytes]:
+    """The content of files of a folder.
+
+    Raises:
+        BankError: one is missing or cannot be read.
+    """
+    try:
+        return {name: (path / name).read_bytes() for name in names}
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BankError(f"{path} is not a bank: {error.filename} is missing") from None
+    except OSError as error:
+        raise BankError(f"{path} cannot be read: {error}") from None
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Write one file, in place of an earlier one; complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], kind: str = "a bank") -> Path:
+    """Write a folder of exactly these files, in place of an earlier one; complete or not at all.
+
+    Args:
+        files: relative name (``a.json``, ``part/a.json``) -> content.
+        kind: what it holds, for messages.
+
+    Raises:
+        BankError: the path is a file, or a folder that holds other files; nothing is changed.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise BankError(f"{path} is a file; {kind} is saved as a folder")
+    if path.exists():
+        held = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+        if foreign := sorted(held - files.keys()):
+            raise BankError(f"{path} holds other files ({', '.join(foreign[:5])}); give an empty or new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
+    new, old = staging / "new", staging / "old"
+    try:
+        for name, data in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(data)
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return path

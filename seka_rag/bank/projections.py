@@ -1,0 +1,303 @@
+"""Projection banks: what was learned for one model, with the identity of that model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from seka_rag.bank.card import model_card
+from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, factors_of, kept_columns
+from seka_rag.bank.files import TensorManifest, read_files, read_header, write_folder
+from seka_rag.bank.header import FORMAT_VERSION, Header, Learning
+from seka_rag.bank.heads import HeadChoice, select_heads
+from seka_rag.bank.hub import find_folder, upload_files
+from seka_rag.bank.official import official_factors, write_projections
+from seka_rag.errors import BankError
+from seka_rag.hf.identity import ModelIdentity, identify
+from seka_rag.ops.projection import projection
+
+_JSON, _TENSORS = "bank.json", "bank.safetensors"
+_PARTS = ("positive", "negative", "singular_values")
+
+
+class ProjectionBank:
+    """The relevance subspaces of one model's key heads.
+
+    Attributes:
+        model: identity of the model.
+        positive: layer -> orthonormal factors ``U+ [H, D, R]`` (columns beyond a head's rank are zero; a head that is
+            not steered is all zero); the projection is ``P+ = U+ U+^T``.
+        singular_values: layer -> the singular value of each column of ``positive``, ``[H, R]``, 0 where the column is zero;
+            empty if the bank was not learned here (``from_projections`` does not know them).
+        negative: layer -> factors of ``P-``, or empty.
+        gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys.
+        suggested_gain: a gain to start from.
+    """
+
+    def __init__(
+        self,
+        model: ModelIdentity,
+        positive: Mapping[int, Tensor],
+        negative: Mapping[int, Tensor] | None = None,
+        gap: Tensor | None = None,
+        learning: Learning | None = None,
+        suggested_gain: float = 0.5,
+        singular_values: Mapping[int, Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self.positive = {layer: f.float().contiguous() for layer, f in sorted(positive.items())}
+        self.negative = {layer: f.float().contiguous() for layer, f in sorted((negative or {}).items())}
+        self.singular_values = {layer: s.float().contiguous() for layer, s in sorted((singular_values or {}).items())}
+        self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
+        self.learning = learning or Learning()
+        self.suggested_gain = float(suggested_gain)
+        if not math.isfinite(self.suggested_gain):
+            raise BankError(f"suggested gain {self.suggested_gain}: give a finite number")
+        check_factors("positive", self.positive, model)
+        check_factors("negative", self.negative, model)
+        check_singular_values(self.singular_values, self.positive)
+        check_gap(self.gap, model)
+
+    # --- what it holds
+
+    @property
+    def ranks(self) -> Tensor:
+        """``[L, H]`` int64: the kept rank of each head, 0 where the head is not steered."""
+        ranks = torch.zeros(self.model.layers, self.model.heads, dtype=torch.long)
+        for layer, factor in self.positive.items():
+            ranks[layer] = kept_columns(factor).sum(-1)
+        return ranks
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers that the bank steers."""
+        return tuple(self.positive)
+
+    @cached_property  # every steered call reports it, and it hashes all tensors
+    def digest(self) -> str:
+        """A short name for exactly this content."""
+        return hashlib.sha256(save_tensors(self._tensors()) + self.model.model_dump_json().encode()).hexdigest()[:16]
+
+    def projection(self, layer: int) -> Tensor:
+        """``P+`` of a layer, ``[H, D, D]``.
+
+        Raises:
+            BankError: the bank has no such layer.
+        """
+        if layer not in self.positive:
+            raise BankError(f"the bank has no layer {layer}; it has {sorted(self.positive)}")
+        return projection(self.positive[layer])
+
+    def select(
+        self,
+        *,
+        layers: Sequence[int] | None = None,
+        min_gap: float | None = None,
+        best: float | None = None,
+        quantile: float | None = None,
+        heads: Sequence[tuple[int, int]] | None = None,
+    ) -> ProjectionBank:
+        """A bank of fewer heads.
+
+        Args:
+            layers: keep only these layers, by their id in the model.
+            min_gap, best, quantile, heads: keep only the heads that this rule chooses (at most one rule, as in
+                ``learn_bank``). Shares and quantiles count all heads of the model.
+
+        Raises:
+            BankError: a layer that the bank lacks, a head chosen for which it holds nothing (it was not kept when the bank
+                was learned), or a choice that leaves none.
+            SettingError: two rules, or a value that means nothing.
+        """
+        rule = HeadChoice(min_gap, best, quantile, heads)
+        chosen = select_heads(self.gap, self.ranks > 0, rule, layers)
+
+        def only(part: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            kept = [layer for layer in part if chosen[layer].any()]
+            return {i: part[i] * chosen[i].view(-1, *[1] * (part[i].ndim - 1)) for i in kept}
+
+        where = "" if layers is None else f" in layers {sorted(set(layers))}"
+        note = f"{self.learning.heads}; of these {rule}{where}"
+        return ProjectionBank(
+            self.model,
+            only(self.positive),
+            only(self.negative),
+            self.gap,
+            self.learning.model_copy(update={"heads": note}),
+            self.suggested_gain,
+            only(self.singular_values),
+        )
+
+    def __repr__(self) -> str:
+        heads = int((self.ranks > 0).sum())
+        total = self.model.layers * self.model.heads
+        return f"ProjectionBank({self.model.model_type}, {heads} of {total} heads, digest {self.digest})"
+
+    # --- from elsewhere
+
+    @classmethod
+    def from_projections(
+        cls,
+        model: Any,
+        projections: Mapping[int, Tensor],
+        negative: Mapping[int, Tensor] | None = None,
+        suggested_gain: float = 0.5,
+    ) -> ProjectionBank:
+        """A bank from matrices made elsewhere. It has no singular values and no gap: a projection does not hold them.
+
+        Args:
+            model: the transformers model (or SteeredModel) that they belong to.
+            projections: layer id -> orthogonal projections ``P [H, D, D]``; zeros for heads to leave alone.
+            negative: the same for the negative part.
+
+        Raises:
+            BankError: a wrong shape or layer, or a matrix that is not an orthogonal projection.
+        """
+        identity = _identity(model)
+        return cls(
+            identity,
+            factors_of(projections, identity),
+            factors_of(negative or {}, identity, "negative projection"),
+            learning=Learning(method="given projections"),
+            suggested_gain=suggested_gain,
+        )
+
+    @classmethod
+    def from_official(
+        cls,
+        path: str | os.PathLike[str],
+        negative: str | os.PathLike[str] | None = None,
+        *,
+        model: Any,
+        layers: Sequence[int] | None = None,
+        energy: float = 0.9,
+        suggested_gain: float = 0.5,
+    ) -> ProjectionBank:
+        """A bank from ``.pt`` files of the authors' code. Layers are taken by the ids in the file, not by their place.
+
+        Args:
+            path: a ``*_pos_proj.pt`` file of projections, or a ``*_pos_svd.pt`` file of singular vectors and values (an
+                expert of AdaSEKA). The signs of the latter's vectors are arbitrary, as its code left them.
+            negative: a ``*_neg_proj.pt`` file.
+            model: the transformers model (or SteeredModel) that they belong to.
+            layers: ids of the layers, for old files that do not name them.
+            energy: share of the singular values to keep, for a file of singular vectors; projections are as they are.
+
+        Raises:
+            BankError: not such a file, a file that holds code (it is never run), or one of another model.
+        """
+        identity = _identity(model)
+        plus, values = official_factors(path, identity, layers, energy)
+        minus = {} if negative is None else official_factors(negative, identity, layers, energy)[0]
+        learning = Learning(method=f"file of the authors' code ({Path(path).name})", energy=energy if values else None)
+        return cls(identity, plus, minus, None, learning, suggested_gain, values)
+
+    def to_official(self, path: str | os.PathLike[str], negative: str | os.PathLike[str] | None = None) -> None:
+        """Write the projections as ``.pt`` files that the authors' code reads.
+
+        Its hooks map layers by place: give it the same ``layers`` setting as the file holds. As soon as it gets a negative
+        file it halves the positive gain.
+
+        Raises:
+            BankError: a negative file is asked for and the bank has no negative part for every layer.
+        """
+        if negative is not None and self.negative.keys() != self.positive.keys():
+            raise BankError("the bank has no negative part for all its layers, so there is no negative file to write")
+        write_projections(path, {layer: projection(u) for layer, u in self.positive.items()})
+        if negative is not None:
+            write_projections(negative, {layer: projection(u) for layer, u in self.negative.items()})
+
+    # --- files
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the bank as a folder of ``bank.safetensors`` and ``bank.json``; complete or not at all.
+
+        Raises:
+            BankError: the path is a file, or a folder that holds other files.
+        """
+        return write_folder(path, self._files())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ProjectionBank:
+        """Read a bank and check it whole.
+
+        Raises:
+            BankError: not a bank, another format version, or damaged; says which.
+        """
+        path = Path(path)
+        header = read_header(path / _JSON, Header, FORMAT_VERSION)
+        tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
+        parts: dict[str, dict[int, Tensor]] = {name: {} for name in _PARTS}
+        if "gap" not in tensors:
+            raise BankError(f"{path / _TENSORS} is damaged: tensor 'gap' is missing")
+        gap = tensors.pop("gap")
+        for name, tensor in tensors.items():
+            part, _, layer = name.partition(".")
+            if part not in parts or not layer.isdecimal():
+                raise BankError(f"{path / _TENSORS} is damaged: unexpected tensor {name!r}")
+            parts[part][int(layer)] = tensor
+        try:
+            return cls(header.model, gap=gap, learning=header.learning, suggested_gain=header.suggested_gain, **parts)
+        except BankError as error:
+            raise BankError(f"{path} is damaged: {error}") from None
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> ProjectionBank:
+        """A bank from a folder or from the Hugging Face Hub.
+
+        Args:
+            name_or_path: a folder, or ``owner/name`` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            options: of ``huggingface_hub.snapshot_download`` (``token``, ``cache_dir``, ``local_files_only``, ...).
+
+        Raises:
+            BankError: neither here nor on the Hub, or not a bank, or damaged.
+        """
+        return cls.load(find_folder(name_or_path, [_JSON, _TENSORS], revision=revision, **options))
+
+    def push_to_hub(self, repo_id: str, *, base_model: str | None = None, **options: Any) -> str:
+        """Upload the bank with a generated model card, in one commit.
+
+        Args:
+            repo_id: ``owner/name``; made if it does not exist.
+            base_model: name of the model on the Hub, for the card, if the bank does not know it.
+            options: ``private``, ``token``, ``revision``, ``message``, ``create_pr``.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            BankError: the upload failed; says why.
+        """
+        card = model_card(self, repo_id, base_model)
+        return upload_files(repo_id, {"README.md": card.encode(), **self._files()}, **options)
+
+    def _files(self) -> dict[str, bytes]:
+        manifest, data = TensorManifest.of(self._tensors())
+        header = Header(
+            format_version=FORMAT_VERSION,
+            model=self.model,
+            learning=self.learning,
+            suggested_gain=self.suggested_gain,
+            tensors=manifest,
+        )
+        return {_JSON: f"{header.model_dump_json(indent=2)}\n".encode(), _TENSORS: data}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {f"{name}.{layer}": t for name in _PARTS for layer, t in getattr(self, name).items()}
+        return {**named, "gap": self.gap}
+
+
+def _identity(model: Any) -> ModelIdentity:
+    return model if isinstance(model, ModelIdentity) else identify(getattr(model, "hf_model", model))

@@ -1,0 +1,231 @@
+"""Commands about banks: ``learn``, ``merge`` and ``inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from seka_rag.expert_commands import expert_triples, show_choices
+from seka_rag.expert_commands import learn_with_progress as learn_experts_with_progress
+from seka_rag.terminal import console, progress, quiet, reporting
+
+Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
+MinGap = Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")]
+Best = Annotated[float | None, typer.Option(help="Steer this share of all heads, those of the largest gap.")]
+Quantile = Annotated[float | None, typer.Option(help="Steer heads whose gap is at least this quantile of all gaps.")]
+Gain = Annotated[float, typer.Option(help="Suggested gain, stored in the bank.")]
+Negative = Annotated[bool, typer.Option("--negative", help="Also learn the negative part.")]
+
+
+@reporting
+def learn(
+    model: Annotated[str, typer.Option(help="Model name on the Hub, or folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write the bank to.")] = None,
+    triples: Annotated[Path | None, typer.Option(help="Contrastive triples, one JSON object a line.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Learn from your own documents instead of the templates.")] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="Learn experts for AdaSEKA: all, or names of tasks with commas.")
+    ] = None,
+    expert: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FILE", help="An expert of your own triples; may be repeated.")
+    ] = None,
+    n: Annotated[int, typer.Option(min=1, help="How many triples to make.")] = 300,
+    energy: Energy = 0.9,
+    min_gap: MinGap = None,
+    best: Best = None,
+    quantile: Quantile = None,
+    gain: Gain = 0.5,
+    negative: Negative = False,
+    seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
+    encoding: Annotated[str, typer.Option(help="Of the documents.")] = "utf-8",
+    shard: Annotated[
+        str | None, typer.Option(help="Only one share of the triples, as 1/4 for the first of four.")
+    ] = None,
+    statistics_out: Annotated[
+        Path | None, typer.Option(help="File for the statistics of these triples, for seka-rag merge.")
+    ] = None,
+) -> None:
+    """Learn a bank for a model: from templates, from your own documents, or from given triples; or several experts."""
+    from seka_rag.errors import LearningError
+    from seka_rag.hf.identity import identify
+    from seka_rag.learning.cloze import document_triples
+    from seka_rag.learning.shards import save_statistics
+    from seka_rag.learning.shards import shard as share_of
+    from seka_rag.learning.statistics import collect_statistics
+    from seka_rag.learning.tasks.lookup import template_triples
+    from seka_rag.learning.triples import read_triples
+    from seka_rag.model import SteeredModel
+    from seka_rag.retrieval.documents import read_documents
+
+    if triples and docs:
+        raise LearningError("give --triples or --docs, not both")
+    if (out is None) == (statistics_out is None):
+        raise LearningError("give --out for a bank, or --statistics-out for the statistics of a share")
+    if shard and out:
+        raise LearningError("a bank of one share is not the bank of all: give --statistics-out, then seka-rag merge")
+    settings: dict[str, Any] = {"energy": energy, "min_gap": min_gap, "best": best, "quantile": quantile}
+    settings |= {"negative": negative, "suggested_gain": gain}
+    if experts or expert:
+        if triples or out is None:
+            raise LearningError("experts are learned whole: give --out, and your own triples as --expert NAME=FILE")
+        some = expert_triples(experts, expert or [], n, seed)
+        if docs:
+            some["documents"] = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
+        quiet()
+        bank = learn_experts_with_progress(SteeredModel.from_pretrained(model), some, **settings)
+        bank.save(out)
+        console.print(f"{bank!r}\nsaved to {out}", highlight=False)
+        return
+    if triples:
+        data = read_triples(triples)
+    elif docs:
+        data = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
+    else:
+        data = template_triples(n, seed)
+    if shard:
+        data = share_of(data, *_parsed(shard))
+    quiet()
+    loaded = SteeredModel.from_pretrained(model)
+    if statistics_out:
+        with progress("collecting") as bar:
+            task = bar.add_task("", total=len(data))
+            found = collect_statistics(
+                loaded.hf_model, loaded.tokenizer, data, progress=lambda done: bar.advance(task, done)
+            )
+        save_statistics(statistics_out, identify(loaded.hf_model), found)
+        console.print(
+            f"{found.triples} triples, {found.tokens} tokens, {found.skipped} skipped; saved to {statistics_out}"
+        )
+        return
+    assert out is not None
+    _save(learn_with_progress(loaded, data, **settings), out)
+
+
+@reporting
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="Files of seka-rag learn --statistics-out, each share once.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
+    energy: Energy = 0.9,
+    min_gap: MinGap = None,
+    best: Best = None,
+    quantile: Quantile = None,
+    gain: Gain = 0.5,
+    negative: Negative = False,
+) -> None:
+    """Make one bank of statistics that were collected in parts."""
+    from seka_rag.learning.learn import bank_from_statistics
+    from seka_rag.learning.shards import merge_statistics
+
+    model, statistics = merge_statistics(files)
+    bank = bank_from_statistics(
+        model,
+        statistics,
+        energy=energy,
+        min_gap=min_gap,
+        best=best,
+        quantile=quantile,
+        negative=negative,
+        suggested_gain=gain,
+    )
+    _save(bank, out)
+
+
+@reporting
+def inspect(
+    bank: Annotated[str, typer.Argument(help="Folder of a bank or of experts, or its name on the Hub.")],
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw layers by heads, or queries by experts (png, svg or pdf).")
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option(help="With experts: show which of them this prompt chooses; may be repeated.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The model of the experts, needed for --query.")] = None,
+) -> None:
+    """Show what a bank holds: its model, the gap and rank of every head; of experts, which of them queries choose."""
+    from seka_rag.bank import ExpertBank, load_bank
+    from seka_rag.errors import SettingError
+    from seka_rag.heatmap import draw_bank, draw_routing
+
+    loaded = load_bank(bank)
+    if not isinstance(loaded, ExpertBank):
+        if query:
+            raise SettingError(f"{bank} is one bank and chooses nothing: --query is for experts")
+        _show(loaded)
+        if picture:
+            console.print(f"picture: {draw_bank(loaded, picture)}")
+        return
+    if query and model is None:
+        raise SettingError("--query needs --model, the model that the experts were learned for")
+    if picture and not query:
+        raise SettingError("the picture of experts shows what queries choose: give --query and --model")
+    for name in loaded.names:
+        console.rule(f"expert {name}, gain {loaded.gains[name]:g}", align="left")
+        _show(loaded[name])
+    if query and model:
+        weights = show_choices(model, loaded, query)
+        if picture:
+            console.print(f"picture: {draw_routing(weights, query, picture)}")
+
+
+def _show(loaded: Any) -> None:
+    from seka_rag.bank.sensitivity import ENERGIES, bank_sensitivity
+
+    facts = Table.grid(padding=(0, 2))
+    for name, value in {**loaded.model.model_dump(), **loaded.learning.model_dump()}.items():
+        if value not in (None, {}):
+            facts.add_row(f"[dim]{name}[/]", escape(str(value)))
+    facts.add_row("[dim]suggested gain[/]", f"{loaded.suggested_gain:g}")
+    facts.add_row("[dim]digest[/]", loaded.digest)
+    console.print(facts)
+    table = Table("layer", *(f"head {h}" for h in range(loaded.model.heads)), title="relevance gap (kept rank)")
+    largest = max(float(loaded.gap.max()), 1e-9)
+    for layer, (gaps, ranks) in enumerate(zip(loaded.gap.tolist(), loaded.ranks.tolist(), strict=True)):
+        cells = [
+            Text(f"{g:.3f}" + (f" ({r})" if r else ""), style=("bold " if r else "dim ") + _shade(g / largest))
+            for g, r in zip(gaps, ranks, strict=True)
+        ]
+        table.add_row(str(layer), *cells)
+    console.print(table)
+    if loaded.gap.any():
+        table = Table("best", "heads", "min gap", *(f"{e:.0%}" for e in ENERGIES))
+        table.title = "heads by share, and their mean rank by share of the bank's singular values"
+        for row in bank_sensitivity(loaded):
+            ranks = ("-" if r is None else f"{r:.1f}" for r in row.ranks)
+            table.add_row(f"{row.best:.0%}", str(row.heads), f"{row.min_gap:.3f}", *ranks)
+        console.print(table)
+
+
+def learn_with_progress(model: Any, triples: Any, **settings: Any) -> Any:
+    """``learn_bank`` with a bar."""
+    from seka_rag.learning.learn import learn_bank
+
+    with progress("learning") as bar:
+        task = bar.add_task("", total=len(triples))
+        return learn_bank(model, triples, progress=lambda done: bar.advance(task, done), **settings)
+
+
+def _save(bank: Any, out: Path) -> None:
+    bank.save(out)
+    learning = bank.learning
+    console.print(f"{bank!r}\nlearned from {learning.triples} triples, {learning.tokens} tokens", highlight=False)
+    if learning.skipped:
+        console.print(f"{learning.skipped} triples skipped: their answers have other tokens in other prompts")
+    console.print(f"saved to {out}")
+
+
+def _parsed(shard: str) -> tuple[int, int]:
+    from seka_rag.errors import LearningError
+
+    index, _, count = shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal()):
+        raise LearningError(f"--shard {shard}: write 1/4 for the first of four shares")
+    return int(index) - 1, int(count)
+
+
+def _shade(share: float) -> str:
+    return "green" if share > 0.66 else "cyan" if share > 0.33 else "white"

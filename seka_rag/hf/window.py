@@ -1,0 +1,77 @@
+"""Which tokens a forward pass of a decoder holds: known from its cache, never guessed from shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from seka_rag.errors import SteeringError, UnsupportedModelError
+
+
+class Windows:
+    """Reads the window of each forward pass over one prompt (which several caches may hold) and what follows it.
+
+    Args:
+        length: T, tokens of the prompt, padding and cached prefix included.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._complete = False  # the whole prompt was seen
+        self._over: WeakSet[Any] = WeakSet()  # static caches that hold the whole prompt
+
+    def read(self, arguments: dict[str, Any]) -> tuple[int, int] | None:
+        """Start and length of the window, or None if it lies after the prompt.
+
+        Args:
+            arguments: those of the decoder's forward pass, by name.
+
+        Raises:
+            SteeringError: the pass has neither ``input_ids`` nor ``inputs_embeds``; or it begins another, shorter sequence
+                after the prompt (as the unconditional half of classifier-free guidance does).
+            UnsupportedModelError: its cache does not say how many tokens it holds.
+        """
+        given = arguments.get("input_ids")
+        given = arguments.get("inputs_embeds") if given is None else given
+        if given is None:
+            raise SteeringError("a forward pass without input_ids or inputs_embeds: its positions are not known")
+        past, length = arguments.get("past_key_values"), int(given.shape[1])
+        if arguments.get("cache") is not None or not (past is None or hasattr(past, "get_seq_length")):
+            what = type(past if past is not None else arguments["cache"]).__name__
+            raise UnsupportedModelError(
+                f"a forward pass with a {what}, which does not say where each request's tokens are (continuous batching "
+                "packs several into one row): it cannot be steered. Use generate"
+            )
+        start = 0 if past is None else past.get_seq_length()
+        if isinstance(start, Tensor):  # a static cache; reading it makes the host wait for the device
+            if length == 1 and past in self._over:
+                return None
+            start = int(start)
+        if start == 0 and length < self.length and self._complete:
+            raise SteeringError(
+                f"after the prompt of {self.length} tokens another sequence of {length} began in the same `with`, and "
+                "the mask is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot "
+                "be steered"
+            )
+        if start + length >= self.length:
+            self._complete = True
+            if past is not None:
+                self._over.add(past)  # a static cache that is empty says 0, not a tensor
+        return (start, length) if start < self.length else None
+
+
+def check_gradients(decoder: nn.Module) -> None:
+    """Refuse a pass whose layers are computed again for the gradient, outside the ``with``.
+
+    Raises:
+        UnsupportedModelError: gradient checkpointing is on.
+    """
+    gradients = decoder.training and torch.is_grad_enabled()
+    if gradients and any(getattr(module, "gradient_checkpointing", False) for module in decoder.modules()):
+        raise UnsupportedModelError(
+            "gradient checkpointing computes the layers a second time, without the edits, and gradients would be "
+            "wrong. Call model.gradient_checkpointing_disable() before steering a pass with gradients"
+        )

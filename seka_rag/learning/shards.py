@@ -1,0 +1,142 @@
+"""Learning in parts: shares of the triples, statistics in files, and their sum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from seka_rag.bank.files import write_file
+from seka_rag.errors import BankError, LearningError
+from seka_rag.hf.identity import ModelIdentity
+from seka_rag.learning.statistics import KeyStatistics
+from seka_rag.learning.triples import ContrastiveTriple
+
+_FORMAT = 1
+_KEY = "seka_statistics"
+_TENSORS = ("relevant", "irrelevant", "mean_relevant", "gap")
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int
+    model: ModelIdentity
+    tokens: int
+    triples: int
+    skipped: int
+    sha256: str
+
+
+def shard(
+    triples: Sequence[ContrastiveTriple], index: int, count: int, batch_size: int = 16
+) -> list[ContrastiveTriple]:
+    """Share ``index`` of ``count`` (from 0): whole batches in turn, so that every batch is the one of the whole run.
+
+    Raises:
+        LearningError: no such share, or fewer batches than shares.
+    """
+    if not 0 <= index < count:
+        raise LearningError(f"share {index} of {count}: shares are numbered from 0 to {count - 1}")
+    batches = [triples[i : i + batch_size] for i in range(0, len(triples), batch_size)]
+    if len(batches) < count:
+        raise LearningError(
+            f"{len(triples)} triples are {len(batches)} batches of {batch_size}: too few for {count} shares"
+        )
+    return [triple for batch in batches[index::count] for triple in batch]
+
+
+def save_statistics(path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics) -> Path:
+    """Write statistics and the identity of their model as one safetensors file; complete or not at all."""
+    tensors = {name: getattr(statistics, name).contiguous() for name in _TENSORS}
+    header = _Header(
+        format_version=_FORMAT,
+        model=model,
+        tokens=statistics.tokens,
+        triples=statistics.triples,
+        skipped=statistics.skipped,
+        sha256=_digest(tensors),
+    )
+    return write_file(path, save_tensors(tensors, {_KEY: header.model_dump_json()}))
+
+
+def load_statistics(path: str | os.PathLike[str]) -> tuple[ModelIdentity, KeyStatistics]:
+    """Read and check a file of ``save_statistics``.
+
+    Raises:
+        LearningError: missing, damaged, or not such a file.
+    """
+    header, tensors = _read(Path(path))
+    return header.model, _statistics(header, tensors)
+
+
+def merge_statistics(paths: Sequence[str | os.PathLike[str]]) -> tuple[ModelIdentity, KeyStatistics]:
+    """The sum of several files: what one run over all their triples gives.
+
+    Raises:
+        LearningError: no file, a damaged one, two of different models, or one given twice.
+    """
+    if not paths:
+        raise LearningError("no statistics to merge")
+    seen: dict[str, Path] = {}
+    model, total = None, None
+    for path in map(Path, paths):
+        header, tensors = _read(path)
+        if header.sha256 in seen:
+            raise LearningError(f"{seen[header.sha256]} and {path} hold the same statistics: give each part once")
+        seen[header.sha256] = path
+        part = _statistics(header, tensors)
+        if model is None or total is None:
+            model, total = header.model, part
+            continue
+        try:
+            model.check(header.model)
+        except BankError as error:
+            raise LearningError(f"{paths[0]} and {path} are of different models: {error}") from None
+        if doubts := model.doubts(header.model):
+            raise LearningError(f"{paths[0]} and {path} are of different models: {doubts[0]}")
+        total += part
+    assert model is not None
+    assert total is not None
+    return model, total
+
+
+def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), "pt") as file:
+            header = _Header.model_validate(json.loads((file.metadata() or {})[_KEY]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except OSError as error:
+        raise LearningError(f"cannot read statistics from {path}: {error.strerror or error}") from None
+    except KeyError:
+        raise LearningError(f"{path} holds no statistics: it is another safetensors file") from None
+    except (SafetensorError, ValueError) as error:
+        raise LearningError(f"{path} is damaged, or not a file of statistics: {error}") from None
+    if header.format_version != _FORMAT:
+        raise LearningError(f"{path} has format {header.format_version}; this version of seka-rag reads {_FORMAT}")
+    m = header.model
+    heads, square = (m.layers, m.heads), (m.layers, m.heads, m.head_dim, m.head_dim)
+    shapes = dict(zip(_TENSORS, (square, square, square[:3], heads), strict=True))
+    if {name: tuple(t.shape) for name, t in tensors.items()} != shapes:
+        raise LearningError(f"{path} is damaged: its tensors are not those of its model")
+    if any(t.dtype != torch.float64 or not t.isfinite().all() for t in tensors.values()) or header.tokens < 1:
+        raise LearningError(f"{path} is damaged: its sums must be finite float64 numbers of at least one token")
+    if _digest(tensors) != header.sha256:
+        raise LearningError(f"{path} is damaged: its sums do not match their checksum; collect them again")
+    return header, tensors
+
+
+def _statistics(header: _Header, tensors: dict[str, Tensor]) -> KeyStatistics:
+    return KeyStatistics(**tensors, tokens=header.tokens, triples=header.triples, skipped=header.skipped)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    return hashlib.sha256(save_tensors(tensors)).hexdigest()

@@ -1,0 +1,116 @@
+"""AdaSEKA: a mixture of expert subspaces, chosen for each row by its own query in the same forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from seka_rag.bank import ExpertBank
+from seka_rag.errors import BankError
+from seka_rag.hf.hooks import last_queries
+from seka_rag.hf.identity import identify
+from seka_rag.hf.sites import find_key_sites
+from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
+from seka_rag.steering.base import KeySteering
+
+
+class AdaSeka(KeySteering):
+    """SEKA with experts (arXiv 2603.01281, sec. 3.3): ``k' = k + g sum_m alpha_m g_m U_m U_m^T k``.
+
+    alpha comes, row by row and head by head, from the query of the row's last prompt token, which every family
+    computes before the keys of the same layer are used: no second pass.
+
+    Attributes:
+        top_k: K, leading columns of each expert for the scores and the edit (5 in the paper's runs).
+        router: how alpha comes from the query q, K columns u and singular values s of each expert:
+            "energy", c = sum (q.u)^2 s, free of the signs of u; "share", the same with s that sum to one in each expert;
+            "signed", the paper's c = sum (q.u) s, with signs fixed when learning; "uniform", all the same;
+            or a callable (unit queries ``[B, h, D]``, LayerExperts) -> weights ``[B, h, M]``.
+        expert: use this expert alone, with weight 1.
+        temperature: None for the paper's alpha = c / max|c|; a number for softmax(c / (max|c| temperature)).
+        two_pass: route by the queries of an unsteered pass over the prompt, as in the paper, instead of those that have
+            seen the steered layers below. Needed for a prompt that is prefilled in chunks.
+    """
+
+    bank_type: ClassVar[type] = ExpertBank
+
+    top_k: int = Field(default=5, ge=1)
+    router: Literal["energy", "share", "signed", "uniform"] | Callable[[Tensor, LayerExperts], Tensor] = "energy"
+    expert: str | None = None
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    two_pass: bool = False
+
+    def edits(self, bank: ExpertBank) -> dict[int, RoutedEdit]:
+        """See KeySteering.
+
+        Raises:
+            BankError: no such expert, or a router that needs singular values which the banks lack.
+        """
+        if self.expert is not None:
+            bank = ExpertBank({self.expert: bank[self.expert]}, gains={self.expert: bank.gains[self.expert]})
+        if self.router == "signed":
+            unsigned = [name for name in bank.names if set(bank[name].singular_values) != set(bank[name].positive)]
+            if unsigned:
+                raise BankError(
+                    f"router 'signed' needs singular vectors; {', '.join(unsigned)} come from given projections, whose "
+                    "columns have no sign or order. Use router='energy'"
+                )
+        if self.gain == 0:
+            return {}
+        gains = self.gain * torch.tensor([bank.gains[name] for name in bank.names])
+        chosen = {layer: bank.layer_experts(layer, self.top_k) for layer in self.chosen(bank)}
+        return {
+            layer: RoutedEdit(experts, self._weights(), gains)
+            for layer, experts in chosen.items()
+            if experts is not None
+        }
+
+    def _weights(self) -> Router:
+        if self.expert is not None:
+            return partial(_scored, SCORES["uniform"], None)
+        if callable(self.router):
+            return self.router
+        return partial(_scored, SCORES[self.router], None if self.router == "uniform" else self.temperature)
+
+
+def _scored(scores: Router, temperature: float | None, query: Tensor, experts: LayerExperts) -> Tensor:
+    return mixture(scores(query, experts), experts.present, temperature)
+
+
+@torch.inference_mode()
+def route(
+    hf_model: nn.Module,
+    experts: ExpertBank,
+    method: AdaSeka,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+) -> dict[int, Tensor]:
+    """The weights of the experts by an unsteered pass over the prompts: layer -> ``[B, h, M]``.
+
+    The paper's form of routing. It costs one pass of the decoder, without logits, cache or stored hidden states.
+
+    Args:
+        input_ids: ``[B, T]`` whole prompts.
+        attention_mask: ``[B, T]``, 0 for padding on either side.
+
+    Raises:
+        BankError: the bank belongs to another model.
+        UnsupportedModelError: the family is not known.
+    """
+    sites = find_key_sites(hf_model)
+    experts.model.check(identify(hf_model))
+    edits = method.edits(experts)
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    positions = (mask.cumsum(-1) - 1).clamp_min(0)  # as generate numbers them
+    with last_queries(sites, mask, edits) as queries:
+        sites.decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    return {
+        layer: edit.to(q.device).route(q[:, edit.heads.to(q.device)])
+        for layer, edit in edits.items()
+        for q in (queries[layer],)
+    }
