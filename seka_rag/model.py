@@ -126,8 +126,8 @@ class SteeredModel:
             max_new_tokens: most tokens of the answer (default 256).
             stop: strings that end the answer; they are not part of it.
             seed: makes sampling repeatable.
-            prefix: the result of ``prefill``; ``prompt`` then continues it. Rows of different length run one after another.
             timeout: seconds after which an answer that is not ready is an error; by default it may take any time.
+            prefix: the result of ``prefill``; ``prompt`` then continues it. Rows of different length run one after another.
             truncate: what to do with a prompt that does not fit the context: "error", or "left" to drop its beginning
                 (never a highlight).
             json_schema: hold the answer to a JSON schema (a dict, a pydantic model, or True for any object); it is
@@ -226,15 +226,15 @@ class SteeredModel:
         chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
-    def _tokens(self, prompts: Sequence[Input], options: dict[str, Any]) -> list[TokenizedPrompt]:
-        prefix: Prefix | None = options.get("prefix")
-        return [self.tokenize(p if prefix is None else prefix.before(p)) for p in prompts]
-
     def _tokenize_turn(
         self, messages: Sequence[Message], template: dict[str, Any] | None, options: dict[str, Any]
     ) -> TokenizedPrompt:
         tools = options.get("tools") if options.get("tool_choice") != "none" else None
         return self.tokenize_chat(messages, **(template or {}), **({"tools": tools} if tools else {}))
+
+    def _tokens(self, prompts: Sequence[Input], options: dict[str, Any]) -> list[TokenizedPrompt]:
+        prefix: Prefix | None = options.get("prefix")
+        return [self.tokenize(p if prefix is None else prefix.before(p)) for p in prompts]
 
     # --- how
 
@@ -370,12 +370,12 @@ class SteeredModel:
                 streamer=TextPieces(form, stop, self._end_ids(), pieces) if pieces else None,
                 **options,
             )
-        if prefix is not None:
-            report = prefix.joined(report, len(prompts))
         if clock is not None and clock.over:
             raise GenerationTimeoutError(
                 f"no answer of {self.name} within {timeout} seconds; raise timeout, or ask for less"
             )
+        if prefix is not None:
+            report = prefix.joined(report, len(prompts))
         sequences = output if isinstance(output, torch.Tensor) else output.sequences
         ends = self._end_ids()
         times = len(sequences) // len(prompts)

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_the_public_door():
     assert set(seka_rag.__all__) == {
+        "AdaSeka",
         "ContrastiveTriple",
+        "ExpertBank",
         "Generation",
         "Highlighter",
         "InvalidToolCall",
@@ -36,8 +38,11 @@ def test_the_public_door():
         "check_spans",
         "highlighting",
         "learn_bank",
+        "learn_experts",
+        "load_bank",
         "locate_values",
         "open_highlighting",
+        "route",
         "shared_model",
         "steer",
         "steering_as_dict",

@@ -163,13 +163,9 @@ class ProjectionBank:
             BankError: a wrong shape or layer, or a matrix that is not an orthogonal projection.
         """
         identity = _identity(model)
-        return cls(
-            identity,
-            factors_of(projections, identity),
-            factors_of(negative or {}, identity, "negative projection"),
-            learning=Learning(method="given projections"),
-            suggested_gain=suggested_gain,
-        )
+        positive, tails = factors_of(projections, identity), factors_of(negative or {}, identity, "negative projection")
+        learning = Learning(method="given projections")
+        return cls(identity, positive, tails, learning=learning, suggested_gain=suggested_gain)
 
     @classmethod
     def from_official(

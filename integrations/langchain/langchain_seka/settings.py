@@ -190,7 +190,8 @@ class SekaSettings(Serializable):
     def _metadata(self, generation: Generation, request: Request) -> dict[str, Any]:
         report = generation.report.as_dict()
         if report["tokens_marked"]:  # of this prompt alone, whatever else was in its batch
-            report["tokens_marked"] = report["tokens_edited"] = sum(w > 0 for w in request.tokens.weights)
+            report["tokens_marked"] = sum(w > 0 for w in request.tokens.weights)
+            report["tokens_edited"] = report["tokens_marked"] if report["tokens_edited"] else 0  # all of them or none
         report["warnings"] = [*report["warnings"], *request.highlights.warnings, *warnings(generation)]
         return {
             "model_name": self.model,
