@@ -333,7 +333,7 @@ def test_decoding_reads_no_static_cache_and_taps_no_layer(monkeypatch):
             for token in (33, 34, 35):
                 model(torch.tensor([[token]]), past_key_values=cache)
                 assert attached(model) == 2 * steered  # the decoder, and its entry
-        return len(reads)
+            return len(reads)  # before the report is made
 
     decode(False)  # what is read once in a process
     assert decode(True) == decode(False)
