@@ -17,14 +17,20 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import ExpertBank, ProjectionBank
 from seka_rag.bench.attention_bias import attention_bias
 from seka_rag.errors import SteeringError
 from seka_rag.hf.identity import identify
+from seka_rag.hf.loading import load_model
 from seka_rag.hf.sites import find_key_sites
+from seka_rag.learning.learn import learn_bank
+from seka_rag.learning.tasks.lookup import template_triples
+from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.base import KeySteering, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.seka import Seka
+
+EXPERTS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def random_bank(model: nn.Module, rank: int = 8) -> ProjectionBank:
 
 
 @contextmanager
-def _checked(model: nn.Module, bank: ProjectionBank, mask: Tensor, method: KeySteering) -> Iterator[None]:
+def _checked(model: nn.Module, bank: ProjectionBank | ExpertBank, mask: Tensor, method: KeySteering) -> Iterator[None]:
     with steer(model, bank, mask, method) as report:
         yield
     if report.tokens_edited != int(mask.sum()) or not report.tokens_edited:
@@ -99,9 +105,11 @@ def ways(model: Any, eager: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor
 
         return run
 
+    experts = ExpertBank({f"expert-{i}": random_bank(model) for i in range(EXPERTS)})
     return {
         "plain": under(nullcontext),
         "SEKA": under(lambda: _checked(model, bank, mask, Seka(gain=0.5))),
+        f"AdaSEKA, {EXPERTS} experts": under(lambda: _checked(model, experts, mask, AdaSeka(gain=0.5))),
         "key scaling": under(lambda: _checked(model, bank, mask, KeyScaling(gain=0.5))),
         "plain, eager attention": under(nullcontext, eager),
         "attention bias (as PASTA), eager": under(lambda: attention_bias(eager, mask, 1.0), eager),
@@ -137,6 +145,15 @@ def measure(case: Case, hidden: int, layers: int, rounds: int, new_tokens: int) 
     return rows
 
 
+def learning_seconds(hidden: int, layers: int, triples: int = 100) -> float:
+    """Seconds to learn a bank from template triples, in words of the demo's tokenizer."""
+    model, tokenizer = random_model(hidden, layers, "sdpa"), load_model("seka-demo").tokenizer
+    data = template_triples(triples)
+    began = time.perf_counter()
+    learn_bank(model, data, tokenizer=tokenizer)
+    return time.perf_counter() - began
+
+
 def main(
     batch: list[int] = [1, 4],  # noqa: B006
     length: list[int] = [512, 2048],  # noqa: B006
@@ -159,7 +176,9 @@ def main(
     ]
     for case in cases:
         lines += measure(case, hidden, layers, rounds, new_tokens)
-        print("\n".join(lines[-6:]), flush=True)
+        print("\n".join(lines[-7:]), flush=True)
+    lines += ["", f"Learning a bank from 100 template triples: {learning_seconds(hidden, layers):.0f} s."]
+    print(lines[-1])
     text = "\n".join(lines) + "\n"
     if out is not None:
         out.write_text(text, encoding="utf-8")

@@ -53,7 +53,7 @@ def main() -> None:
         print(f"{row.name:40}", "  ".join(f"{kind} {rate}" for kind, rate in row.rates.items()))
         figures["rows"][row.name] = {k: [r.hits, r.n] for k, r in row.rates.items()}  # type: ignore[index]
     for row in rows:
-        if "conflict" in row.rates and len(row.outcomes["conflict"]) == args.n:
+        if row is not rows[1] and "conflict" in row.rates and len(row.outcomes["conflict"]) == args.n:
             print(f"McNemar, conflict, {rows[1].name} against {row.name}: p = {against(rows[1], row, 'conflict'):.2g}")
     if args.bank:
         bank.save(args.bank)

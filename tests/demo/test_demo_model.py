@@ -18,16 +18,9 @@ def rate(model, kind, method=None, highlight="evidence", n=150):
     return share(ask(model, trials, method, highlight), [t.answer for t in trials]).value
 
 
-#: Missed by a little (docs/demo-model.md); guarded so that it does not get worse.
-MISSED = {"novel facts, 8 statements, question first": 0.90}
-
-
 def test_the_gates_are_passed_before_anything_is_steered(demo):
     for gate in gates(demo, "development", n=150):
-        if gate.name in MISSED:
-            assert gate.rate.value >= MISSED[gate.name]
-        else:
-            assert gate.passed, f"{gate.name}: {gate.rate}"
+        assert gate.passed, f"{gate.name}: {gate.rate}"
 
 
 def test_layer_0_is_not_in_the_bank(demo):
