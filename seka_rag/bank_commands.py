@@ -51,6 +51,7 @@ def learn(
     ] = None,
 ) -> None:
     """Learn a bank for a model: from templates, from your own documents, or from given triples; or several experts."""
+    from seka_rag.bank.files import check_target
     from seka_rag.errors import LearningError
     from seka_rag.hf.identity import identify
     from seka_rag.learning.cloze import document_triples
@@ -64,6 +65,8 @@ def learn(
 
     if triples and docs:
         raise LearningError("give --triples or --docs, not both")
+    if out is not None:
+        check_target(out)
     if (out is None) == (statistics_out is None):
         raise LearningError("give --out for a bank, or --statistics-out for the statistics of a share")
     if shard and out:
@@ -222,7 +225,7 @@ def _parsed(shard: str) -> tuple[int, int]:
     from seka_rag.errors import LearningError
 
     index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal()):
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise LearningError(f"--shard {shard}: write 1/4 for the first of four shares")
     return int(index) - 1, int(count)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from seka_rag.bank import ProjectionBank
+from seka_rag.errors import SettingError
 
 
 def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
@@ -14,6 +15,7 @@ def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
+    path = _target(path)
     gap, ranks = bank.gap.numpy(), bank.ranks
     layers, heads = gap.shape
     figure = Figure(figsize=(max(5.0, 0.5 * heads + 3.2), max(2.6, 0.34 * layers + 1.6)), layout="constrained")
@@ -37,7 +39,6 @@ def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     axes.set_ylabel("layer")
     kept = int((ranks > 0).sum())
     axes.set_title(f"{bank.model.model_type}: {kept} of {layers * heads} heads steered (number: rank)", fontsize=10)
-    path = Path(path)
     figure.savefig(path, dpi=150)
     return path
 
@@ -51,6 +52,7 @@ def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], 
     """
     from matplotlib.figure import Figure
 
+    path = _target(path)
     names = list(weights[0])
     values = [[row[name] for name in names] for row in weights]
     largest = max(1.0, *(abs(v) for row in values for v in row))
@@ -65,6 +67,14 @@ def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], 
     axes.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axes.set_yticks(range(len(labels)), [t if len(t) <= 48 else f"{t[:47]}…" for t in labels])
     axes.set_title("experts that each query chooses (mean over the steered heads)", fontsize=10)
-    path = Path(path)
     figure.savefig(path, dpi=150)
+    return path
+
+
+def _target(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise SettingError(f"{path}: a picture ends in .png, .svg or .pdf")
+    if not path.parent.is_dir():
+        raise SettingError(f"{path}: there is no folder {path.parent}")
     return path

@@ -27,6 +27,7 @@ from seka_rag.prefix import Prefix
 from seka_rag.scope import in_scope, messages_in_scope
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
+from seka_rag.steering.registry import as_steering
 from seka_rag.steering.seka import Seka
 from seka_rag.stream import TextStream
 from seka_rag.text.prompt import Prompt
@@ -246,6 +247,7 @@ class SteeredModel:
         return self._vocabulary
 
     def _method(self, steering: Steering, highlighted: bool) -> KeySteering | None:
+        steering = as_steering(steering)
         if steering is None or not highlighted:
             return None
         if self.bank is None:
@@ -259,6 +261,8 @@ class SteeredModel:
         return self.steering or usual(gain=self.bank.suggested_gain)
 
     def _fit(self, prompt: TokenizedPrompt, new_tokens: int, truncate: Truncation) -> TokenizedPrompt:
+        if truncate not in ("error", "left"):
+            raise SettingError(f"truncate={truncate!r}: use 'error', or 'left' to drop the beginning")
         limit = self.context_length
         room = None if limit is None else limit - new_tokens
         if not len(prompt):
@@ -346,6 +350,8 @@ class SteeredModel:
         clock = StopAfter(timeout) if timeout is not None else None
         criteria += [clock] if clock else []
         report = SteeringReport()
+        if method is None and isinstance(steering, KeySteering):
+            report.warnings.append("nothing is highlighted: the model runs unsteered")
         with ExitStack() as stack:
             if sampling:
                 stack.enter_context(_random)

@@ -65,7 +65,7 @@ def highlighting(documents: Iterable[Any], *, question: str = "", highlighter: A
     documents that you trust, and ``Prompt.highlight`` or a chain for others.
 
     Args:
-        documents: str, Passage, or the documents of a framework.
+        documents: one or several: str, Passage, or the documents of a framework.
         question: what a highlighter chooses for.
         highlighter: by default "sentences" if there is a question, else "all".
 
@@ -73,7 +73,8 @@ def highlighting(documents: Iterable[Any], *, question: str = "", highlighter: A
         SteeringError: at the end, if prompts were given to a model and no document stood in any of them.
         DocumentError: something that is no document.
     """
-    passages = [p for p in map(as_passage, documents) if p.text.strip()]
+    given = [documents] if isinstance(documents, str | Passage) else documents
+    passages = [p for p in map(as_passage, given) if p.text.strip()]
     choose = as_highlighter(highlighter or ("sentences" if question else "all"))
     spans = check_spans(passages, choose(question, passages))
     scope = Highlighting(tuple(zip(passages, spans, strict=True)))
@@ -105,8 +106,10 @@ def in_scope(prompt: Prompt) -> Prompt:
     return marked
 
 
-def messages_in_scope(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def messages_in_scope(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """``in_scope`` for a conversation: what the user and the system say counts as one text."""
+    if _scope.get() is None:
+        return messages
     said = [
         i
         for i, m in enumerate(messages)

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import ParamSpec
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,6 +29,10 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except SekaError as error:
             errors.print(f"[bold red]error:[/] {escape(str(error))}")
+            raise typer.Exit(1) from None
+        except ValidationError as error:  # of an option such as --gain
+            told = "; ".join(f"{'.'.join(map(str, e['loc']))}={e['input']}: {e['msg']}" for e in error.errors())
+            errors.print(f"[bold red]error:[/] {escape(told)}")
             raise typer.Exit(1) from None
 
     return run

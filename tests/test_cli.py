@@ -79,7 +79,7 @@ def test_shares_learned_apart_are_merged(model_folder, tmp_path):
     for args, says in [
         (("--shard", "1/2", "--out", tmp_path / "x"), "bank of one share"),
         (("--shard", "one", "--statistics-out", tmp_path / "x"), "write 1/4"),
-        (("--shard", "3/2", "--statistics-out", tmp_path / "x"), "shares are numbered"),
+        (("--shard", "3/2", "--statistics-out", tmp_path / "x"), "write 1/4"),
         ((), "give --out"),
     ]:
         assert says in run("learn", *shared, *args, code=1)
@@ -198,3 +198,18 @@ def test_bad_inspections(model_folder, tmp_path, qwen3, make_bank):
     assert "--query is for experts" in run("inspect", tmp_path / "one", "--query", "x", code=1)
     assert "--query needs --model" in run("inspect", tmp_path / "some", "--query", "x", code=1)
     assert "give --query and --model" in run("inspect", tmp_path / "some", "--picture", tmp_path / "x.png", code=1)
+
+
+def test_bad_options_are_noticed_before_the_work(model_folder, docs, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "letter.txt").write_text("mine")
+    assert "holds other files" in run("learn", "--model", "nowhere", "--out", full, code=1)
+    for shard in ("0/2", "3/2", "x"):
+        assert "write 1/4" in run(
+            "learn", "--model", "nowhere", "--shard", shard, "--statistics-out", tmp_path / "s", code=1
+        )
+    assert "gain=nan" in run("ask", "Where?", "--docs", docs, "--model", "seka-demo", "--gain", "nan", code=1)
+    run("learn", "--model", model_folder, "--out", tmp_path / "b", "--n", 6)
+    assert ".png, .svg or .pdf" in run("inspect", tmp_path / "b", "--picture", tmp_path / "p.xyz", code=1)
+    assert "there is no folder" in run("inspect", tmp_path / "b", "--picture", tmp_path / "no" / "p.png", code=1)

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from seka_rag import KeyScaling, Prompt, RandomProjection, Seka, SteeredModel
-from seka_rag.errors import BankError, ContextLengthError, ModelNotFoundError, SteeringError
+from seka_rag.errors import (
+    BankError,
+    ContextLengthError,
+    ModelNotFoundError,
+    SettingError,
+    SteeringError,
+    TokenizationError,
+)
 
 TEXT = "Context: Ada lives in Lyon. Robert lives in Boston.\nQuestion: Where does Ada live?\nAnswer:"
 PROMPT = Prompt(TEXT).highlight("Ada lives in Lyon.")
@@ -204,3 +211,27 @@ def test_loading(tmp_path, steered, tokenizer):
         SteeredModel.from_pretrained(str(tmp_path / "b"))
     with pytest.raises(ModelNotFoundError, match=r"neither a folder here.*seka-demo"):
         SteeredModel.from_pretrained("nobody/nothing-here")
+
+
+@pytest.mark.parametrize("steering", ["off", "seka", False, 0.5, Seka])
+def test_steering_that_is_no_method(steered, steering):
+    for prompt in ("Ada lives in Lyon.", Prompt("Ada lives in Lyon.").highlight("Lyon")):
+        with pytest.raises(SettingError, match="use 'auto', None, or a method"):
+            steered.generate(prompt, steering=steering, max_new_tokens=1)
+
+
+def test_a_method_without_highlights_is_told(steered):
+    out = steered.generate("Ada lives in Lyon.", steering=Seka(gain=1.0), max_new_tokens=1)
+    assert out.report.warnings == ["nothing is highlighted: the model runs unsteered"]
+    assert not steered.generate("Ada lives in Lyon.", max_new_tokens=1).report.warnings
+
+
+def test_truncation_that_does_not_exist(steered):
+    with pytest.raises(SettingError, match="truncate='right'"):
+        steered.generate("Ada", truncate="right", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("messages", ["hello", Prompt("hello"), [("user", "hello")]])
+def test_what_is_no_conversation(steered, messages):
+    with pytest.raises(TokenizationError, match="a conversation is a list"):
+        steered.chat(messages, max_new_tokens=1)

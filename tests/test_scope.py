@@ -81,3 +81,13 @@ async def test_tasks_do_not_see_each_others_documents(steered):
             return marked(await asyncio.to_thread(steered.tokenize, "Alec moved to Lyon. Greta moved to Lyon. Where?"))
 
     assert await asyncio.gather(ask("Alec"), ask("Greta")) == ["AlecmovedtoLyon.", "GretamovedtoLyon."]
+
+
+def test_one_text_is_one_document(steered):
+    with highlighting("Ada lives in Lyon.") as scope:
+        marked = steered.tokenize("Ada lives in Lyon. Robert rows.")
+    assert scope.marked == 1
+    assert (
+        marked.weights
+        == steered.tokenize(Prompt("Ada lives in Lyon. Robert rows.").highlight("Ada lives in Lyon.")).weights
+    )

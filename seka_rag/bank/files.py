@@ -118,6 +118,19 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
     return path
 
 
+def check_target(path: Path) -> None:
+    """Refuse early, before long work, a place where no bank can be written; a bank there is replaced.
+
+    Raises:
+        BankError: a file, or a folder that holds other things than a bank.
+    """
+    held = {p.name for p in path.rglob("*") if not p.is_dir()} if path.is_dir() else set()
+    if path.is_file():
+        raise BankError(f"{path} is a file; a bank is saved as a folder")
+    if foreign := sorted(held - {"bank.json", "bank.safetensors", "experts.json"}):
+        raise BankError(f"{path} holds other files ({', '.join(foreign[:5])}); give an empty or new folder")
+
+
 def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], kind: str = "a bank") -> Path:
     """Write a folder of exactly these files, in place of an earlier one; complete or not at all.
 

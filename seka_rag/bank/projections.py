@@ -200,8 +200,7 @@ class ProjectionBank:
     def to_official(self, path: str | os.PathLike[str], negative: str | os.PathLike[str] | None = None) -> None:
         """Write the projections as ``.pt`` files that the authors' code reads.
 
-        Its hooks map layers by place: give it the same ``layers`` setting as the file holds. As soon as it gets a negative
-        file it halves the positive gain.
+        Its hooks map layers by place: give it the ``layers`` setting of the file. A negative file halves the positive gain.
 
         Raises:
             BankError: a negative file is asked for and the bank has no negative part for every layer.
@@ -230,6 +229,8 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
+        if (path / "experts.json").exists():
+            raise BankError(f"{path} holds experts, not one bank: use load_bank")
         header = read_header(path / _JSON, Header, FORMAT_VERSION)
         tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
         parts: dict[str, dict[int, Tensor]] = {name: {} for name in _PARTS}
@@ -276,8 +277,8 @@ class ProjectionBank:
         Raises:
             BankError: the upload failed; says why.
         """
-        card = model_card(self, repo_id, base_model)
-        return upload_files(repo_id, {"README.md": card.encode(), **self._files()}, **options)
+        card = model_card(self, repo_id, base_model).encode()
+        return upload_files(repo_id, {"README.md": card, **self._files()}, **options)
 
     def _files(self) -> dict[str, bytes]:
         manifest, data = TensorManifest.of(self._tensors())

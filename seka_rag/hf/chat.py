@@ -101,6 +101,15 @@ class _Conversation:
 
     @classmethod
     def of(cls, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> _Conversation:
+        odd = (
+            [m for m in messages if not isinstance(m, Mapping)]
+            if not isinstance(messages, str | Prompt)
+            else [messages]
+        )
+        if odd:
+            raise TokenizationError(
+                f"a conversation is a list of {{'role': ..., 'content': ...}}; this is none: {odd[0]!r}"
+            )
         try:
             for tool in tools or ():
                 tool_name(tool)

@@ -24,6 +24,8 @@ class Marks:
         mask = mask.detach().cpu()
         if not mask.float().isfinite().all():
             raise SteeringError("the mask holds weights that are not finite")
+        if (mask < 0).any():
+            raise SteeringError("the mask holds negative weights; to turn attention away use a negative gain")
         self.batch, self.length = mask.shape
         self.rows, self.columns = mask.nonzero(as_tuple=True)
         self.weights = mask[self.rows, self.columns].float()

@@ -33,6 +33,8 @@ def task_triples(names: Sequence[str] | None = None, n: int = 300, seed: int = 0
     Raises:
         LearningError: an unknown name.
     """
+    if isinstance(names, str):
+        raise LearningError(f"give a list of tasks, [{names!r}]")
     unknown = sorted(set(names or ()) - set(TASKS))
     if unknown:
         raise LearningError(f"no task {', '.join(unknown)}; there are {', '.join(TASKS)}")

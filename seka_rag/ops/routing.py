@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from seka_rag.errors import SteeringError
+
 
 @dataclass(frozen=True)
 class LayerExperts:
@@ -115,7 +117,13 @@ class RoutedEdit:
 
     def route(self, query: Tensor) -> Tensor:
         """Unit queries ``[B, h, D]`` -> weights of the experts ``[B, h, M]``, 0 where an expert lacks the head."""
-        return self.router(query, self.experts).to(query) * self.experts.present
+        weights = self.router(query, self.experts)
+        wanted = (*query.shape[:2], len(self.experts.names))
+        if weights.shape != wanted:
+            raise SteeringError(
+                f"the router of experts gave weights {tuple(weights.shape)}, expected {wanted}: [B, h, M]"
+            )
+        return weights.to(query) * self.experts.present
 
     def to(self, device: torch.device) -> RoutedEdit:
         """The edit on a device, where it is copied once."""

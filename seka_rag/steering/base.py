@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank
-from seka_rag.errors import BankError, SteeringError, UnsupportedModelError
+from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedModelError
 from seka_rag.hf.hooks import LayerEdit, editing
 from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Tally
@@ -120,11 +120,15 @@ def steer(
         SteeringError: on leaving, if a highlighted token was never seen by a forward pass (none ran here, another
             thread ran it, or the tokens were in a cache already): nothing is silently unsteered.
     """
+    if not isinstance(method, KeySteering):
+        raise SettingError(f"method={method!r}: give a method such as Seka(gain=0.5)")
+    if not isinstance(bank, ProjectionBank | ExpertBank):
+        raise BankError(f"bank={bank!r}: give a loaded bank (ProjectionBank.load, or load_bank for either kind)")
     if not isinstance(bank, method.bank_type):
         raise BankError(
             f"{type(method).__name__} takes a bank of type {method.bank_type.__name__}, and this is of type "
             f"{type(bank).__name__}: AdaSeka chooses among the banks of an ExpertBank, other methods take one of them "
-            "(experts['name'])"
+            "(experts['name'], or AdaSeka(expert='name'))"
         )
     if getattr(getattr(hf_model, "active_peft_config", None), "is_prompt_learning", False):
         raise UnsupportedModelError(
@@ -163,6 +167,13 @@ def steer(
     with editing(sites, marks, edits, routing) as tally:
         yield report
     report.tokens_edited = tally.edited(marks, edits)
+    longest = max((length for start, length in tally.seen if start == 0), default=0)
+    if longest > marks.length:
+        report.warnings.append(
+            f"the first pass held {longest} tokens and the mask covers {marks.length}: positions count from the first token, "
+            "so a mask without the padding in front marks other tokens. (Assisted decoding and prompt lookup add tokens "
+            "behind the prompt; then this is as it should be)"
+        )
     if isinstance(bank, ExpertBank):
         report.routing = {  # beams repeat each row
             layer: alpha.cpu()[:: max(1, len(alpha) // marks.batch)] for layer, alpha in sorted(tally.routing.items())

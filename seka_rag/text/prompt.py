@@ -73,8 +73,12 @@ class Prompt:
             SpanError: the text is empty, is not in the prompt, or stands there more than once and ``occurrence``
                 does not say which is meant.
         """
+        if not isinstance(text, str):
+            raise SpanError(f"give one text to highlight, not {text!r}")
         if not text.strip():
             raise SpanError("the text to highlight is empty")
+        if occurrence not in (None, "all") and type(occurrence) is not int:
+            raise SpanError(f"occurrence={occurrence!r}: give 0 for the first match, -1 for the last, or 'all'")
         starts = [m.start() for m in re.finditer(f"(?={re.escape(text)})", self.text)]
         if not starts:
             raise SpanError(

@@ -68,6 +68,8 @@ def test_saved_and_loaded(experts, tmp_path):
     assert not (tmp_path / "smaller" / "c").exists()
     experts["a"].save(tmp_path / "one")
     assert isinstance(load_bank(tmp_path / "one"), ProjectionBank)
+    with pytest.raises(BankError, match="holds experts, not one bank"):
+        ProjectionBank.load(tmp_path / "e")
     with pytest.raises(BankError, match=r"experts\.json is missing"):
         ExpertBank.load(tmp_path / "one")
     (tmp_path / "full").mkdir()

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from seka_rag import Seka, steer
-from seka_rag.errors import BankError, SteeringError
+from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf import taps
 from seka_rag.hf.hooks import editing, recording
 from seka_rag.hf.marks import Marks
@@ -174,4 +174,20 @@ def test_a_bank_of_another_model_is_refused(qwen3, make_bank):
     llama = make_bank(tiny_model("llama"))
     with pytest.raises(BankError, match=r"model_type \(bank: llama, model: qwen3\)"):
         with steer(qwen3, llama, MASK, Seka()):
+            pass
+
+
+def test_masks_that_mean_something_else(qwen3, bank):
+    with pytest.raises(SteeringError, match="negative weights"):
+        with steer(qwen3, bank, MASK * -0.5, Seka(gain=1.0)):
+            pass
+    padded = torch.nn.functional.pad(IDS, (5, 0))
+    with torch.no_grad(), steer(qwen3, bank, MASK, Seka(gain=1.0)) as report:
+        qwen3(padded)
+    assert "the first pass held 29 tokens and the mask covers 24" in report.warnings[0]
+    with pytest.raises(SettingError, match="give a method"):
+        with steer(qwen3, bank, MASK, "auto"):
+            pass
+    with pytest.raises(BankError, match="give a loaded bank"):
+        with steer(qwen3, "my-bank", MASK, Seka()):
             pass

@@ -197,6 +197,8 @@ def test_a_callable_router(qwen3, experts):
 
     logits, _ = run(qwen3, experts, AdaSeka(router=only_last))
     assert torch.allclose(logits, run(qwen3, experts["c"], Seka(gain=1.0))[0], atol=1e-5)
+    with pytest.raises(SteeringError, match=r"weights \(3, 2\), expected \(3, 2, 3\)"):
+        run(qwen3, experts, AdaSeka(router=lambda query, some: torch.ones(query.shape[:2])))
     with pytest.raises(SettingError, match="function"):
         steering_as_dict(AdaSeka(router=only_last))
     assert as_steering(steering_as_dict(AdaSeka(temperature=0.1))) == AdaSeka(temperature=0.1)

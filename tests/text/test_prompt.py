@@ -86,3 +86,15 @@ def test_markers_in_text_are_text():
 def test_a_missing_field_is_named():
     with pytest.raises(SpanError, match="question"):
         Prompt.format("{question}", {"context": "x"})
+
+
+@pytest.mark.parametrize("occurrence", ["first", True, 1.0, "ALL"])
+def test_an_occurrence_that_means_nothing(occurrence):
+    with pytest.raises(SpanError, match="give 0 for the first match"):
+        Prompt("Lyon and Lyon").highlight("Lyon", occurrence=occurrence)
+
+
+@pytest.mark.parametrize("text", [None, ["Lyon"], 3])
+def test_only_a_text_can_be_highlighted(text):
+    with pytest.raises(SpanError, match="give one text"):
+        Prompt("Lyon").highlight(text)
