@@ -8,7 +8,8 @@ from typing import Any
 from langchain_core.prompt_values import ChatPromptValue
 from langchain_core.prompts import BasePromptTemplate
 from langchain_core.runnables import RunnableConfig, RunnableSerializable
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
+from typing_extensions import Self
 
 from langchain_seka.marks import mark_message
 from langchain_seka.messages import text_of
@@ -40,6 +41,13 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
     separator: str = "\n\n"
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    @model_validator(mode="after")
+    def _variables_of_prompt(self) -> Self:
+        known = {*self.prompt.input_variables, *self.prompt.optional_variables}
+        if missing := [name for name in self.variables if name not in known]:
+            raise ValueError(f"the template has no variables {missing}: it has {sorted(known)}")
+        return self
 
     @classmethod
     def is_lc_serializable(cls) -> bool:

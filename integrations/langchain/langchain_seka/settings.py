@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from langchain_core.load.serializable import Serializable
@@ -24,6 +25,9 @@ from seka_rag import (
     bank_name,
     shared_model,
 )
+
+#: Fields of other models that LangChain counts as standard; a local model has no use for them.
+_STANDARD = ("max_retries",)
 
 #: Call options that say nothing to the engine.
 _IGNORED = ("stream", "seka_highlights", "highlight", "highlighter", "highlight_tools")
@@ -102,6 +106,17 @@ class SekaSettings(Serializable):
 
     @model_validator(mode="before")
     @classmethod
+    def _only_known(cls, values: Any) -> Any:
+        known = {*cls.model_fields, *(f.alias for f in cls.model_fields.values() if f.alias)}
+        unknown = sorted(set(values) - known - {*_STANDARD}) if isinstance(values, Mapping) else []
+        if unknown:
+            near = [(name, get_close_matches(name, sorted(known), 1)) for name in unknown]
+            said = [f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else "") for name, close in near]
+            raise ValueError(f"{cls.__name__} has no field {', '.join(said)}")
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
     def _named_by_engine(cls, values: Any) -> Any:
         engine = values.get("steered_model") if isinstance(values, Mapping) else None
         if engine is not None and "model" not in values:
@@ -114,6 +129,14 @@ class SekaSettings(Serializable):
         if value is not None and not isinstance(value, SteeredModel):
             raise ValueError(f"steered_model takes a SteeredModel, not {type(value).__name__}")
         return value
+
+    @model_validator(mode="after")
+    def _is_one_model(self) -> Self:
+        if self.steered_model is not None and self.model != self.steered_model.name:
+            raise ValueError(
+                f"model={self.model!r} and a steered_model named {self.steered_model.name!r}: give one of the two"
+            )
+        return self
 
     @field_validator("steering")
     @classmethod
@@ -182,6 +205,7 @@ class SekaSettings(Serializable):
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "seed", "timeout", "steering")}
         options = {**self.generate_kwargs, **own, **{key: value for key, value in call.items() if key not in _IGNORED}}
         options["max_new_tokens"] = options.pop("max_tokens")
+        options["steering"] = as_steering(options["steering"])
         options["stop"] = self.stop if stop is None else stop
         if "response_format" in options:
             options["json_schema"] = schema_of(options.pop("response_format"))
