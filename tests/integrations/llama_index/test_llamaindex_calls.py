@@ -18,6 +18,7 @@ from llama_index.llms.seka import SekaLLM, SekaLLMError, mark_message
 from llama_index.llms.seka import settings as settings_module
 
 from seka_rag import Prompt, Seka, SekaError, Span
+from seka_rag.errors import GenerationTimeoutError, ModelNotFoundError
 
 TEXT = "Astrid moved to Lyon last year. Where does Astrid live?"
 USER = [ChatMessage(TEXT)]
@@ -119,7 +120,7 @@ async def test_options_of_a_call(engine):
 
 def test_an_answer_that_takes_too_long_is_an_error(engine):
     llm = SekaLLM(steered_model=engine, max_tokens=1500, timeout=1e-6)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(GenerationTimeoutError):
         llm.chat(USER)
     with pytest.raises(TimeoutError):
         list(llm.stream_chat(USER))
@@ -381,3 +382,13 @@ def test_models_are_loaded_once_by_name(engine, tmp_path):
     assert SekaLLM(model=str(tmp_path / "m")).engine is not one.engine
     with pytest.raises(SekaError, match="neither a folder here"):
         SekaLLM(model="nobody/none").chat(USER)
+
+
+def test_two_models(engine):
+    with pytest.raises(ValueError, match="give one of the two"):
+        SekaLLM(model="another", steered_model=engine)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    with pytest.raises(ModelNotFoundError):
+        SekaLLM(model=str(tmp_path / "none")).complete("Hello")

@@ -66,7 +66,11 @@ class SekaSettings(StructuredPrediction):
     def __init__(self, model: str | None = None, *, steered_model: SteeredModel | None = None, **settings: Any) -> None:
         """A model by name, or ``steered_model``, one that is loaded already; settings are the fields."""
         if steered_model is not None:
-            settings["model"] = steered_model.name if model is None else model
+            if model not in (None, steered_model.name):
+                raise ValueError(
+                    f"model={model!r} and a steered_model named {steered_model.name!r}: give one of the two"
+                )
+            settings["model"] = steered_model.name
         elif model is not None:
             settings["model"] = model
         super().__init__(**settings)
