@@ -40,6 +40,9 @@ async def main(model: str = "seka-demo", bank: str | None = None) -> None:
         sources = [span["source"] for span in report["highlights"]] or "nothing"
         print(f"highlighted: {sources}, {report['tokens_edited']} tokens edited")
     print("answer:     ", str(answer).strip())
+    if model == "seka-demo":
+        print("note:        the call was forced, and this tiny model's answer after a tool turn means nothing.")
+        print("shown:       the way through the agent; the highlight is found in the tool's text")
 
 
 if __name__ == "__main__":
