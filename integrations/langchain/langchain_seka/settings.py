@@ -26,8 +26,8 @@ from seka_rag import (
     shared_model,
 )
 
-#: Fields of other models that LangChain counts as standard; a local model has no use for them.
-_STANDARD = ("max_retries",)
+#: Standard fields of LangChain that a local model has no use for.
+_STANDARD = ("api_key", "max_retries")
 
 #: Call options that say nothing to the engine.
 _IGNORED = ("stream", "seka_highlights", "highlight", "highlighter", "highlight_tools")

@@ -14,7 +14,7 @@ from seka_rag import SekaError
 def test_unknown_field(cls, wrong, near):
     with pytest.raises(ValueError, match=f"has no field '{wrong}' .did you mean '{near}'"):
         cls(model="x", **{wrong: 4})
-    assert cls(model="x", max_retries=2, stop_sequences=["."]).stop == ["."]
+    assert cls(model="x", max_retries=2, api_key="k", stop_sequences=["."]).stop == ["."]
 
 
 @pytest.mark.parametrize("cls", [ChatSeka, SekaLLM])
