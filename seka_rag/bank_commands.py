@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from seka_rag.expert_commands import expert_triples, show_choices
-from seka_rag.expert_commands import learn_with_progress as learn_experts_with_progress
 from seka_rag.terminal import console, progress, quiet, reporting
 
 Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
@@ -51,10 +50,13 @@ def learn(
     ] = None,
 ) -> None:
     """Learn a bank for a model: from templates, from your own documents, or from given triples; or several experts."""
+    from seka_rag.bank.experts import expert_files
     from seka_rag.bank.files import check_target
+    from seka_rag.bank.projections import FILES
     from seka_rag.errors import LearningError
     from seka_rag.hf.identity import identify
     from seka_rag.learning.cloze import document_triples
+    from seka_rag.learning.experts import learn_experts
     from seka_rag.learning.shards import save_statistics
     from seka_rag.learning.shards import shard as share_of
     from seka_rag.learning.statistics import collect_statistics
@@ -65,29 +67,36 @@ def learn(
 
     if triples and docs:
         raise LearningError("give --triples or --docs, not both")
-    if out is not None:
-        check_target(out)
     if (out is None) == (statistics_out is None):
         raise LearningError("give --out for a bank, or --statistics-out for the statistics of a share")
     if shard and out:
         raise LearningError("a bank of one share is not the bank of all: give --statistics-out, then seka-rag merge")
     settings: dict[str, Any] = {"energy": energy, "min_gap": min_gap, "best": best, "quantile": quantile}
     settings |= {"negative": negative, "suggested_gain": gain}
+
+    def from_documents(folder: Path) -> Any:
+        return document_triples([d.text for d in read_documents(folder, encoding=encoding)], n, seed)
+
     if experts or expert:
         if triples or out is None:
             raise LearningError("experts are learned whole: give --out, and your own triples as --expert NAME=FILE")
         some = expert_triples(experts, expert or [], n, seed)
         if docs:
-            some["documents"] = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
+            some["documents"] = from_documents(docs)
+        check_target(out, expert_files(some), "an expert bank")
         quiet()
-        bank = learn_experts_with_progress(SteeredModel.from_pretrained(model), some, **settings)
+        loaded = SteeredModel.from_pretrained(model)
+        with progress(f"learning {', '.join(some)}", sum(map(len, some.values()))) as advance:
+            bank = learn_experts(loaded, some, progress=advance, **settings)
         bank.save(out)
         console.print(f"{bank!r}\nsaved to {out}", highlight=False)
         return
+    if out is not None:
+        check_target(out, FILES)
     if triples:
         data = read_triples(triples)
     elif docs:
-        data = document_triples([d.text for d in read_documents(docs, encoding=encoding)], n, seed)
+        data = from_documents(docs)
     else:
         data = template_triples(n, seed)
     if shard:
@@ -95,11 +104,8 @@ def learn(
     quiet()
     loaded = SteeredModel.from_pretrained(model)
     if statistics_out:
-        with progress("collecting") as bar:
-            task = bar.add_task("", total=len(data))
-            found = collect_statistics(
-                loaded.hf_model, loaded.tokenizer, data, progress=lambda done: bar.advance(task, done)
-            )
+        with progress("collecting", len(data)) as advance:
+            found = collect_statistics(loaded.hf_model, loaded.tokenizer, data, progress=advance)
         save_statistics(statistics_out, identify(loaded.hf_model), found)
         console.print(
             f"{found.triples} triples, {found.tokens} tokens, {found.skipped} skipped; saved to {statistics_out}"
@@ -207,9 +213,8 @@ def learn_with_progress(model: Any, triples: Any, **settings: Any) -> Any:
     """``learn_bank`` with a bar."""
     from seka_rag.learning.learn import learn_bank
 
-    with progress("learning") as bar:
-        task = bar.add_task("", total=len(triples))
-        return learn_bank(model, triples, progress=lambda done: bar.advance(task, done), **settings)
+    with progress("learning", len(triples)) as advance:
+        return learn_bank(model, triples, progress=advance, **settings)
 
 
 def _save(bank: Any, out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from seka_rag.terminal import console, progress, quiet
+from seka_rag.terminal import console, quiet
 
 
 def expert_triples(names: str | None, given: Sequence[str], n: int, seed: int) -> dict[str, Any]:
@@ -31,15 +31,6 @@ def expert_triples(names: str | None, given: Sequence[str], n: int, seed: int) -
             raise LearningError(f"--expert {item!r}: there is an expert {name!r} already")
         triples[name] = read_triples(file)
     return triples
-
-
-def learn_with_progress(model: Any, triples: dict[str, Any], **settings: Any) -> Any:
-    """``learn_experts`` with a bar."""
-    from seka_rag.learning.experts import learn_experts
-
-    with progress(f"learning {', '.join(triples)}") as bar:
-        task = bar.add_task("", total=sum(map(len, triples.values())))
-        return learn_experts(model, triples, progress=lambda done: bar.advance(task, done), **settings)
 
 
 def show_choices(model: str, experts: Any, queries: Sequence[str]) -> list[dict[str, float]]:

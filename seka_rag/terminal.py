@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec
 
@@ -38,10 +39,13 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def progress(text: str) -> Progress:
-    return Progress(
-        TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=errors, transient=True
-    )
+@contextmanager
+def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar while the ``with`` lasts; call what it yields with what was done since the last call."""
+    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def quiet() -> None:

@@ -205,6 +205,11 @@ def test_bad_options_are_noticed_before_the_work(model_folder, docs, tmp_path):
     full.mkdir()
     (full / "letter.txt").write_text("mine")
     assert "holds other files" in run("learn", "--model", "nowhere", "--out", full, code=1)
+    (tmp_path / "experts" / "needle").mkdir(parents=True)
+    (tmp_path / "experts" / "needle" / "bank.json").write_text("{}")
+    assert "holds other files (needle/bank.json)" in run(
+        "learn", "--model", "nowhere", "--experts", "lookup", "--n", 6, "--out", tmp_path / "experts", code=1
+    )
     for shard in ("0/2", "3/2", "x"):
         assert "write 1/4" in run(
             "learn", "--model", "nowhere", "--shard", shard, "--statistics-out", tmp_path / "s", code=1

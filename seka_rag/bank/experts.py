@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +15,10 @@ from typing import Annotated
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from seka_rag.bank.checks import kept_columns
 from seka_rag.bank.files import read_header, write_folder
 from seka_rag.bank.hub import find_folder
-from seka_rag.bank.projections import ProjectionBank
+from seka_rag.bank.projections import FILES, ProjectionBank
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.ops.routing import LayerExperts
@@ -119,19 +120,19 @@ class ExpertBank:
         with value 1.
         """
         m = self.model
-        columns = {}
-        for name, bank in self._experts.items():
+        columns = []
+        for bank in self._experts.values():
             factor = bank.positive.get(layer)
             if factor is None:
-                columns[name] = (torch.zeros(m.heads, m.head_dim, 0), torch.zeros(m.heads, 0))
+                columns.append((torch.zeros(m.heads, m.head_dim, 0), torch.zeros(m.heads, 0)))
             elif layer in bank.singular_values:
-                columns[name] = (factor[..., :top_k], bank.singular_values[layer][:, :top_k])
+                columns.append((factor[..., :top_k], bank.singular_values[layer][:, :top_k]))
             else:
-                columns[name] = (factor, (factor.abs().amax(1) > 0).float())
-        width = max(f.shape[-1] for f, _ in columns.values())
+                columns.append((factor, kept_columns(factor).float()))
+        width = max(f.shape[-1] for f, _ in columns)
         pad = torch.nn.functional.pad
-        factors = torch.stack([pad(f, (0, width - f.shape[-1])) for f, _ in columns.values()], 2)
-        values = torch.stack([pad(s, (0, width - s.shape[-1])) for _, s in columns.values()], 1)
+        factors = torch.stack([pad(f, (0, width - f.shape[-1])) for f, _ in columns], 2)
+        values = torch.stack([pad(s, (0, width - s.shape[-1])) for _, s in columns], 1)
         heads = (values > 0).any(-1).any(-1).nonzero().flatten()
         return LayerExperts(layer, self.names, heads, factors[heads], values[heads]) if len(heads) else None
 
@@ -214,6 +215,11 @@ class ExpertBank:
         for name, bank in self._experts.items():
             files |= {f"{name}/{file}": data for file, data in bank._files().items()}
         return files
+
+
+def expert_files(names: Iterable[str]) -> list[str]:
+    """The files of an expert bank with these names, below its folder."""
+    return [_JSON, *(f"{name}/{file}" for name in names for file in FILES)]
 
 
 def load_bank(name_or_path: str | os.PathLike[str]) -> ProjectionBank | ExpertBank:

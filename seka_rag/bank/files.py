@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -118,16 +118,16 @@ def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
     return path
 
 
-def check_target(path: Path) -> None:
-    """Refuse early, before long work, a place where no bank can be written; a bank there is replaced.
+def check_target(path: Path, files: Collection[str], kind: str = "a bank") -> None:
+    """Refuse a place where a folder of these files cannot be written; before long work, so that none is lost.
 
     Raises:
-        BankError: a file, or a folder that holds other things than a bank.
+        BankError: a file, or a folder that holds other files.
     """
-    held = {p.name for p in path.rglob("*") if not p.is_dir()} if path.is_dir() else set()
     if path.is_file():
-        raise BankError(f"{path} is a file; a bank is saved as a folder")
-    if foreign := sorted(held - {"bank.json", "bank.safetensors", "experts.json"}):
+        raise BankError(f"{path} is a file; {kind} is saved as a folder")
+    held = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()} if path.exists() else set()
+    if foreign := sorted(held.difference(files)):
         raise BankError(f"{path} holds other files ({', '.join(foreign[:5])}); give an empty or new folder")
 
 
@@ -142,12 +142,7 @@ def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], kind:
         BankError: the path is a file, or a folder that holds other files; nothing is changed.
     """
     path = Path(path)
-    if path.is_file():
-        raise BankError(f"{path} is a file; {kind} is saved as a folder")
-    if path.exists():
-        held = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
-        if foreign := sorted(held - files.keys()):
-            raise BankError(f"{path} holds other files ({', '.join(foreign[:5])}); give an empty or new folder")
+    check_target(path, files, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
     new, old = staging / "new", staging / "old"

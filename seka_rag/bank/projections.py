@@ -25,7 +25,7 @@ from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.ops.projection import projection
 
-_JSON, _TENSORS = "bank.json", "bank.safetensors"
+_JSON, _TENSORS = FILES = ("bank.json", "bank.safetensors")
 _PARTS = ("positive", "negative", "singular_values")
 
 
@@ -261,7 +261,7 @@ class ProjectionBank:
         Raises:
             BankError: neither here nor on the Hub, or not a bank, or damaged.
         """
-        return cls.load(find_folder(name_or_path, [_JSON, _TENSORS], revision=revision, **options))
+        return cls.load(find_folder(name_or_path, FILES, revision=revision, **options))
 
     def push_to_hub(self, repo_id: str, *, base_model: str | None = None, **options: Any) -> str:
         """Upload the bank with a generated model card, in one commit.
