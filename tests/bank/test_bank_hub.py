@@ -99,7 +99,9 @@ def test_what_is_not_there_is_said(hub, bank):
     assert "ada/bank" not in hub.repos
 
 
-def test_paths_and_nonsense_are_not_looked_up(hub, bank, tmp_path):
+def test_paths_and_nonsense_are_not_looked_up(hub, bank, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # whatever lies beside the checkout
     for name in ("./nowhere", str(tmp_path / "x"), "nowhere", "a/b/c", "ada/ba nk", "../x"):
         with pytest.raises(BankError, match="not a bank: there is no such folder"):
             ProjectionBank.from_pretrained(name)
