@@ -195,8 +195,10 @@ def test_a_callable_router(qwen3, experts):
         weights[..., -1] = 1.0
         return weights
 
-    logits, _ = run(qwen3, experts, AdaSeka(router=only_last))
+    logits, report = run(qwen3, experts, AdaSeka(router=only_last))
     assert torch.allclose(logits, run(qwen3, experts["c"], Seka(gain=1.0))[0], atol=1e-5)
+    assert (report.routing[1][:, 0, 2] == 0).all()  # "c" lacks this head, whatever the router says
+    assert (report.routing[1][:, 1, 2] == 1).all()
     with pytest.raises(SteeringError, match=r"weights \(3, 2\), expected \(3, 2, 3\)"):
         run(qwen3, experts, AdaSeka(router=lambda query, some: torch.ones(query.shape[:2])))
     with pytest.raises(SettingError, match="function"):
