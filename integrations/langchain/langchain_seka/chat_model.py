@@ -21,12 +21,12 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, Runn
 
 from langchain_seka.capture import CAPTURE
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_messages
+from langchain_seka.highlights import Highlights, for_messages, nothing_wanted
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
 from langchain_seka.structured import Method, options_and_parser
 from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
-from seka_rag import Generation
+from seka_rag import Generation, highlighting
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
 _origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
@@ -143,7 +143,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         parent, handler = origin
         wanted = self._wanted(call, handler)
         if wanted is None:
-            return Highlights()
+            return nothing_wanted()
         capture = handler or CAPTURE
         return for_messages(messages, capture.evidence(parent), wanted, capture.prompts(parent))
 
@@ -155,7 +155,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         if highlights is None:
             highlights = self._highlights(messages, origin, call)
         tools = options.get("tools") if options.get("tool_choice") != "none" else None
-        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
+        with highlighting(()):  # what an open block marks is among the highlights already
+            tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
         return Request(self.engine, tokens, options, highlights)
 
     def _generate(

@@ -1,15 +1,16 @@
-"""From a model call's messages and its evidence to weighted character ranges: three sources, the first that has any.
+"""From a model call's messages and its evidence to weighted character ranges: four sources, the first that has any.
 
 1. Spans that the user's code put on a message. 2. Documents in a tool message's artifact, if tools are trusted.
 3. What the chain's retriever returned, where a prompt variable brought it into a message. Beside 2 and 3, instructions
-may be highlighted if they are asked for.
-Nothing is ever searched for in a whole message: a document that copies another sentence must not highlight it.
+may be highlighted if they are asked for. 4. The documents of an open ``with seka_rag.highlighting(...)``.
+Except in 4, which the user's code asks for, nothing is ever searched for in a whole message: a document that copies
+another sentence must not highlight it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -17,16 +18,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_seka.capture import Evidence, FilledPrompt
 from langchain_seka.instructions import Follow, instruction_spans
 from langchain_seka.marks import has_marks, marks_of
-from langchain_seka.messages import artifact_documents, text_of
+from langchain_seka.messages import artifact_documents, role_of, text_of
 from langchain_seka.placing import Place, place_passages
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from langchain_seka.wanted import Wanted
 from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans, open_highlighting
-
-
-def _around() -> str | None:
-    scope = open_highlighting()
-    return scope.digest if scope else None
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,6 @@ class Highlights:
 
     spans: tuple[tuple[int, Span], ...] = ()
     warnings: tuple[str, ...] = ()
-    around: str | None = field(default_factory=_around)  # part of the key of caches
 
     def report(self) -> list[dict[str, Any]]:
         """The spans as plain data, without any text."""
@@ -45,6 +40,13 @@ class Highlights:
         ]
 
 
+def nothing_wanted() -> Highlights:
+    """Of a call with ``highlight="off"`` or without steering."""
+    if open_highlighting() is None:
+        return Highlights()
+    return Highlights(warnings=("the open highlighting(...) marks nothing here: highlight is 'off' or steering None",))
+
+
 def for_messages(
     messages: Sequence[BaseMessage],
     evidence: Evidence | None,
@@ -52,6 +54,22 @@ def for_messages(
     prompts: Sequence[FilledPrompt] = (),
 ) -> Highlights:
     """Highlights of a conversation; ``prompts`` are the templates that may have made it."""
+    said = [i for i, m in enumerate(messages) if role_of(m) in ("user", "system", "developer")]
+    return _in_block(_own(messages, evidence, wanted, prompts), said, [text_of(messages[i]) for i in said])
+
+
+def _in_block(own: Highlights, at: Sequence[int], texts: Sequence[str]) -> Highlights:
+    """With the highlights of the open block, if there is one and there are none of its own."""
+    scope = open_highlighting()
+    if scope is None or own.spans:
+        return own
+    found = zip(at, scope.find(texts), strict=True)
+    return replace(own, spans=tuple((i, span) for i, spans in found for span in spans))
+
+
+def _own(
+    messages: Sequence[BaseMessage], evidence: Evidence | None, wanted: Wanted, prompts: Sequence[FilledPrompt]
+) -> Highlights:
     explicit = _explicit(messages, wanted)
     if explicit.spans:
         return explicit
@@ -78,7 +96,8 @@ def for_text(
 
     targets = [("text", prompt)]
     found = _automatic(targets, evidence, wanted.highlighter, follow) if "context" in wanted.kinds else Highlights()
-    return _with_instructions(found, targets, evidence, wanted, prompts, follow, ())
+    own = _with_instructions(found, targets, evidence, wanted, prompts, follow, ())
+    return _in_block(own, [0], [prompt])
 
 
 def _with_instructions(
@@ -167,7 +186,7 @@ def _automatic(
                         warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
     if not placed:
         warnings.append(
-            f"none of {len(passages)} retrieved passages could be followed into this prompt: nothing is highlighted. "
+            f"none of {len(passages)} retrieved passages could be followed into this prompt: they stay unmarked. "
             "A prompt template of LangChain must bring their text in unchanged, through a variable. For other prompts "
             "use HighlightPrompt"
         )

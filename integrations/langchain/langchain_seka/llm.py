@@ -19,9 +19,9 @@ from pydantic import Field, PrivateAttr
 
 from langchain_seka.capture import CAPTURE, aside
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_text
+from langchain_seka.highlights import Highlights, for_text, nothing_wanted
 from langchain_seka.settings import Request, SekaSettings
-from seka_rag import Generation, Prompt, SekaError
+from seka_rag import Generation, Prompt, SekaError, highlighting
 
 
 class SekaLLM(SekaSettings, BaseLLM):
@@ -58,7 +58,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         parent, handler = origin
         wanted = self._wanted(call, handler)
         if wanted is None:
-            return Highlights()
+            return nothing_wanted()
         capture = handler or CAPTURE
         return for_text(prompt, capture.evidence(parent), wanted, capture.prompts(parent))
 
@@ -69,7 +69,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(prompt, origin, call)
-        tokens = self.engine.tokenize(Prompt(prompt, tuple(span for _, span in highlights.spans)))
+        with highlighting(()):  # what an open block marks is among the highlights already
+            tokens = self.engine.tokenize(Prompt(prompt, tuple(span for _, span in highlights.spans)))
         return Request(self.engine, tokens, options, highlights)
 
     def _requests(
@@ -228,7 +229,6 @@ class SekaLLM(SekaSettings, BaseLLM):
         call = self.model_copy()
         call._call = {
             "highlights": highlights.report(),
-            "around": highlights.around,
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call
