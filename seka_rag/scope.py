@@ -115,12 +115,14 @@ def in_scope(prompt: Prompt) -> Prompt:
 def messages_in_scope(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """``in_scope`` for a conversation: what the user and the system say counts as one prompt."""
     scope = _scope.get()
+    if scope is None:
+        return messages
     said = {
         i: m["content"]
         for i, m in enumerate(messages)
         if m.get("role") in ("user", "system", "developer") and isinstance(m.get("content"), str | Prompt)
     }
-    if scope is None or any(isinstance(content, Prompt) and content.spans for content in said.values()):
+    if any(isinstance(content, Prompt) and content.spans for content in said.values()):
         return messages
     new = list(messages)
     for (i, content), spans in zip(said.items(), scope.find([str(c) for c in said.values()]), strict=True):
