@@ -22,7 +22,7 @@ from langchain_seka.messages import artifact_documents, role_of, text_of
 from langchain_seka.placing import Place, place_passages
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from langchain_seka.wanted import Wanted
-from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans, open_highlighting
+from seka_rag import Highlighter, Passage, Placement, Span, as_passage, choose_spans, open_highlighting
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,14 @@ def _own(
         return explicit
     # what the model or a tool said is no place for retrieved passages
     targets = [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
-    found = Highlights(tool_spans(messages, wanted)) if "context" in wanted.kinds else Highlights()
+    found = from_tools(messages, wanted) if "context" in wanted.kinds else Highlights()
 
     def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
         return filled.messages(names)
 
     if not found.spans and "context" in wanted.kinds:
-        found = _automatic(targets, evidence, wanted.highlighter, follow)
+        automatic = _automatic(targets, evidence, wanted.highlighter, follow)
+        found = replace(automatic, warnings=(*found.warnings, *automatic.warnings))
     return _with_instructions(found, targets, evidence, wanted, prompts, follow, explicit.warnings)
 
 
@@ -145,19 +146,21 @@ def _explicit(messages: Sequence[BaseMessage], wanted: Wanted) -> Highlights:
     return Highlights(tuple(spans), tuple(warnings))
 
 
-def tool_spans(messages: Sequence[BaseMessage], wanted: Wanted) -> tuple[tuple[int, Span], ...]:
+def from_tools(messages: Sequence[BaseMessage], wanted: Wanted) -> Highlights:
     """Documents in the artifacts of trusted tools, looked for inside their own tool message only."""
     spans: list[tuple[int, Span]] = []
+    warnings: list[str] = []
     question = next((text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
     for i, message in enumerate(messages):
         if isinstance(message, ToolMessage) and message.artifact is not None and wanted.trusts(message):
             passages = _passages(artifact_documents(message))
             places = place_passages([p.text for p in passages], text_of(message))
             there = sorted(places)
-            chosen = _choose(wanted.highlighter, question, [passages[k] for k in there])
+            chosen, told = choose_spans(wanted.highlighter, question, [passages[k] for k in there])
+            warnings += told
             for k, own in zip(there, chosen, strict=True):
                 spans += [(i, moved) for span in own if (moved := places[k].move(span))]
-    return tuple(spans)
+    return Highlights(tuple(spans), tuple(dict.fromkeys(warnings)))
 
 
 def _automatic(
@@ -191,7 +194,8 @@ def _automatic(
             "use HighlightPrompt"
         )
         return Highlights(warnings=tuple(dict.fromkeys(warnings)))
-    chosen = _chosen(passages, sorted({k for _, _, places in placed for k in places}), highlighter)
+    chosen, told = _chosen(passages, sorted({k for _, _, places in placed for k in places}), highlighter)
+    warnings += told
     spans = [
         (i, span)
         for i, placement, places in placed
@@ -235,14 +239,13 @@ def _passages(documents: Sequence[Any]) -> list[Passage]:
 
 def _chosen(
     passages: Sequence[tuple[str, Passage]], there: Sequence[int], highlighter: Highlighter
-) -> dict[int, tuple[Span, ...]]:
-    """Spans of the passages that reached the prompt, chosen for the query that found them."""
+) -> tuple[dict[int, tuple[Span, ...]], list[str]]:
+    """Spans of the passages that reached the prompt, chosen for the query that found them, and warnings."""
     chosen: dict[int, tuple[Span, ...]] = {}
+    warnings: list[str] = []
     for query in dict.fromkeys(passages[k][0] for k in there):
         own = [k for k in there if passages[k][0] == query]
-        chosen.update(zip(own, _choose(highlighter, query, [passages[k][1] for k in own]), strict=True))
-    return chosen
-
-
-def _choose(highlighter: Highlighter, question: str, passages: Sequence[Passage]) -> list[tuple[Span, ...]]:
-    return check_spans(passages, highlighter(question, passages))
+        spans, told = choose_spans(highlighter, query, [passages[k][1] for k in own])
+        chosen.update(zip(own, spans, strict=True))
+        warnings += told
+    return chosen, warnings

@@ -72,7 +72,8 @@ def chat_request(
             if isinstance(block, ImageBlock | AudioBlock | VideoBlock | DocumentBlock):
                 raise SekaLLMError(f"message {i} holds {type(block).__name__}: SekaLLM reads text only")
     prompts, warnings = marked_prompts(messages)
-    prompts = highlight_tool_outputs(messages, prompts, tool_highlighter)
+    prompts, told = highlight_tool_outputs(messages, prompts, tool_highlighter)
+    warnings += told
     said = [i for i, m in enumerate(messages) if _role(m) in ("user", "system")]
     prompts, warnings, options = _wanted(prompts, warnings, options, said)
     if engine.tokenizer.chat_template:
