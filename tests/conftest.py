@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tiny import KINDS, demo_tokenizer, random_bank, tiny_model
 
 from seka_rag import SteeredModel
 
-torch.set_num_threads(2)
+os.environ.pop("COLUMNS", None)  # pytest-xdist tells its processes 80, which would fix the width of consoles
+torch.set_num_threads(1)  # the tests run in several processes (-n in pyproject.toml)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -15,7 +15,7 @@ runner = CliRunner()
 
 
 def run(*args, code=0):
-    result = runner.invoke(app, [str(a) for a in args], env={"COLUMNS": "140", "TERM": "dumb"})
+    result = runner.invoke(app, [str(a) for a in args], env={"COLUMNS": "300", "TERM": "dumb"})
     assert result.exit_code == code, result.output + str(result.exception)
     return " ".join(result.output.split())
 
