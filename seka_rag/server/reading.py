@@ -143,13 +143,13 @@ def read_prompt(text: str, spans: Sequence[SpanBody]) -> Prompt:
 def check_limits(spans: Sequence[Span], steering: Any, model: SteeredModel, settings: ServerSettings) -> None:
     if len(spans) > settings.max_spans:
         raise LimitError(f"{len(spans)} highlights: this server takes {settings.max_spans} in a request")
-    weight = max((s.weight for s in spans), default=0.0)
-    method = steering if isinstance(steering, KeySteering) else model.steering if steering == "auto" else None
-    gains = [method.gain, getattr(method, "gain_neg", 0.0)] if method else []
+    weight = max([1.0, *(s.weight for s in spans)])
+    method = model.steering if steering == "auto" else steering
+    gains = [method.gain, getattr(method, "gain_neg", 0.0)] if isinstance(method, KeySteering) else []
     if steering == "auto" and method is None and model.bank is not None:
         gains = [model.bank.suggested_gain]
-    strongest = max((abs(g) for g in gains), default=0.0)
-    if isinstance(steering, KeySteering) and strongest > settings.max_gain or strongest * weight > settings.max_gain:
+    strongest = max((abs(gain) for gain in gains), default=0.0)
+    if strongest * weight > settings.max_gain:
         raise LimitError(
             f"gain {strongest:g} with weight {weight:g}: this server steers with at most {settings.max_gain:g}"
         )
