@@ -17,7 +17,7 @@ from seka_rag.errors import BusyError, GenerationTimeoutError, RemoteError, Seka
 from seka_rag.remote.wire import piece_of, read_error
 
 
-class _NotReached(RemoteError):
+class _NotReachedError(RemoteError):
     """No connection: the server has seen nothing of the request."""
 
 
@@ -30,7 +30,7 @@ class Server:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._ssl = httpx.create_ssl_context()
         self._retrying: dict[str, Any] = {
-            "retry": retry_if_exception_type((_NotReached, BusyError)),
+            "retry": retry_if_exception_type((_NotReachedError, BusyError)),
             "stop": stop_after_attempt(max_retries + 1),
             "wait": wait_exponential_jitter(initial=0.2, max=5),
             "reraise": True,
@@ -129,7 +129,7 @@ class Server:
         except SekaError:
             raise
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _NotReached(f"cannot reach {self.url}: {error}. Is the server running there?") from error
+            raise _NotReachedError(f"cannot reach {self.url}: {error}. Is the server running there?") from error
         except httpx.TimeoutException as error:
             raise GenerationTimeoutError(
                 f"no answer of {self.url} within {timeout or self.timeout:g} seconds; raise timeout, or ask for less"

@@ -21,9 +21,9 @@ _AT_ONCE = 8  # of the prompts of one list
 class RemoteModel:
     """A model behind ``seka-rag serve``, used like a SteeredModel. Highlights are sent as character offsets.
 
-    Calls take ``steering``, ``max_new_tokens``, ``stop``, ``seed``, ``timeout``, ``json_schema``, ``tools``,
-    ``tool_choice``, ``strict``, ``temperature``, ``top_p``, ``top_k``, ``min_p`` and ``repetition_penalty``, as ``SteeredModel.generate``
-    has them. Errors are of the classes that a local model raises.
+    Calls take these options, as ``SteeredModel.generate`` has them: ``steering``, ``max_new_tokens``, ``stop``, ``seed``,
+    ``timeout``, ``json_schema``, ``tools``, ``tool_choice``, ``strict``, ``temperature``, ``top_p``, ``top_k``, ``min_p`` and
+    ``repetition_penalty``. Errors are of the classes that a local model raises.
 
     Args:
         base_url: of the server, as ``http://host:8000/v1``.
