@@ -15,7 +15,10 @@ from seka_rag import Prompt, Seka, Span
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 EVIDENCE = "The home of Alec is in Lyon."
-TEXT = f"Context:\n{EVIDENCE} The letter arrived in the spring.\n\nQuestion: Which city is the home of Alec?"
+TEXT = (
+    f"Context:\n{EVIDENCE} The letter arrived in the spring.\n\nThe home of Alec is in Oslo.\n\n"
+    "Question: Which city is the home of Alec?"
+)
 START = TEXT.index(EVIDENCE)
 END = START + len(EVIDENCE)
 SPAN = {"start": START, "end": END, "weight": 0.75, "source": "note 1"}

@@ -69,8 +69,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(prompt, origin, call)
-        tokens = self.engine.tokenize(Prompt(prompt, tuple(span for _, span in highlights.spans)))
-        return Request(self.engine, tokens, options, highlights)
+        asked = Prompt(prompt, tuple(span for _, span in highlights.spans))
+        return Request(self.engine, asked, options, highlights)
 
     def _requests(
         self, prompts: list[str], stop: list[str] | None, run_manager: Any, call: dict[str, Any]
@@ -93,7 +93,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         rows = []
         for batch in self._requests(prompts, stop, run_manager, kwargs):
             self._wait()
-            rows += self._rows(self.engine.generate([r.tokens for r in batch], **batch[0].options), batch)
+            rows += self._rows(self.engine.generate([r.asked for r in batch], **batch[0].options), batch)
         return LLMResult(generations=rows)
 
     async def _agenerate(
@@ -108,7 +108,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         none: list[Request] = []
         while batch := await asyncio.to_thread(next, batches, none):
             await self._await_turn()
-            generations = await self.engine.agenerate([r.tokens for r in batch], **batch[0].options)
+            generations = await self.engine.agenerate([r.asked for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
@@ -153,7 +153,7 @@ class SekaLLM(SekaSettings, BaseLLM):
     ) -> AsyncIterator[GenerationChunk]:
         request = await asyncio.to_thread(self._request, prompt, stop, _origin(run_manager), kwargs)
         await self._await_turn()
-        stream = request.stream()
+        stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 chunk = GenerationChunk(text=piece)
