@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from tenacity import AsyncRetrying, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from seka_rag.errors import BusyError, GenerationTimeoutError, RemoteError, SekaError
 from seka_rag.remote.wire import piece_of, read_error
@@ -32,7 +32,7 @@ class Server:
         self._retrying: dict[str, Any] = {
             "retry": retry_if_exception_type((_NotReachedError, BusyError)),
             "stop": stop_after_attempt(max_retries + 1),
-            "wait": wait_exponential_jitter(initial=0.2, max=5),
+            "wait": wait_exponential(multiplier=0.2, max=5),
             "reraise": True,
         }
 

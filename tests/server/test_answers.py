@@ -7,7 +7,6 @@ import json
 import httpx
 import pytest
 from langchain_core.messages import HumanMessage
-from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
 
@@ -201,12 +200,7 @@ def test_chat_openai_of_langchain(url, wanted):
     assert llm.invoke(TEXT).content == wanted.text
     assert "".join(chunk.content for chunk in llm.stream(TEXT)) == wanted.text
 
-    @tool
-    def now(zone: str) -> str:
-        """What time it is."""
-        return "noon"
-
-    plain = ChatOpenAI(base_url=url, api_key="none", model="seka-demo", max_tokens=40)
+    plain = ChatOpenAI(base_url=url, api_key="none", model="seka-demo", max_tokens=80)
     forced = plain.bind_tools([TOOL], tool_choice="search").invoke("Hello")
     assert [c["name"] for c in forced.tool_calls] == ["search"]
     marked = {"type": "text", "text": EVIDENCE, "highlight": True}

@@ -58,7 +58,7 @@ class SekaSettings(Serializable):
     """Fields of both models. The loaded model is never part of a representation, a trace or a serialisation."""
 
     model: str
-    """A name on the Hub, a folder, or "seka-demo"; with ``base_url`` the name that the server gives it, and may be left out."""
+    """A name on the Hub, a folder, or "seka-demo"; with ``base_url`` what the server calls it, or nothing."""
     bank: Any = Field(default=None, repr=False)
     """A ProjectionBank or the folder of one; by default the one that ships with the model, if any."""
     steering: Any = "auto"
@@ -174,7 +174,10 @@ class SekaSettings(Serializable):
 
     @property
     def engine(self) -> SteeredModel | RemoteModel:
-        """The loaded model, or the one behind ``base_url``. The first use of its name loads it, which takes a while; models are shared by name."""
+        """The loaded model, or the one behind ``base_url``.
+
+        The first use of its name loads it, which takes a while; models are shared by name.
+        """
         if self.steered_model is not None:
             return self.steered_model
         if self._loaded is None and self.base_url is not None:

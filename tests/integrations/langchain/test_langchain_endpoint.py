@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from langchain_chains import ask, documents, rag
+from langchain_chains import ask, rag
 from langchain_core.messages import HumanMessage
 from langchain_seka import ChatSeka, SekaLLM, mark_message
 from langchain_tests.integration_tests import ChatModelIntegrationTests
@@ -53,9 +53,8 @@ async def test_streams_are_the_same(pairs):
     assert (await far.ainvoke([MARKED])).content == near.invoke([MARKED]).content
 
 
-def test_a_chain_highlights_what_it_retrieved(pairs, engine, url):
-    found = documents("Astrid moved to Lyon.")
-    near, far = (ask(rag(model, found)) for model in pairs[0])
+def test_a_chain_highlights_what_it_retrieved(pairs):
+    near, far = (rag(model).invoke(ask("Astrid")) for model in pairs[0])
     assert near.response_metadata["seka"]["highlights"] == far.response_metadata["seka"]["highlights"] != []
     assert near.content == far.content
 
@@ -82,17 +81,22 @@ def test_mistakes(engine, url):
     assert "secret" not in repr(ChatSeka(base_url=url, api_key="secret"))
 
 
+@pytest.fixture(scope="module")
+def leaning():
+    """The demo's model that ends its strings, as in the suites over the model in this process."""
+    model = SteeredModel.from_pretrained("seka-demo")
+    colon, quote = model.tokenizer.convert_tokens_to_ids([":", '"'])
+    model.hf_model.generation_config.sequence_bias = [[[quote], 14.0], [[colon, quote, quote], -28.0]]
+    with running(model) as url:
+        yield url
+
+
 class TestStandardOverHttp(TestStandardIntegration):
     url = ""
 
-    @pytest.fixture(autouse=True, scope="class")
-    def _served(self):
-        model = SteeredModel.from_pretrained("seka-demo")
-        colon, quote = model.tokenizer.convert_tokens_to_ids([":", '"'])
-        model.hf_model.generation_config.sequence_bias = [[[quote], 14.0], [[colon, quote, quote], -28.0]]
-        with running(model) as url:
-            TestStandardOverHttp.url = url
-            yield
+    @pytest.fixture(autouse=True)
+    def _served(self, leaning):
+        type(self).url = leaning
 
     @property
     def chat_model_params(self):
