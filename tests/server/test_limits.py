@@ -101,7 +101,8 @@ def test_numbers_that_are_none(post, number):
         f'{{"messages": [{{"role": "user", "content": "x"}}], "temperature": {number}}}',
         f'{{"messages": [{{"role": "user", "content": "x"}}], "seka": {{"spans": [{{"message": 0, "start": 0, "end": 1, '
         f'"weight": {number}}}]}}}}',
-        f'{{"messages": [{{"role": "user", "content": "x"}}], "seka": {{"steering": {{"method": "Seka", "gain": {number}}}}}}}',
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "seka": {{"steering": {{"method": "Seka", '
+        f'"gain": {number}}}}}}}',
     ):
         assert post("/chat/completions", body.encode()).status_code == 400
 
@@ -178,7 +179,8 @@ def test_a_client_that_goes_away_ends_its_generation(demo, passes, endless, stre
     with running(demo, max_concurrent=1) as url:
         host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
         body = json.dumps({**LONG, "stream": stream}).encode()
-        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         with socket.create_connection((host, int(port))) as client:
             client.sendall(head.encode() + body)
             until(lambda: len(passes) > 3)
@@ -206,7 +208,10 @@ async def test_fifty_at_once_are_as_each_alone(demo):
     asked = []
     for i in range(50):
         name, other = names[i % 5], ["Oslo", "Lyon", "Rome"][i % 3]
-        text = f"Context:\nThe home of {name} is in {other}.\n\nThe home of {name} is in Paris.\n\nQuestion: Which city is the home of {name}?"
+        text = (
+            f"Context:\nThe home of {name} is in {other}.\n\nThe home of {name} is in Paris.\n\n"
+            f"Question: Which city is the home of {name}?"
+        )
         start = text.index("The home") if i % 2 else text.rindex("The home")
         asked.append((text, start, start + 20 + i % 7, i % 10 / 4))
     with running(demo, max_concurrent=8) as url:
@@ -230,7 +235,8 @@ async def test_fifty_at_once_are_as_each_alone(demo):
         told = answer.json()
         assert told["choices"][0]["message"]["content"] == alone.text
         own = told["seka"]
-        assert [own.pop("highlights")[0][k] for k in ("start", "end")] == [start, end]
+        mark = own.pop("highlights")[0]
+        assert (mark["start"], mark["end"]) == (start, end)
         assert own == alone.report.as_dict()
     assert len({a.json()["choices"][0]["message"]["content"] for a in answers}) > 3
 
