@@ -91,8 +91,8 @@ def test_tools(near, far):
         {"role": "tool", "content": "Rome", "tool_call_id": got.tool_calls[0].id},
     ]
     assert far.chat(history, max_new_tokens=5) == near.chat(history, max_new_tokens=5)
-    cut = far.chat(MESSAGES, tool_choice="find", tools=[TOOL], max_new_tokens=8)
-    local = near.chat(MESSAGES, tool_choice="find", tools=[TOOL], max_new_tokens=8)
+    cut = far.chat(MESSAGES, tool_choice="find", tools=[TOOL], max_new_tokens=20)
+    local = near.chat(MESSAGES, tool_choice="find", tools=[TOOL], max_new_tokens=20)
     assert [(c.text, c.error) for c in cut.invalid_tool_calls] == [(c.text, c.error) for c in local.invalid_tool_calls]
     assert cut.invalid_tool_calls
 
@@ -206,7 +206,7 @@ class Other:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
     def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *exc):

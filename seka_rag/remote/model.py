@@ -83,7 +83,7 @@ class RemoteModel:
 
     def generate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
         """Continue a prompt, or several: a Generation, or a list of them."""
-        if isinstance(prompt, Prompt | str):
+        if isinstance(prompt, str) or not isinstance(prompt, Sequence):
             return self._ask(_COMPLETE, prompt_body(prompt, options), options)
         bodies = [prompt_body(p, options) for p in prompt]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -91,7 +91,7 @@ class RemoteModel:
 
     async def agenerate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
-        if isinstance(prompt, Prompt | str):
+        if isinstance(prompt, str) or not isinstance(prompt, Sequence):
             return await self._aask(_COMPLETE, prompt_body(prompt, options), options)
         turns = asyncio.Semaphore(_AT_ONCE)
 

@@ -282,6 +282,9 @@ class TestStart:
 
         from seka_rag.cli import app
 
+        audit = logging.getLogger("seka_rag.server")
+        monkeypatch.setattr(audit, "handlers", [])
+        monkeypatch.setattr(audit, "level", logging.NOTSET)
         given = {}
         monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.update(app=app, **options))
         args = ["serve", "seka-demo", "--port", "8123", "--max-gain", "2"]
