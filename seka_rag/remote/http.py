@@ -68,7 +68,9 @@ class Server:
         return asyncio.run(self._watched(path, body, timeout, emit, cancel))
 
     async def _watched(self, path: str, body: Any, timeout: Any, emit: Any, cancel: threading.Event) -> Any:
-        work = asyncio.ensure_future(AsyncRetrying(**self._retrying)(self._chunks, path, body, timeout, emit))
+        work: asyncio.Future[Any] = asyncio.ensure_future(
+            AsyncRetrying(**self._retrying)(self._chunks, path, body, timeout, emit)
+        )
         while not work.done():
             if cancel.is_set():
                 work.cancel()

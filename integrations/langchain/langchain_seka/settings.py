@@ -37,7 +37,7 @@ class Request:
     """One call, ready to run: what is asked, options of ``SteeredModel.generate``, and where the highlights came from."""
 
     engine: SteeredModel | RemoteModel
-    asked: Prompt | list[dict[str, Any]]
+    asked: Any  # a Prompt, or messages
     options: dict[str, Any]
     highlights: Highlights
 
