@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from seka_rag.errors import RemoteError
 from seka_rag.generation import Generation
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.remote.http import Server
@@ -62,7 +63,10 @@ class RemoteModel:
     def card(self) -> dict[str, Any]:
         """What the server says of its model; asked once."""
         if self._card is None:
-            self._card = self._server.send("/v1/models", None)["data"][0]
+            told = self._server.send("/v1/models", None).get("data") or [{}]
+            if not {"id", "max_model_len", "seka"} <= set(told[0]):
+                raise RemoteError(f"{self.base_url} does not describe its model as seka-rag's server does")
+            self._card = told[0]
         return self._card
 
     @property
