@@ -131,7 +131,7 @@ def rows(hidden: int, layers: int, rounds: int, triples: int, device: str, dtype
     few = short[: max(PASSAGES, triples // 2)]
     places = [(f"{PASSAGES} passages, answer in the {n}", among_passages(few, at)) for n, at in _places()]
     cases = [("template triples", short), *places, (f"{PASSAGES} passages, an answer in each", sharing_passages(few))]
-    yield "| triples | tokens, to the answer's end | vocabulary | three whole passes | seka-rag | ratio | projections differ by |"
+    yield "| triples | tokens, to the answer's end | vocabulary | three passes | seka-rag | ratio | projections differ by |"
     yield "|---|---|---|---|---|---|---|"
     for vocabulary in (32_000, 151_936):
         model = random_model(hidden, layers, vocabulary=vocabulary, device=device, dtype=dtype)
