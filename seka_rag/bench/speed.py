@@ -22,6 +22,10 @@ from seka_rag.bench.attention_bias import attention_bias
 from seka_rag.bench.memory import free, peak, start_peak
 from seka_rag.bench.models import random_bank, random_model
 from seka_rag.errors import SteeringError
+from seka_rag.hf.hooks import recording
+from seka_rag.hf.marks import Marks
+from seka_rag.hf.sites import find_key_sites
+from seka_rag.ops.keys import edit_keys
 from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.base import KeySteering, steer
 from seka_rag.steering.key_scaling import KeyScaling
@@ -155,6 +159,22 @@ def table(costs: dict[str, list[Cost]], ids: Tensor) -> Iterator[str]:
 
 
 @torch.inference_mode()
+def time_of_edits(model: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor, runs: int = 5) -> float:
+    """Seconds that SEKA's edits of one prefill take by themselves: less noisy than the difference of two prefills."""
+    edits = Seka(gain=0.5).edits(bank)
+    where = Marks(mask).window(0, ids.shape[1], ids.shape[0], ids.device)
+    with recording(find_key_sites(model)) as keys:
+        model(ids, use_cache=False, logits_to_keep=1)
+    times = []
+    for _ in range(runs):
+        began = _now(ids.device)
+        for layer, edit in edits.items():
+            edit_keys(keys[layer], *where, edit.to(ids.device))
+        times.append(_now(ids.device) - began)
+    return statistics.median(times)
+
+
+@torch.inference_mode()
 def added_host_time(model: Any, bank: ProjectionBank, device: str, runs: int = 30) -> float:
     """Seconds that steering adds to what the host does in one prefill: of so few tokens that nothing waits for the device."""
     ids = torch.full((1, 16), 10, device=device)
@@ -211,6 +231,12 @@ def main(
         costs = measure(model, ids, ways(model, banks, shape, share), 1 if warming else rounds, new_tokens, seconds)
         for row in table(costs, ids) if not warming else ():
             say(row)
+        prefill = statistics.median(c.prefill for c in costs["plain"])
+        for part in share if not warming else ():
+            alone = time_of_edits(model, bank, ids, _first(shape, part)) / prefill
+            say(
+                f"| {shape[0]} x {shape[1]:,} | the edits of SEKA alone, {part:.0%} highlighted | {alone:.4f} | | | | |"
+            )
     say(f"\nAdded host time of a steered prefill: {1000 * added_host_time(model, bank, device):.2f} ms.\n")
     if triples:
         for line in learning.rows(hidden, layers, min(rounds, 3), triples, device, kind):
