@@ -102,9 +102,8 @@ def collect_statistics(
             for chunk in _chunks(triples, batch_size):
                 usable = [three for three in (_tokenize(tokenizer, t) for t in chunk) if three]
                 if usable:
-                    prompts = [
-                        p for part in zip(*usable, strict=True) for p in part
-                    ]  # all neutral, then all relevant, ...
+                    # all neutral prompts, then all relevant, then all irrelevant ones
+                    prompts = [prompt for part in zip(*usable, strict=True) for prompt in part]
                     for layer, k in _answer_keys(sites, prompts, pad_id(tokenizer), device).items():
                         statistics.add(layer, *k.chunk(3))
                     statistics.tokens += sum(len(_answer(neutral)) for neutral, *_ in usable)
@@ -135,13 +134,13 @@ def _chunks(items: Sequence[ContrastiveTriple], size: int) -> Iterator[Sequence[
 
 
 def _tokenize(tokenizer: Any, triple: ContrastiveTriple) -> list[TokenizedPrompt] | None:
-    """The three prompts as tokens, or None if the answer's tokens differ between them."""
+    """The three prompts as tokens, or None if the answer has none (weight 0), or others in one of them."""
     try:
         three = [tokenize(tokenizer, prompt) for prompt in triple_prompts(triple)]
     except SpanError:
         return None
     answers = [[t.ids[i] for i in _answer(t)] for t in three]
-    return three if answers[0] == answers[1] == answers[2] else None
+    return three if answers[0] and answers[0] == answers[1] == answers[2] else None
 
 
 def _answer(prompt: TokenizedPrompt) -> list[int]:

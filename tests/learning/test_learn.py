@@ -215,8 +215,11 @@ def test_an_answer_of_other_tokens_is_skipped_and_counted(qwen3):
     backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     fine = ContrastiveTriple("c a", Span(0, 1), "b?", "d?")
-    statistics = collect_statistics(qwen3, tokenizer, [fine, fine])
-    assert (statistics.triples, statistics.skipped) == (2, 0)
+    unmarked = ContrastiveTriple("c a", Span(0, 1, weight=0.0), "b?", "d?")
+    found = collect_statistics(qwen3, tokenizer, [fine, unmarked, fine])
+    assert (found.triples, found.skipped) == (2, 1)
+    with pytest.raises(LearningError, match=r"none of the 1 triples could be used \(1 skipped\)"):
+        collect_statistics(qwen3, tokenizer, [unmarked])
 
 
 def test_learning_leaves_the_model_as_it_was(qwen3, tokenizer):
