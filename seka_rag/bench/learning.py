@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
+from seka_rag.bench.meters import now
 from seka_rag.bench.models import random_model
 from seka_rag.errors import LearningError
 from seka_rag.hf.loading import load_model
@@ -102,9 +102,9 @@ def compare(model: Any, tokenizer: Any, triples: Sequence[ContrastiveTriple], ro
     times: dict[str, list[float]] = {"ours": [], "plain": []}
 
     def timed(name: str, build: Callable[[], Any]) -> Any:
-        began = time.perf_counter()
+        began = now(model.device)
         built = build()
-        times[name].append(100 * (time.perf_counter() - began) / len(triples))
+        times[name].append(100 * (now(model.device) - began) / len(triples))
         return built
 
     difference = 0.0

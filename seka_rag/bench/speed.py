@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from seka_rag.bank import ExpertBank, ProjectionBank
 from seka_rag.bench import learning
 from seka_rag.bench.attention_bias import attention_bias
-from seka_rag.bench.memory import free, peak, start_peak
+from seka_rag.bench.meters import free, now, peak, start_peak
 from seka_rag.bench.models import random_bank, random_model
 from seka_rag.errors import SteeringError
 from seka_rag.hf.hooks import recording
@@ -67,21 +67,15 @@ def once(model: Any, ids: Tensor, new_tokens: int, way: Way) -> Cost:
     prompts = [ids, ids[:, -ids.shape[1] // 4 :]][: way.passes]
     caches: list[Any] = [None] * way.passes
     start_peak(ids.device)
-    times = [_now(ids.device)]
+    times = [now(ids.device)]
     with way.scope():
         for _ in range(1 + new_tokens):
             for i, prompt in enumerate(prompts):
                 given = prompt if caches[i] is None else ids[:, -1:]
                 caches[i] = model(given, past_key_values=caches[i], use_cache=True, logits_to_keep=1).past_key_values
-            times.append(_now(ids.device))
-    end = _now(ids.device)
+            times.append(now(ids.device))
+    end = now(ids.device)
     return Cost(times[1] - times[0], (times[-1] - times[1]) / new_tokens, end - times[0], float(peak(ids.device)))
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def ways(
@@ -167,10 +161,10 @@ def time_of_edits(model: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor, r
         model(ids, use_cache=False, logits_to_keep=1)
     times = []
     for _ in range(runs):
-        began = _now(ids.device)
+        began = now(ids.device)
         for layer, edit in edits.items():
             edit_keys(keys[layer], *where, edit.to(ids.device))
-        times.append(_now(ids.device) - began)
+        times.append(now(ids.device) - began)
     return statistics.median(times)
 
 
@@ -182,7 +176,8 @@ def added_host_time(model: Any, bank: ProjectionBank, device: str, runs: int = 3
     times: dict[str, list[float]] = {"plain": [], "steered": []}
     for _ in range(runs):
         for name, scope in (("plain", nullcontext), ("steered", lambda: _checked(model, bank, mask, Seka(gain=0.5)))):
-            began = _now(ids.device)
+            now(ids.device)  # the device is idle
+            began = time.perf_counter()
             with scope():
                 model(ids, use_cache=True, logits_to_keep=1)
                 host = time.perf_counter() - began

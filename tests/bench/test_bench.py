@@ -7,7 +7,7 @@ import torch
 
 from seka_rag.bank import ExpertBank
 from seka_rag.bench import learning, speed
-from seka_rag.bench.memory import free, peak, start_peak
+from seka_rag.bench.meters import free, peak, start_peak
 from seka_rag.bench.models import random_bank, random_model
 from seka_rag.errors import LearningError, SteeringError
 from seka_rag.learning.learn import learn_bank

@@ -1,4 +1,4 @@
-"""The most memory that something needed: of this process, or of a GPU."""
+"""Time, and the most memory that something needed: of this process, or of a GPU."""
 
 from __future__ import annotations
 
@@ -6,11 +6,21 @@ import ctypes
 import gc
 import re
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from seka_rag.errors import SettingError
+
+
+def now(device: torch.device) -> float:
+    """Seconds. A single thread on a processor is timed by what it computed, so that other load disturbs less."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def start_peak(device: torch.device) -> None:
