@@ -39,11 +39,10 @@ class Windows:
         if given is None:
             raise SteeringError("a forward pass without input_ids or inputs_embeds: its positions are not known")
         past, length = arguments.get("past_key_values"), int(given.shape[1])
-        if arguments.get("cache") is not None or not (past is None or hasattr(past, "get_seq_length")):
-            what = type(past if past is not None else arguments["cache"]).__name__
+        if not (past is None or hasattr(past, "get_seq_length")):
             raise UnsupportedModelError(
-                f"a forward pass with a {what}, which does not say where each request's tokens are (continuous batching "
-                "packs several into one row): it cannot be steered. Use generate"
+                f"a forward pass with a {type(past).__name__} as its cache, which does not say how many tokens it holds: it "
+                "cannot be steered. Use a cache of transformers"
             )
         start = 0 if past is None else past.get_seq_length()
         if isinstance(start, Tensor):  # a static cache; reading it makes the host wait for the device

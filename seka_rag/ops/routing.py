@@ -138,11 +138,11 @@ class RoutedEdit:
 def edit_keys_routed(
     keys: Tensor, rows: Tensor, columns: Tensor, weights: Tensor, edit: RoutedEdit, alpha: Tensor
 ) -> Tensor:
-    """New keys in which only the named tokens and heads differ, each row by its own mixture of experts.
+    """New keys in which only the named tokens and heads differ, each token by the mixture of experts of its prompt.
 
     Args:
         keys, rows, columns, weights: as in ``edit_keys``.
-        alpha: ``[B, h, M]`` weights of the experts in each row.
+        alpha: ``[n, h, M]`` weights of the experts for each highlighted token.
 
     Returns:
         ``[B, T, H, D]`` in the dtype of ``keys``; the arithmetic is float32.
@@ -151,6 +151,6 @@ def edit_keys_routed(
     index = (rows[:, None], columns[:, None], edit.heads[None, :])
     old = keys[index].float()  # [n, h, D]
     inner = torch.einsum("nhd,hdr->nhr", old, factors)
-    inner = inner * (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)[rows]
+    inner = inner * (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)
     delta = torch.einsum("nhr,hdr->nhd", inner, factors)
     return torch.index_put(keys, index, (old + weights[:, None, None] * delta).to(keys.dtype))

@@ -332,7 +332,7 @@ def test_decoding_reads_no_static_cache_and_taps_no_layer(monkeypatch):
             reads.clear()
             for token in (33, 34, 35):
                 model(torch.tensor([[token]]), past_key_values=cache)
-                assert attached(model) == 2 * steered  # the decoder, and its entry
+                assert attached(model) == 3 * steered  # the decoder, its entry, and that of continuous batching
             return len(reads)  # before the report is made
 
     decode(False)  # what is read once in a process
@@ -344,7 +344,7 @@ def test_what_cannot_be_steered_is_refused():
     options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 4, "do_sample": False}
     with pytest.raises(SteeringError, match="guidance_scale"), steer(model, bank, MASK, STRONG):
         model.generate(IDS, guidance_scale=1.5, **options)
-    with pytest.raises(UnsupportedModelError, match="continuous batching"), steer(model, bank, MASK, STRONG):
+    with pytest.raises(UnsupportedModelError, match="Continuous batching"), steer(model, bank, MASK, STRONG):
         model.model(IDS, cache=object())
     with pytest.raises(UnsupportedModelError, match="tuple"), steer(model, bank, MASK, STRONG):
         model.model(IDS, None, None, ((IDS, IDS),))
