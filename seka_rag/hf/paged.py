@@ -6,12 +6,14 @@ thread sees what is tapped there, and no other thread does. Which tokens are who
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from torch import nn
 
@@ -96,6 +98,7 @@ class Requests:
         for manager in running:
             manager.stop(hard_stop=True)
         for manager in managers:
+            _opened.discard(manager)
             vars(manager).pop("_run_generation_loop", None)
             vars(manager.input_queue).pop("put", None)
         fatal = [m.background_thread_status.fatal_error for m in managers]
@@ -111,6 +114,8 @@ class Requests:
 
 _following: ContextVar[tuple[Requests, ...]] = ContextVar("seka_following", default=())
 _serving: ContextVar[Any] = ContextVar("seka_serving", default=None)  # the manager whose thread this is
+_opened: WeakSet[Any] = WeakSet()  # managers that are followed, in all threads
+_lock = threading.Lock()
 
 
 @contextmanager
@@ -144,7 +149,10 @@ def _at_opening(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     followers = [r for r in _following.get() if r.host is model]
     if not followers:
         return manager
-    reasons = [r.refused for r in followers if r.refused] + _why_not(manager)
+    with _lock:
+        reasons = [r.refused for r in followers if r.refused] + _why_not(manager)
+        if not reasons:
+            _opened.add(manager)
     if reasons:
         if manager._original_attn_impl is not None:
             model.set_attn_implementation(manager._original_attn_impl)  # type: ignore[operator]
@@ -171,7 +179,17 @@ def _why_not(manager: Any) -> list[str]:
         )
     if getattr(manager.model, "_device_mesh", None) is not None:
         reasons.append("with tensor parallelism only one process knows the requests. Use generate")
+    if any(m is not manager and m.model is manager.model and not _stopped(m) for m in _opened):
+        reasons.append(
+            "another manager of this model is open, and transformers changes the model's configuration (is_causal) while "
+            "one of them runs, so that they disturb each other. Open one after the other"
+        )
     return reasons
+
+
+def _stopped(manager: Any) -> bool:
+    status = manager.background_thread_status
+    return bool(status.local_status == status.STOPPED)
 
 
 def _serve(manager: Any) -> None:
