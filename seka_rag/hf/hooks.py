@@ -53,6 +53,14 @@ def editing(
     tally, windows = Tally(routing=dict(routing or {})), Windows(marks.length)
     routes = routing is None and any(isinstance(edit, RoutedEdit) for edit in edits.values())
     requests = Requests(marks.lengths, _ROUTING if routes else "")
+    split: dict[int, LayerEdit] = {}  # layer -> edit of the heads that this process holds, if it does not hold all
+
+    def edit_of(layer: int, count: int) -> LayerEdit:
+        if count == sites.heads:
+            return edits[layer]
+        if layer not in split:
+            split[layer] = edits[layer].of_heads(sites.held(count))
+        return split[layer]
 
     def after_query(layer: int, last: Tensor | None, output: Tensor) -> None:
         if last is None:
@@ -61,12 +69,13 @@ def editing(
                 "later one than the highlights. Prefill in one piece, or use AdaSeka(two_pass=True)"
             )
         queries = sites.read_query(output)
-        edit: Any = edits[layer].to(queries.device)
-        tally.routing[layer] = edit.route(unit_queries(queries, last, edit.heads, sites.groups))
+        count = sites.owners(queries.shape[2])
+        edit: Any = edit_of(layer, count).to(queries.device)
+        tally.routing[layer] = edit.route(unit_queries(queries, last, edit.heads, queries.shape[2] // count))
 
     def after_key(layer: int, part: Part, output: Tensor) -> Tensor:
         keys = sites.read(output)
-        part, edit = part.to(keys.device), edits[layer].to(keys.device)
+        part, edit = part.to(keys.device), edit_of(layer, keys.shape[2]).to(keys.device)
         tally.done.setdefault(layer, []).append(part.inside)
         chosen = (part.rows, part.columns, part.weights)
         if isinstance(edit, KeyEdit):
@@ -142,11 +151,13 @@ def last_queries(sites: KeySites, attention_mask: Tensor, layers: Collection[int
         layers: which layers.
     """
     queries: dict[int, Tensor] = {}
-    last, heads = _last_real(attention_mask), torch.arange(sites.heads)
+    last = _last_real(attention_mask)
 
     def record(layer: int, output: Tensor) -> None:
         q = sites.read_query(output)
-        queries[layer] = unit_queries(q, last.to(q.device), heads.to(q.device), sites.groups)
+        count = sites.owners(q.shape[2])
+        heads = torch.arange(count, device=q.device)
+        queries[layer] = unit_queries(q, last.to(q.device), heads, q.shape[2] // count)
 
     with tapped(sites.decoder, lambda _: [(sites.query_modules[i], partial(record, i)) for i in layers]):
         yield queries

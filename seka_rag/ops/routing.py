@@ -125,6 +125,13 @@ class RoutedEdit:
             )
         return weights.to(query) * self.experts.present
 
+    def of_heads(self, held: range) -> RoutedEdit:
+        """The part of the edit on some of the heads, which are counted from the first of them."""
+        e = self.experts
+        kept = (e.heads >= held.start) & (e.heads < held.stop)
+        there = replace(e, heads=e.heads[kept] - held.start, factors=e.factors[kept], values=e.values[kept])
+        return replace(self, experts=there)
+
     def to(self, device: torch.device) -> RoutedEdit:
         """The edit on a device, where it is copied once."""
         if device not in self._placed:

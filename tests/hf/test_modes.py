@@ -312,7 +312,7 @@ def test_caches_that_are_used_again():
             for token in (33, 34):
                 model(torch.tensor([[token]]), past_key_values=cache)
             assert torch.allclose(again, whole, atol=1e-4)
-    with torch.no_grad(), steer(model, bank, MASK, STRONG):
+    with torch.no_grad(), steer(model, bank, torch.nn.functional.pad(MASK, (0, 6)), STRONG):
         cache = DynamicCache()
         model(torch.cat([IDS, IDS[:, :6]], 1), past_key_values=cache)  # speculation ran on, and is taken back
         cache.crop(-6 - 4)  # into the prompt, whose last tokens come again
