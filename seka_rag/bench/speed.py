@@ -156,14 +156,14 @@ def table(costs: dict[str, list[Cost]], ids: Tensor) -> Iterator[str]:
 def time_of_edits(model: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor, runs: int = 5) -> float:
     """Seconds that SEKA's edits of one prefill take by themselves: less noisy than the difference of two prefills."""
     edits = Seka(gain=0.5).edits(bank)
-    where = Marks(mask).window(0, ids.shape[1], ids.shape[0], ids.device)
+    part = Marks(mask).window(0, ids.shape[1], ids.shape[0]).to(ids.device)
     with recording(find_key_sites(model)) as keys:
         model(ids, use_cache=False, logits_to_keep=1)
     times = []
     for _ in range(runs):
         began = now(ids.device)
         for layer, edit in edits.items():
-            edit_keys(keys[layer], *where, edit.to(ids.device))
+            edit_keys(keys[layer], part.rows, part.columns, part.weights, edit.to(ids.device))
         times.append(now(ids.device) - began)
     return statistics.median(times)
 
