@@ -13,6 +13,7 @@ from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import SteeredModel
+from seka_rag.remote.model import RemoteModel
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.scope import highlighting, open_highlighting
 from seka_rag.shared import bank_name, shared_model
@@ -43,6 +44,7 @@ __all__ = [
     "ProjectionBank",
     "Prompt",
     "RandomProjection",
+    "RemoteModel",
     "SekaError",
     "Seka",
     "Span",

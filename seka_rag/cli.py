@@ -1,4 +1,4 @@
-"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``merge`` and ``inspect``."""
+"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``merge``, ``inspect`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from seka_rag import bank_commands
+from seka_rag import bank_commands, serve_command
 from seka_rag.terminal import console, errors, highlighted, quiet, reporting
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
@@ -40,7 +40,7 @@ def _options(
     """RAG answers that follow the evidence: attention steering towards retrieved passages."""
 
 
-for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect):
+for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect, serve_command.serve):
     app.command()(command)
 
 

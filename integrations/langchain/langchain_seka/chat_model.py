@@ -26,7 +26,7 @@ from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
 from langchain_seka.structured import Method, options_and_parser
 from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
-from seka_rag import Generation, highlighting
+from seka_rag import Generation
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
 _origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
@@ -154,10 +154,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(messages, origin, call)
-        tools = options.get("tools") if options.get("tool_choice") != "none" else None
-        with highlighting(()):  # what an open block marks is among the highlights already
-            tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
-        return Request(self.engine, tokens, options, highlights)
+        return Request(self.engine, to_chat(messages, highlights.spans), options, highlights)
 
     def _generate(
         self,
@@ -200,7 +197,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
-        stream = request.stream()
+        stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))

@@ -69,9 +69,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(prompt, origin, call)
-        with highlighting(()):  # what an open block marks is among the highlights already
-            tokens = self.engine.tokenize(Prompt(prompt, tuple(span for _, span in highlights.spans)))
-        return Request(self.engine, tokens, options, highlights)
+        asked = Prompt(prompt, tuple(span for _, span in highlights.spans))
+        return Request(self.engine, asked, options, highlights)
 
     def _requests(
         self, prompts: list[str], stop: list[str] | None, run_manager: Any, call: dict[str, Any]
@@ -94,7 +93,9 @@ class SekaLLM(SekaSettings, BaseLLM):
         rows = []
         for batch in self._requests(prompts, stop, run_manager, kwargs):
             self._wait()
-            rows += self._rows(self.engine.generate([r.tokens for r in batch], **batch[0].options), batch)
+            with highlighting(()):  # what an open block marks is among the highlights already
+                generations = self.engine.generate([r.asked for r in batch], **batch[0].options)
+            rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
     async def _agenerate(
@@ -109,7 +110,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         none: list[Request] = []
         while batch := await asyncio.to_thread(next, batches, none):
             await self._await_turn()
-            generations = await self.engine.agenerate([r.tokens for r in batch], **batch[0].options)
+            with highlighting(()):
+                generations = await self.engine.agenerate([r.asked for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
@@ -154,7 +156,7 @@ class SekaLLM(SekaSettings, BaseLLM):
     ) -> AsyncIterator[GenerationChunk]:
         request = await asyncio.to_thread(self._request, prompt, stop, _origin(run_manager), kwargs)
         await self._await_turn()
-        stream = request.stream()
+        stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 chunk = GenerationChunk(text=piece)
