@@ -195,7 +195,7 @@ def test_a_client_that_goes_away_ends_its_generation(demo, passes, endless, stre
 
 
 async def test_a_full_queue_and_a_timeout(demo, endless):
-    with running(demo, max_concurrent=1, max_queue=1, timeout=0.7) as url:
+    with running(demo, max_concurrent=1, max_queue=1, timeout=2) as url:
         async with httpx.AsyncClient(timeout=30) as client:
             answers = await asyncio.gather(*(client.post(url + "/completions", json=LONG) for _ in range(4)))
     told = sorted((a.status_code, a.json()["error"]["code"]) for a in answers)
