@@ -8,6 +8,7 @@ from seka_rag.errors import SekaError
 from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.highlight.trust import choose_spans
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
@@ -55,6 +56,7 @@ __all__ = [
     "as_steering",
     "bank_name",
     "check_spans",
+    "choose_spans",
     "highlighting",
     "learn_bank",
     "learn_experts",

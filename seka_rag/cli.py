@@ -17,11 +17,29 @@ from seka_rag.terminal import console, errors, highlighted, quiet, reporting
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 
 app = typer.Typer(
-    help="RAG answers that follow the evidence: attention steering towards retrieved passages.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from seka_rag import __version__
+
+        console.print(f"seka-rag {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """RAG answers that follow the evidence: attention steering towards retrieved passages."""
+
+
 for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect, serve_command.serve):
     app.command()(command)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError
-from seka_rag.hf.marks import Marks, Tally
+from seka_rag.hf.marks import Marks, Part, Tally
+from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.taps import Tap, tapped
 from seka_rag.hf.window import Windows, check_gradients
@@ -24,7 +25,11 @@ LayerEdit = KeyEdit | RoutedEdit
 
 @contextmanager
 def editing(
-    sites: KeySites, marks: Marks, edits: Mapping[int, LayerEdit], routing: Mapping[int, Tensor] | None = None
+    sites: KeySites,
+    marks: Marks,
+    edits: Mapping[int, LayerEdit],
+    routing: Mapping[int, Tensor] | None = None,
+    model: nn.Module | None = None,
 ) -> Iterator[Tally]:
     """Edit the keys of marked tokens in every forward pass inside the ``with``.
 
@@ -34,6 +39,7 @@ def editing(
         edits: layer -> edit. A routed edit takes its weights from the query of the row's last prompt token, which the
             same layer computes before its keys are used.
         routing: layer -> weights of the experts ``[B, h, M]``, if they are known already.
+        model: the whole model, if its continuous batching is to be steered.
 
     Yields:
         The tally of what was edited, complete when the block ends.
@@ -45,6 +51,16 @@ def editing(
     if without:
         raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
     tally, windows = Tally(routing=dict(routing or {})), Windows(marks.length)
+    routes = routing is None and any(isinstance(edit, RoutedEdit) for edit in edits.values())
+    requests = Requests(marks.lengths, _ROUTING if routes else "")
+    split: dict[int, LayerEdit] = {}  # layer -> edit of the heads that this process holds, if it does not hold all
+
+    def edit_of(layer: int, count: int) -> LayerEdit:
+        if count == sites.heads:
+            return edits[layer]
+        if layer not in split:
+            split[layer] = edits[layer].of_heads(sites.held(count))
+        return split[layer]
 
     def after_query(layer: int, last: Tensor | None, output: Tensor) -> None:
         if last is None:
@@ -53,37 +69,59 @@ def editing(
                 "later one than the highlights. Prefill in one piece, or use AdaSeka(two_pass=True)"
             )
         queries = sites.read_query(output)
-        edit: Any = edits[layer].to(queries.device)
-        tally.routing[layer] = edit.route(unit_queries(queries, last, edit.heads, sites.groups))
+        count = sites.owners(queries.shape[2])
+        edit: Any = edit_of(layer, count).to(queries.device)
+        tally.routing[layer] = edit.route(unit_queries(queries, last, edit.heads, queries.shape[2] // count))
 
-    def after_key(layer: int, window: tuple[int, int], output: Tensor) -> Tensor:
+    def after_key(layer: int, part: Part, output: Tensor) -> Tensor:
         keys = sites.read(output)
-        chosen = marks.window(*window, len(keys), keys.device)
-        edit = edits[layer].to(keys.device)
-        tally.done.setdefault(layer, []).append(window)
+        part, edit = part.to(keys.device), edit_of(layer, keys.shape[2]).to(keys.device)
+        tally.done.setdefault(layer, []).append(part.inside)
+        chosen = (part.rows, part.columns, part.weights)
         if isinstance(edit, KeyEdit):
             return sites.write(output, edit_keys(keys, *chosen, edit))
-        alpha = tally.routing[layer]
-        if routing is not None:  # given for the batch, whose rows may be repeated
-            alpha = alpha.to(keys.device).repeat_interleave(len(keys) // marks.batch, 0)
-        return sites.write(output, edit_keys_routed(keys, *chosen, edit, alpha))
+        alpha = tally.routing[layer].to(keys.device)  # of the mask's rows if it was given, else of the rows in the pass
+        return sites.write(output, edit_keys_routed(keys, *chosen, edit, alpha[part.rows if routes else part.owners]))
 
     def enter(arguments: dict[str, Any]) -> Iterator[tuple[nn.Module, Tap]]:
-        window = windows.read(arguments)
-        if window is None:
-            return  # decoding: nothing to do, nothing computed
-        tally.seen.append(window)
-        if not marks.inside(*window).any():
+        last = None
+        if arguments.get("cache") is not None:
+            segments = requests.segments(arguments)
+            if not segments:
+                return  # decoding: nothing to do, nothing computed
+            tally.seen.extend(s.start for s in segments)
+            part = marks.packed(segments)
+        else:
+            window = windows.read(arguments)
+            if window is None:
+                return  # likewise
+            tally.seen.append(window[0])
+            part = marks.window(*window, len(_given(arguments)))
+            last = _last_tokens(arguments, window, marks.length) if routes else None
+        if not part.inside.any():
             return
         check_gradients(sites.decoder)
-        last = _last_tokens(arguments, window, marks.length)
         for layer, edit in edits.items():
-            if routing is None and isinstance(edit, RoutedEdit):  # before the keys: they may be in the same output
+            if routes and isinstance(edit, RoutedEdit):  # before the keys: they may be in the same output
                 yield sites.query_modules[layer], partial(after_query, layer, last)
-            yield sites.modules[layer], partial(after_key, layer, window)
+            yield sites.modules[layer], partial(after_key, layer, part)
 
-    with tapped(sites.decoder, enter):
+    with ExitStack() as stack:
+        stack.enter_context(tapped(sites.decoder, enter))
+        if model is not None:
+            stack.enter_context(following(model, requests))
         yield tally
+
+
+_ROUTING = (
+    "a request may be prefilled in pieces, the last of which holds the query that chooses its experts. Give the weights of "
+    "an earlier pass: steer(..., routing=route(...))"
+)
+
+
+def _given(arguments: dict[str, Any]) -> Tensor:
+    ids = arguments.get("input_ids")
+    return arguments["inputs_embeds"] if ids is None else ids
 
 
 def _last_tokens(arguments: dict[str, Any], window: tuple[int, int], length: int) -> Tensor | None:
@@ -92,8 +130,7 @@ def _last_tokens(arguments: dict[str, Any], window: tuple[int, int], length: int
     A padding mask says so; without one, or with a mask that is already expanded (``generate`` then pads on the left),
     it is the last position of the prompt.
     """
-    given, mask, start = arguments.get("input_ids"), arguments.get("attention_mask"), window[0]
-    given = arguments["inputs_embeds"] if given is None else given
+    given, mask, start = _given(arguments), arguments.get("attention_mask"), window[0]
     if sum(window) < length:
         return None
     if isinstance(mask, Tensor) and mask.ndim == 2:
@@ -114,11 +151,13 @@ def last_queries(sites: KeySites, attention_mask: Tensor, layers: Collection[int
         layers: which layers.
     """
     queries: dict[int, Tensor] = {}
-    last, heads = _last_real(attention_mask), torch.arange(sites.heads)
+    last = _last_real(attention_mask)
 
     def record(layer: int, output: Tensor) -> None:
         q = sites.read_query(output)
-        queries[layer] = unit_queries(q, last.to(q.device), heads.to(q.device), sites.groups)
+        count = sites.owners(q.shape[2])
+        heads = torch.arange(count, device=q.device)
+        queries[layer] = unit_queries(q, last.to(q.device), heads, q.shape[2] // count)
 
     with tapped(sites.decoder, lambda _: [(sites.query_modules[i], partial(record, i)) for i in layers]):
         yield queries

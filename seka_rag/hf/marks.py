@@ -2,26 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seka_rag.errors import SteeringError
 
+#: ``[B, T]``, or one row of weights for each of several requests, each as long as its request.
+Mask = Tensor | Sequence[Tensor | Sequence[float]]
 
-class Marks:
-    """The highlighted tokens of a padded batch.
 
-    Args:
-        mask: ``[B, T]`` bool, or float weights with 0 for no highlight; T is the whole prompt, padding included.
+class Segment(NamedTuple):
+    """``length`` tokens of the request of a row, from its position ``start``, which are at ``offset`` in a packed pass."""
+
+    row: int
+    start: int
+    length: int
+    offset: int
+
+
+@dataclass(eq=False)
+class Part:
+    """The highlighted tokens that one forward pass holds.
+
+    Attributes:
+        inside: which of all highlighted tokens: bool ``[n]``.
+        rows, columns: where they are in the pass ``[k]``; k is a multiple where rows are repeated.
+        weights: ``[k]`` float32.
+        owners: ``[k]`` their rows in the mask.
     """
 
-    def __init__(self, mask: Tensor) -> None:
-        if mask.ndim != 2:
-            raise SteeringError(f"the mask must be [batch, tokens], not {list(mask.shape)}")
-        mask = mask.detach().cpu()
+    inside: Tensor
+    rows: Tensor
+    columns: Tensor
+    weights: Tensor
+    owners: Tensor
+    _placed: dict[torch.device, Part] = field(default_factory=dict, init=False, repr=False)
+
+    def to(self, device: torch.device) -> Part:
+        """The part on a device, where it is copied once."""
+        if device not in self._placed:
+            with torch.inference_mode(False):  # a later pass may want gradients
+                there = (t.to(device) for t in (self.rows, self.columns, self.weights, self.owners))
+                self._placed[device] = Part(self.inside, *there)
+        return self._placed[device]
+
+
+class Marks:
+    """The highlighted tokens of a padded batch, or of several requests.
+
+    Args:
+        mask: ``[B, T]`` bool, or float weights with 0 for no highlight; T is the whole prompt, padding included. Or a list
+            of rows, each as long as its request.
+
+    Attributes:
+        lengths: of the rows.
+        length: T, the longest of them.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        if isinstance(mask, Tensor):
+            if mask.ndim != 2:
+                raise SteeringError(f"the mask must be [batch, tokens], not {list(mask.shape)}")
+            mask = mask.detach().cpu()
+            self.lengths = (mask.shape[1],) * mask.shape[0]
+        else:
+            rows = [torch.as_tensor(row).detach().cpu().float() for row in mask]
+            if not rows or any(row.ndim != 1 for row in rows):
+                raise SteeringError("a mask that is a list must hold one row of weights for each prompt")
+            self.lengths = tuple(len(row) for row in rows)
+            mask = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         if not mask.float().isfinite().all():
             raise SteeringError("the mask holds weights that are not finite")
         if (mask < 0).any():
@@ -29,36 +82,51 @@ class Marks:
         self.batch, self.length = mask.shape
         self.rows, self.columns = mask.nonzero(as_tuple=True)
         self.weights = mask[self.rows, self.columns].float()
-        self._windows: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+        self._windows: dict[tuple[int, int, int], Part] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def inside(self, start: int, length: int) -> Tensor:
-        """Which highlighted tokens are in positions ``[start, start + length)``: bool ``[n]``."""
-        return (self.columns >= start) & (self.columns < start + length)
-
-    def window(self, start: int, length: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, columns and weights ``[n]`` of the highlights in a window, on a device; columns count from its start.
+    def window(self, start: int, length: int, batch: int) -> Part:
+        """The highlights in positions ``[start, start + length)`` of all rows; columns count from ``start``.
 
         ``batch`` may be a multiple of B: beams and several returned sequences repeat each row in place.
         """
-        key = (start, length, batch, device)
+        key = (start, length, batch)
         if key not in self._windows:
             with torch.inference_mode(False):  # a later pass may want gradients
                 self._windows[key] = self._cut(*key)
         return self._windows[key]
 
-    def _cut(self, start: int, length: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    def _cut(self, start: int, length: int, batch: int) -> Part:
         if batch % self.batch:
             raise SteeringError(
                 f"a forward pass of {batch} rows while steering a batch of {self.batch}: rows cannot be matched"
             )
-        inside, times = self.inside(start, length), batch // self.batch
+        if len(set(self.lengths)) > 1:
+            raise SteeringError(
+                f"the rows of the mask have different lengths ({min(self.lengths)} to {self.length}), which only continuous "
+                "batching takes (generate_batch). For generate and forward give a mask [batch, tokens], padded as the prompts"
+            )
+        inside, times = self._between(start, length), batch // self.batch
+        owners = self.rows[inside].repeat_interleave(times)
         rows = (self.rows[inside][:, None] * times + torch.arange(times)).flatten()
         columns = (self.columns[inside] - start).repeat_interleave(times)
-        weights = self.weights[inside].repeat_interleave(times)
-        return rows.to(device), columns.to(device), weights.to(device)
+        return Part(inside, rows, columns, self.weights[inside].repeat_interleave(times), owners)
+
+    def packed(self, segments: Sequence[Segment]) -> Part:
+        """The highlights in a pass ``[1, T]`` that holds pieces of several rows one after another."""
+        here = [(self.rows == s.row) & self._between(s.start, s.length) for s in segments]
+        found = torch.cat([h.nonzero()[:, 0] for h in here]) if here else torch.empty(0, dtype=torch.long)
+        shift = torch.tensor([s.offset - s.start for s in segments], dtype=torch.long)
+        counts = torch.tensor([int(h.sum()) for h in here], dtype=torch.long)
+        inside = torch.zeros(len(self), dtype=torch.bool)
+        inside[found] = True
+        columns = self.columns[found] + shift.repeat_interleave(counts)
+        return Part(inside, torch.zeros_like(found), columns, self.weights[found], self.rows[found])
+
+    def _between(self, start: int, length: int) -> Tensor:
+        return (self.columns >= start) & (self.columns < start + length)
 
 
 @dataclass
@@ -66,21 +134,17 @@ class Tally:
     """What was really edited.
 
     Attributes:
-        seen: start and length of the forward passes over the prompt.
-        done: layer -> those of the passes in which its keys were edited.
+        seen: positions at which forward passes over the prompt began.
+        done: layer -> which of the highlighted tokens were edited in it, bool ``[n]``, pass by pass.
         routing: layer -> weights of the experts in it ``[B, h, M]``.
     """
 
-    seen: list[tuple[int, int]] = field(default_factory=list)
-    done: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    seen: list[int] = field(default_factory=list)
+    done: dict[int, list[Tensor]] = field(default_factory=dict)
     routing: dict[int, Tensor] = field(default_factory=dict)
 
     def edited(self, marks: Marks, layers: Collection[int]) -> int:
         """How many of the marked tokens were edited in each of the layers."""
-        everywhere = torch.ones(len(marks), dtype=torch.bool)
-        for layer in layers:
-            here = torch.zeros_like(everywhere)
-            for start, length in self.done.get(layer, ()):
-                here |= marks.inside(start, length)
-            everywhere &= here
+        none = torch.zeros(len(marks), dtype=torch.bool)
+        everywhere = torch.stack([torch.stack([none, *self.done.get(layer, ())]).any(0) for layer in layers]).all(0)
         return int(everywhere.sum())

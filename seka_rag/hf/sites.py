@@ -27,6 +27,7 @@ class KeySites:
         heads, head_dim: H key-value heads of size D in the whole model; a model split by heads has fewer in each output.
         warning: what a user should know of how they were found.
         groups: G query heads per key-value head, as configured; where layers differ, the shape of their queries tells.
+        shard: this process, from 0, and how many there are, among which the heads are split (tensor parallelism).
     """
 
     model_type: str
@@ -39,6 +40,27 @@ class KeySites:
     head_dim: int
     groups: int
     warning: str = ""
+    shard: tuple[int, int] = (0, 1)
+
+    def held(self, count: int) -> range:
+        """Which key-value heads an output with ``count`` of them holds.
+
+        Raises:
+            UnsupportedModelError: the heads are not split evenly among the processes.
+        """
+        process, processes = self.shard
+        if count == self.heads:
+            return range(count)
+        if count * processes != self.heads:
+            raise UnsupportedModelError(
+                f"an output with {count} of the {self.heads} key-value heads in process {process + 1} of {processes}: which "
+                "heads these are is not known, so they cannot be steered"
+            )
+        return range(process * count, (process + 1) * count)
+
+    def owners(self, queries: int) -> int:
+        """How many key-value heads so many query heads belong to."""
+        return self.heads if self.shard[1] == 1 else queries // self.groups
 
     def read(self, output: Tensor) -> Tensor:
         """The keys in the output of a key module: ``[B, T, H, D]``, a view where the layout allows one."""
@@ -128,12 +150,23 @@ def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:
             f"this {family} model is not built as its family is: a layer below {layout.blocks!r} has no {layout.key.path!r}"
             + (f" or no {layout.query.path!r}" if layout.query else "")
         )
-    shapes = {_shape(config, layout, i) for i in modules}
+    differ = getattr(config, "per_layer_attributes", None)  # else one layer speaks for all
+    shapes = {_shape(config, layout, i) for i in (modules if differ else [min(modules)])}
     if len(shapes) > 1:
         raise UnsupportedModelError(f"the layers of this {family} model have different heads: {sorted(shapes)}")
     (heads, head_dim), *_ = shapes
     groups = setting(config, "num_attention_heads", min(modules)) // heads
-    return KeySites(family, layout, decoder, len(blocks), modules, queries, heads, head_dim, groups, warning)
+    return KeySites(
+        family, layout, decoder, len(blocks), modules, queries, heads, head_dim, groups, warning, _shard(model)
+    )
+
+
+def _shard(model: nn.Module) -> tuple[int, int]:
+    mesh = getattr(model, "_device_mesh", None)
+    if mesh is None:
+        return 0, 1
+    mesh = mesh["tp"] if "tp" in (mesh.mesh_dim_names or ()) else mesh
+    return mesh.get_local_rank(), mesh.size()
 
 
 def _below(module: nn.Module, path: str) -> Any:

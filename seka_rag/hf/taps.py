@@ -37,7 +37,7 @@ class _Opening:
 
 @dataclass
 class _Front:
-    """A module whose ``forward`` is replaced: by how many, and its own one if it was set on the instance."""
+    """A method of one module that is replaced: by how many, and its own one if it was set on the instance."""
 
     holders: int
     own: Any
@@ -45,7 +45,7 @@ class _Front:
 
 _open: ContextVar[tuple[_Opening, ...]] = ContextVar("seka_open", default=())
 _pass: ContextVar[dict[nn.Module, list[Tap]]] = ContextVar("seka_pass")
-_fronts: dict[nn.Module, _Front] = {}
+_fronts: dict[tuple[nn.Module, str], _Front] = {}
 _lock = threading.Lock()
 
 
@@ -56,7 +56,7 @@ def tapped(decoder: nn.Module, enter: Enter) -> Iterator[None]:
     Several on one decoder act in the order in which they were opened.
     """
     opening = _Opening(decoder, enter)
-    with _fronted([decoder], _functions()[0]):
+    with fronted([decoder], _functions()[0]):
         _open.set((*_open.get(), opening))
         try:
             yield
@@ -66,36 +66,38 @@ def tapped(decoder: nn.Module, enter: Enter) -> Iterator[None]:
 
 
 @contextmanager
-def _fronted(modules: Iterable[nn.Module], front: Callable[..., Any]) -> Iterator[None]:
-    """Put ``front(module, ...)`` in front of the ``forward`` of each module; undone on any way out."""
+def fronted(modules: Iterable[nn.Module], front: Callable[..., Any], method: str = "forward") -> Iterator[None]:
+    """Put ``front(module, ...)`` in front of a method of each module, in all threads; undone on any way out."""
     with ExitStack() as stack:
         for module in modules:
+            key = (module, method)
             with _lock:
-                if module not in _fronts:
-                    _fronts[module] = _Front(0, vars(module).get("forward"))
-                    module.forward = MethodType(front, module)
-                _fronts[module].holders += 1
-                stack.callback(_release, module)
+                if key not in _fronts:
+                    _fronts[key] = _Front(0, vars(module).get(method))
+                    setattr(module, method, MethodType(front, module))
+                _fronts[key].holders += 1
+                stack.callback(_release, key)
         yield
 
 
-def _release(module: nn.Module) -> None:
+def _release(key: tuple[nn.Module, str]) -> None:
+    (module, method), front = key, _fronts[key]
     with _lock:
-        front = _fronts[module]
         front.holders -= 1
         if front.holders:
             return
         if front.own is None:
-            del module.forward
+            delattr(module, method)
         else:
-            module.forward = front.own
-        del _fronts[module]
+            setattr(module, method, front.own)
+        del _fronts[key]
 
 
-def _own_forward(module: nn.Module) -> Callable[..., Any]:
-    front = _fronts.get(module)
-    own = vars(module).get("forward") if front is None else front.own  # None: another thread has just released it
-    return MethodType(type(module).forward, module) if own is None else own
+def own(module: nn.Module, method: str = "forward") -> Callable[..., Any]:
+    """The module's own method, behind what is in front of it."""
+    front = _fronts.get((module, method))
+    found = vars(module).get(method) if front is None else front.own  # None: another thread has just released it
+    return MethodType(getattr(type(module), method), module) if found is None else found
 
 
 @cache  # when first used, and then always the same: the import is heavy, and compiled code depends on the identity
@@ -108,7 +110,7 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     @torch.compiler.disable(recursive=False)
     def at_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = _own_forward(module)(*args, **kwargs)
+        output = own(module)(*args, **kwargs)
         for tap in _pass.get({}).get(module, ()):
             changed = tap(output)
             output = output if changed is None else changed
@@ -116,7 +118,7 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     @torch.compiler.disable(recursive=False)
     def at_decoder(decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        forward = _own_forward(decoder)
+        forward = own(decoder)
         taps: dict[nn.Module, list[Tap]] = {}
         for opening in _open.get():
             if opening.decoder is decoder and not opening.closed:
@@ -126,7 +128,7 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
             return forward(*args, **kwargs)
         token = _pass.set(taps)
         try:
-            with _fronted(taps, at_module):
+            with fronted(taps, at_module):
                 return eagerly(getattr(forward, "_torchdynamo_orig_callable", forward), args, kwargs)
         finally:
             _pass.reset(token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 from weakref import WeakSet
 
@@ -30,8 +31,9 @@ class Windows:
             arguments: those of the decoder's forward pass, by name.
 
         Raises:
-            SteeringError: the pass has neither ``input_ids`` nor ``inputs_embeds``; or it begins another, shorter sequence
-                after the prompt (as the unconditional half of classifier-free guidance does).
+            SteeringError: the pass has neither ``input_ids`` nor ``inputs_embeds``; it goes beyond the prompt in one piece,
+                other than with the guesses of assisted decoding; or it begins another, shorter sequence after the prompt (as
+                the unconditional half of classifier-free guidance does).
             UnsupportedModelError: its cache does not say how many tokens it holds.
         """
         given = arguments.get("input_ids")
@@ -39,11 +41,10 @@ class Windows:
         if given is None:
             raise SteeringError("a forward pass without input_ids or inputs_embeds: its positions are not known")
         past, length = arguments.get("past_key_values"), int(given.shape[1])
-        if arguments.get("cache") is not None or not (past is None or hasattr(past, "get_seq_length")):
-            what = type(past if past is not None else arguments["cache"]).__name__
+        if not (past is None or hasattr(past, "get_seq_length")):
             raise UnsupportedModelError(
-                f"a forward pass with a {what}, which does not say where each request's tokens are (continuous batching "
-                "packs several into one row): it cannot be steered. Use generate"
+                f"a forward pass with a {type(past).__name__} as its cache, which does not say how many tokens it holds: it "
+                "cannot be steered. Use a cache of transformers"
             )
         start = 0 if past is None else past.get_seq_length()
         if isinstance(start, Tensor):  # a static cache; reading it makes the host wait for the device
@@ -55,11 +56,25 @@ class Windows:
                 f"after the prompt of {self.length} tokens a sequence of {length} began in the same `with`, and the mask "
                 "is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot be steered"
             )
+        if not self._complete and start < self.length < start + length and not _speculates():
+            raise SteeringError(
+                f"a forward pass over positions {start} to {start + length} and a mask of {self.length}: positions count from the "
+                "first token, so a mask without the padding in front, or without special tokens, marks other tokens. The mask "
+                "must be as wide as the padded prompt; where more tokens follow in one pass, add zeros for them"
+            )
         if start + length >= self.length:
             self._complete = True
             if past is not None:
                 self._over.add(past)  # a static cache that is empty says 0, not a tensor
         return (start, length) if start < self.length else None
+
+
+def _speculates() -> bool:
+    """Whether assisted decoding or prompt lookup runs this pass: it puts guesses behind the prompt and has no other sign."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "_assisted_decoding":
+        frame = frame.f_back
+    return frame is not None
 
 
 def check_gradients(decoder: nn.Module) -> None:

@@ -79,6 +79,11 @@ class KeyEdit:
         """``M [h, D, D]``."""
         return self.down if self.up is None else self.down @ self.up
 
+    def of_heads(self, held: range) -> KeyEdit:
+        """The part of the edit on some of the heads, which are counted from the first of them."""
+        kept = (self.heads >= held.start) & (self.heads < held.stop)
+        return KeyEdit(self.heads[kept] - held.start, self.down[kept], None if self.up is None else self.up[kept])
+
     def to(self, device: torch.device) -> KeyEdit:
         """The edit on a device, where it is copied once."""
         if device not in self._placed:

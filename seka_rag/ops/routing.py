@@ -125,6 +125,13 @@ class RoutedEdit:
             )
         return weights.to(query) * self.experts.present
 
+    def of_heads(self, held: range) -> RoutedEdit:
+        """The part of the edit on some of the heads, which are counted from the first of them."""
+        e = self.experts
+        kept = (e.heads >= held.start) & (e.heads < held.stop)
+        there = replace(e, heads=e.heads[kept] - held.start, factors=e.factors[kept], values=e.values[kept])
+        return replace(self, experts=there)
+
     def to(self, device: torch.device) -> RoutedEdit:
         """The edit on a device, where it is copied once."""
         if device not in self._placed:
@@ -138,19 +145,19 @@ class RoutedEdit:
 def edit_keys_routed(
     keys: Tensor, rows: Tensor, columns: Tensor, weights: Tensor, edit: RoutedEdit, alpha: Tensor
 ) -> Tensor:
-    """New keys in which only the named tokens and heads differ, each row by its own mixture of experts.
+    """New keys in which only the named tokens and heads differ, each token by the mixture of experts of its prompt.
 
     Args:
         keys, rows, columns, weights: as in ``edit_keys``.
-        alpha: ``[B, h, M]`` weights of the experts in each row.
+        alpha: ``[n, h, M]`` weights of the experts for each highlighted token.
 
     Returns:
         ``[B, T, H, D]`` in the dtype of ``keys``; the arithmetic is float32.
     """
     factors = edit.experts.factors.flatten(2)  # [h, D, M K]
     index = (rows[:, None], columns[:, None], edit.heads[None, :])
-    old = keys[index].float()  # [n, h, D]
-    inner = torch.einsum("nhd,hdr->nhr", old, factors)
-    inner = inner * (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)[rows]
-    delta = torch.einsum("nhr,hdr->nhd", inner, factors)
-    return torch.index_put(keys, index, (old + weights[:, None, None] * delta).to(keys.dtype))
+    old = keys[index].float().transpose(0, 1)  # [h, n, D]
+    shares = (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)  # [n, h, M K]
+    inner = torch.bmm(old, factors) * (shares * weights[:, None, None]).transpose(0, 1)
+    new = torch.baddbmm(old, inner, factors.mT)
+    return torch.index_put(keys, index, new.transpose(0, 1).to(keys.dtype))

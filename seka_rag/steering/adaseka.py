@@ -109,8 +109,8 @@ def route(
     positions = (mask.cumsum(-1) - 1).clamp_min(0)  # as generate numbers them
     with last_queries(sites, mask, edits) as queries:
         sites.decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    return {
-        layer: edit.to(q.device).route(q[:, edit.heads.to(q.device)])
-        for layer, edit in edits.items()
-        for q in (queries[layer],)
-    }
+    weights = {}
+    for layer, q in queries.items():
+        edit = edits[layer].of_heads(sites.held(q.shape[1])).to(q.device)
+        weights[layer] = edit.route(q[:, edit.heads])
+    return weights

@@ -16,7 +16,7 @@ from seka_rag.bank import ExpertBank, ProjectionBank
 from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedModelError
 from seka_rag.hf.hooks import LayerEdit, editing
 from seka_rag.hf.identity import identify
-from seka_rag.hf.marks import Marks, Tally
+from seka_rag.hf.marks import Marks, Mask, Tally
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.ops.routing import RoutedEdit
 from seka_rag.steering.plans import plan
@@ -102,7 +102,7 @@ class SteeringReport:
 def steer(
     hf_model: nn.Module,
     bank: ProjectionBank | ExpertBank,
-    mask: Tensor,
+    mask: Mask,
     method: KeySteering,
     *,
     routing: Mapping[int, Tensor] | None = None,
@@ -113,7 +113,8 @@ def steer(
         hf_model: a transformers model; it is given back untouched.
         bank: learned for this model.
         mask: ``[B, T]`` over the whole prompt, padding included: bool, or float weights. Beams and several returned
-            sequences may repeat the rows.
+            sequences may repeat the rows. For continuous batching (``generate_batch``, or a manager that is opened and closed
+            inside the ``with``), which has no padding, a list of rows, each as long as its request, in their order.
         method: how to steer.
         routing: weights of the experts, from ``route``; a method with ``two_pass`` needs them.
 
@@ -170,16 +171,9 @@ def steer(
     if not len(marks) or not edits:
         yield report
         return
-    with editing(sites, marks, edits, routing) as tally:
+    with editing(sites, marks, edits, routing, hf_model) as tally:
         yield report
     report.tokens_edited = tally.edited(marks, edits)
-    longest = max((length for start, length in tally.seen if start == 0), default=0)
-    if longest > marks.length:
-        report.warnings.append(
-            f"the first pass held {longest} tokens and the mask covers {marks.length}: positions count from the first token, "
-            "so a mask without the padding in front marks other tokens. (Assisted decoding and prompt lookup add tokens "
-            "behind the prompt; then this is as it should be)"
-        )
     if isinstance(bank, ExpertBank):
         report.routing = {  # beams repeat each row
             layer: alpha.cpu()[:: max(1, len(alpha) // marks.batch)] for layer, alpha in sorted(tally.routing.items())
@@ -206,13 +200,14 @@ def _why(marks: Marks, edits: Mapping[int, LayerEdit], tally: Tally) -> str:
     if not tally.seen:
         return (
             "steering was asked for, but no forward pass over the prompt ran inside the `with` in this thread, or the "
-            "whole prompt was in the cache already. Open the `with` in the thread that generates, around the prefill"
+            "whole prompt was in the cache already. Open the `with` in the thread that generates, around the prefill; a manager "
+            "of continuous batching must be opened inside it, and its requests added in this thread"
         )
     skipped = [layer for layer in edits if layer not in tally.done]
     if tally.done and skipped:
         return f"the forward passes over the prompt did not compute the keys of layers {skipped} at their site"
     return (
         f"only {tally.edited(marks, edits)} of {len(marks)} highlighted tokens were steered: forward passes began at "
-        f"position {min(tally.seen)[0]} of a mask of {marks.length} positions. The mask must cover the whole prompt, "
+        f"position {min(tally.seen)} of a mask of {marks.length} positions. The mask must cover the whole prompt, "
         "cached prefix included, and highlighted tokens must be computed inside the `with`"
     )

@@ -181,13 +181,43 @@ def test_masks_that_mean_something_else(qwen3, bank):
     with pytest.raises(SteeringError, match="negative weights"):
         with steer(qwen3, bank, MASK * -0.5, Seka(gain=1.0)):
             pass
-    padded = torch.nn.functional.pad(IDS, (5, 0))
-    with torch.no_grad(), steer(qwen3, bank, MASK, Seka(gain=1.0)) as report:
-        qwen3(padded)
-    assert "the first pass held 29 tokens and the mask covers 24" in report.warnings[0]
     with pytest.raises(SettingError, match="give a method"):
         with steer(qwen3, bank, MASK, "auto"):
             pass
     with pytest.raises(BankError, match="give a loaded bank"):
         with steer(qwen3, "my-bank", MASK, Seka()):
             pass
+
+
+def test_a_mask_narrower_than_the_prompt_is_an_error(qwen3, bank):
+    """As a mask without the padding in front, or without the token that begins the text."""
+    padded = torch.nn.functional.pad(IDS, (5, 0), value=7)
+    options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    rows = torch.cat([IDS, IDS + 7])
+    ways = [
+        lambda: qwen3(padded),
+        lambda: qwen3.generate(padded, **options),
+        lambda: qwen3.generate(padded, cache_implementation="static", **options),
+        lambda: qwen3.generate(padded, prefill_chunk_size=7, **options),  # 21 to 28 go beyond 24
+    ]
+    for way in ways:
+        with pytest.raises(SteeringError, match="positions .* mask of 24"), torch.no_grad():
+            with steer(qwen3, bank, MASK, Seka(gain=1.0)):
+                way()
+    with pytest.raises(SteeringError, match="positions 0 to 24 and a mask of 23"):
+        with torch.no_grad(), steer(qwen3, bank, MASK.repeat(2, 1)[:, 1:], Seka(gain=1.0)):
+            qwen3(rows)
+    assert attached(qwen3) == 0
+    wide = torch.nn.functional.pad(MASK, (5, 0))
+    attention = torch.nn.functional.pad(torch.ones_like(IDS), (5, 0))
+    single = {"attention_mask": torch.ones_like(IDS), **options}
+    with steer(qwen3, bank, MASK, Seka(gain=1.0)):
+        wanted = qwen3.generate(IDS, **single)[0, 24:]
+    with steer(qwen3, bank, wide, Seka(gain=1.0)):
+        assert torch.equal(qwen3.generate(padded, attention_mask=attention, **options)[0, 29:], wanted)
+    for speculation in ({"assistant_model": qwen3}, {"prompt_lookup_num_tokens": 3}):  # guesses behind the prompt
+        with steer(qwen3, bank, MASK, Seka(gain=1.0)):
+            assert torch.equal(qwen3.generate(IDS, **single, **speculation)[0, 24:], wanted)
+    answer = torch.cat([IDS, wanted[None]], 1)  # an answer that is only scored
+    with torch.no_grad(), steer(qwen3, bank, torch.nn.functional.pad(MASK, (0, 4)), Seka(gain=1.0)):
+        assert torch.equal(qwen3(answer).logits[0, 23:27].argmax(-1), wanted)

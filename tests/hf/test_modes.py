@@ -12,8 +12,8 @@ from oracle import edited_keys
 from tiny import random_bank, tiny_model
 from transformers import DynamicCache, StaticCache
 
-from seka_rag import Seka, steer
-from seka_rag.errors import SteeringError, UnsupportedModelError
+from seka_rag import Prompt, Seka, steer
+from seka_rag.errors import GenerationTimeoutError, SteeringError, UnsupportedModelError
 from seka_rag.hf import taps
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
@@ -176,6 +176,40 @@ def test_compiled_models(how, first):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
+def test_inductor_with_a_static_cache():
+    """The default backend of ``torch.compile``, which needs a C++ compiler on the CPU."""
+    torch._dynamo.reset()
+    from transformers import CompileConfig
+
+    model = tiny_model("qwen3", num_hidden_layers=1)
+    bank, compiled = random_bank(model), CompileConfig(mode=None)
+    compiled._compile_all_devices = True
+
+    def run(steered, **how):
+        with steer(model, bank, MASK, Seka(gain=2.0 if steered else 0.0)):
+            out = model.generate(
+                IDS,
+                attention_mask=torch.ones_like(IDS),
+                cache_implementation="static",
+                max_new_tokens=4,
+                do_sample=False,
+                eos_token_id=None,
+                output_logits=True,
+                return_dict_in_generate=True,
+                **how,
+            )
+        return torch.cat(out.logits)
+
+    eager = {steered: run(steered, disable_compile=True) for steered in (True, False)}
+    assert not torch.allclose(eager[True], eager[False], atol=0.1)
+    for steered in (True, True, False, True):
+        assert torch.allclose(run(steered, compile_config=compiled), eager[steered], atol=1e-5)
+    assert torch._dynamo.utils.counters["inductor"]
+    assert attached(model) == 0
+    torch._dynamo.reset()
+
+
 def test_lora_is_steered_and_learned_tokens_are_refused():
     peft = pytest.importorskip("peft")
     model = tiny_model("qwen3")
@@ -234,6 +268,19 @@ def test_offloaded_weights(where, tmp_path):
     own = attached(model)
     assert torch.allclose(logits(model, bank), wanted, atol=1e-4)
     assert attached(model) == own  # the hooks of accelerate are back
+
+
+def test_layers_that_are_kept_in_different_places(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny_model("qwen3")
+    bank, wanted = random_bank(model), logits(*model_and_bank("qwen3"))
+    places = dict.fromkeys(("model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm", "lm_head"), "cpu")
+    places |= dict.fromkeys(("model.layers.1", "model.layers.2"), "disk")
+    accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    own = attached(model)
+    assert model.model.layers[1].self_attn.k_proj.weight.device.type == "meta"
+    assert torch.equal(logits(model, bank), wanted)
+    assert attached(model) == own
 
 
 def test_steering_inside_steering_edits_in_order():
@@ -301,6 +348,55 @@ def test_an_abandoned_generator_leaves_nothing():
     assert attached(model) == 0
 
 
+def test_assisted_by_its_own_first_layers():
+    model, bank = model_and_bank("qwen3")
+    options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    layers = model.config.num_hidden_layers
+    with torch.no_grad():
+        plain = model.generate(IDS, **options)
+    with steer(model, bank, MASK, STRONG):
+        wanted = model.generate(IDS, **options)
+    with steer(model, bank, MASK, STRONG) as report:
+        early = model.generate(IDS, assistant_early_exit=2, **options)
+    assert torch.equal(early, wanted)
+    assert not torch.equal(wanted, plain)
+    assert report.tokens_edited == 5
+    assert (attached(model), model.config.num_hidden_layers) == (0, layers)
+    assert torch.equal(model.generate(IDS, **options), plain)
+    assert torch.equal(model.generate(IDS, assistant_early_exit=2, **options), plain)
+
+
+def test_the_time_runs_out_in_a_steered_call(steered):
+    model, bank = model_and_bank("qwen3")
+    options = {"attention_mask": torch.ones_like(IDS), "do_sample": False, "eos_token_id": None}
+    with torch.no_grad():
+        plain = model.generate(IDS, max_new_tokens=4, **options)
+    with steer(model, bank, MASK, STRONG) as report:
+        cut = model.generate(IDS, max_new_tokens=400, max_time=0.05, **options)
+    assert 24 < cut.shape[1] < 424
+    assert report.tokens_edited == 5
+    with steer(model, bank, MASK, STRONG):
+        assert torch.equal(model.generate(IDS, max_new_tokens=cut.shape[1] - 24, **options), cut)
+    assert attached(model) == 0
+    assert torch.equal(model.generate(IDS, max_new_tokens=4, **options), plain)
+
+    prompt = Prompt("Alec moved to Lyon.").highlight("Lyon")
+    before = steered.generate(prompt, max_new_tokens=4).text
+    with pytest.raises(GenerationTimeoutError):
+        steered.generate(prompt, max_new_tokens=400, timeout=0.02)
+    assert attached(steered.hf_model) == 0
+    assert steered.generate(prompt, max_new_tokens=4).text == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the caches run there")
+@pytest.mark.parametrize("cache", ["offloaded", "offloaded_static"])
+def test_offloaded_caches_do_not_run_without_a_gpu(cache):
+    model, bank = model_and_bank("qwen3")
+    with pytest.raises((AssertionError, RuntimeError), match="CUDA|NVIDIA"), steer(model, bank, MASK, STRONG):
+        model.generate(IDS, cache_implementation=cache, max_new_tokens=2)
+    assert attached(model) == 0
+
+
 def test_caches_that_are_used_again():
     model, bank = model_and_bank("qwen3")
     whole = logits(model, bank)
@@ -312,7 +408,7 @@ def test_caches_that_are_used_again():
             for token in (33, 34):
                 model(torch.tensor([[token]]), past_key_values=cache)
             assert torch.allclose(again, whole, atol=1e-4)
-    with torch.no_grad(), steer(model, bank, MASK, STRONG):
+    with torch.no_grad(), steer(model, bank, torch.nn.functional.pad(MASK, (0, 6)), STRONG):
         cache = DynamicCache()
         model(torch.cat([IDS, IDS[:, :6]], 1), past_key_values=cache)  # speculation ran on, and is taken back
         cache.crop(-6 - 4)  # into the prompt, whose last tokens come again
@@ -332,7 +428,7 @@ def test_decoding_reads_no_static_cache_and_taps_no_layer(monkeypatch):
             reads.clear()
             for token in (33, 34, 35):
                 model(torch.tensor([[token]]), past_key_values=cache)
-                assert attached(model) == 2 * steered  # the decoder, and its entry
+                assert attached(model) == 3 * steered  # the decoder, its entry, and that of continuous batching
             return len(reads)  # before the report is made
 
     decode(False)  # what is read once in a process
@@ -344,7 +440,7 @@ def test_what_cannot_be_steered_is_refused():
     options = {"attention_mask": torch.ones_like(IDS), "max_new_tokens": 4, "do_sample": False}
     with pytest.raises(SteeringError, match="guidance_scale"), steer(model, bank, MASK, STRONG):
         model.generate(IDS, guidance_scale=1.5, **options)
-    with pytest.raises(UnsupportedModelError, match="continuous batching"), steer(model, bank, MASK, STRONG):
+    with pytest.raises(UnsupportedModelError, match="Continuous batching"), steer(model, bank, MASK, STRONG):
         model.model(IDS, cache=object())
     with pytest.raises(UnsupportedModelError, match="tuple"), steer(model, bank, MASK, STRONG):
         model.model(IDS, None, None, ((IDS, IDS),))

@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, Runn
 
 from langchain_seka.capture import CAPTURE
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_messages
+from langchain_seka.highlights import Highlights, for_messages, nothing_wanted
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
 from langchain_seka.structured import Method, options_and_parser
@@ -143,7 +143,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         parent, handler = origin
         wanted = self._wanted(call, handler)
         if wanted is None:
-            return Highlights()
+            return nothing_wanted()
         capture = handler or CAPTURE
         return for_messages(messages, capture.evidence(parent), wanted, capture.prompts(parent))
 

@@ -25,6 +25,7 @@ from seka_rag import (
     as_highlighter,
     as_steering,
     bank_name,
+    highlighting,
     shared_model,
 )
 
@@ -43,15 +44,18 @@ class Request:
 
     def run(self) -> Generation:
         ask = self.engine.generate if isinstance(self.asked, Prompt) else self.engine.chat
-        return ask(self.asked, **self.options)  # type: ignore[arg-type]
+        with highlighting(()):  # what an open block marks is among the highlights already
+            return ask(self.asked, **self.options)  # type: ignore[arg-type]
 
     async def arun(self) -> Generation:
         ask = self.engine.agenerate if isinstance(self.asked, Prompt) else self.engine.achat
-        return await ask(self.asked, **self.options)  # type: ignore[arg-type,return-value]
+        with highlighting(()):
+            return await ask(self.asked, **self.options)  # type: ignore[arg-type,return-value]
 
     def stream(self) -> Any:
         ask = self.engine.stream if isinstance(self.asked, Prompt) else self.engine.stream_chat
-        return ask(self.asked, **self.options)  # type: ignore[arg-type]
+        with highlighting(()):
+            return ask(self.asked, **self.options)  # type: ignore[arg-type]
 
 
 class SekaSettings(Serializable):
