@@ -164,7 +164,7 @@ LONG = {"prompt": "Alec", "max_tokens": 2000, "repetition_penalty": 5.0}
 @pytest.fixture
 def endless(demo, monkeypatch):
     """The demo's model without an end token."""
-    monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", -1)
+    monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", 10**6)
 
 
 def until(done):
