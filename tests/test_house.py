@@ -37,6 +37,7 @@ def test_the_public_door():
         "as_steering",
         "bank_name",
         "check_spans",
+        "choose_spans",
         "highlighting",
         "learn_bank",
         "learn_experts",
