@@ -52,7 +52,9 @@ def main(folder):
             assert weight.to_local().shape[0] == 16  # one head of two
         try:
             with steer(model, banks[0], MASK, Seka(gain=2.0)):
-                model.generate_batch(IDS.tolist(), continuous_batching_config=ContinuousBatchingConfig(allow_block_sharing=False))
+                model.generate_batch(
+                    IDS.tolist(), continuous_batching_config=ContinuousBatchingConfig(allow_block_sharing=False)
+                )
         except UnsupportedModelError as error:
             (folder / family / f"refused-{process}.txt").write_text(str(error), encoding="utf-8")
         torch.save(found, folder / family / f"results-{process}.pt")

@@ -111,7 +111,9 @@ def test_edited_keys_equal_the_oracle(one):
     sites, before, after = find_key_sites(model), [], []
 
     def record(into):
-        return lambda _: [(m, lambda out, i=i: into.append((i, sites.read(out).clone()))) for i, m in sites.modules.items()]
+        return lambda _: [
+            (m, lambda out, i=i: into.append((i, sites.read(out).clone()))) for i, m in sites.modules.items()
+        ]
 
     with tapped(sites.decoder, record(before)), steer(model, bank, MASKS, STRONG):
         with tapped(sites.decoder, record(after)):

@@ -26,7 +26,11 @@ def test_two_processes_give_what_one_gives(tmp_path):
         random_expert(model, 2, without=[(1, 0), (2, 1)]).save(folder / "b")
     started = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*started, str(TESTS / "hf" / "parallel.py"), str(tmp_path)], capture_output=True, text=True, check=False, timeout=240
+        [*started, str(TESTS / "hf" / "parallel.py"), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for family in parallel.FAMILIES:
