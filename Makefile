@@ -1,4 +1,5 @@
 # install · demo · test · check · docs: the same steps that .ci/run takes.
+# make bench-speed ARGS="--device cuda --dtype bfloat16": with options, see docs/benchmarks/speed.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ check: install
 	$(BIN)/lint-imports
 
 bench-speed: install
-	$(BIN)/python -m seka_rag.bench.speed
+	$(BIN)/python -m seka_rag.bench.speed $(ARGS)
 
 docs: install
 	$(BIN)/mkdocs build --strict

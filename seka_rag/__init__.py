@@ -8,10 +8,12 @@ from seka_rag.errors import SekaError
 from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.highlight.trust import choose_spans
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model import SteeredModel
+from seka_rag.remote.model import RemoteModel
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.scope import highlighting, open_highlighting
 from seka_rag.shared import bank_name, shared_model
@@ -42,6 +44,7 @@ __all__ = [
     "ProjectionBank",
     "Prompt",
     "RandomProjection",
+    "RemoteModel",
     "SekaError",
     "Seka",
     "Span",
@@ -53,6 +56,7 @@ __all__ = [
     "as_steering",
     "bank_name",
     "check_spans",
+    "choose_spans",
     "highlighting",
     "learn_bank",
     "learn_experts",

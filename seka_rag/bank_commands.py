@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from seka_rag.expert_commands import expert_triples, show_choices
-from seka_rag.terminal import console, progress, quiet, reporting
+from seka_rag.terminal import console, errors, progress, quiet, reporting
 
 Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
 MinGap = Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")]
@@ -57,7 +57,7 @@ def learn(
     from seka_rag.hf.identity import identify
     from seka_rag.learning.cloze import document_triples
     from seka_rag.learning.experts import learn_experts
-    from seka_rag.learning.shards import save_statistics
+    from seka_rag.learning.shards import Share, save_statistics
     from seka_rag.learning.shards import shard as share_of
     from seka_rag.learning.statistics import collect_statistics
     from seka_rag.learning.tasks.lookup import template_triples
@@ -75,7 +75,13 @@ def learn(
     settings |= {"negative": negative, "suggested_gain": gain}
 
     def from_documents(folder: Path) -> Any:
-        return document_triples([d.text for d in read_documents(folder, encoding=encoding)], n, seed)
+        made = document_triples([d.text for d in read_documents(folder, encoding=encoding)], n, seed)
+        if len(made) < n:
+            errors.print(
+                f"[yellow]warning:[/] the documents give {len(made)} triples, not {n}: a sentence gives few questions. Give "
+                "more documents, or a smaller --n"
+            )
+        return made
 
     if experts or expert:
         if triples or out is None:
@@ -99,14 +105,17 @@ def learn(
         data = from_documents(docs)
     else:
         data = template_triples(n, seed)
+    share = None
     if shard:
-        data = share_of(data, *_parsed(shard))
+        index, count = _parsed(shard)
+        share = Share.of(data, index, count)
+        data = share_of(data, index, count)
     quiet()
     loaded = SteeredModel.from_pretrained(model)
     if statistics_out:
         with progress("collecting", len(data)) as advance:
             found = collect_statistics(loaded.hf_model, loaded.tokenizer, data, progress=advance)
-        save_statistics(statistics_out, identify(loaded.hf_model), found)
+        save_statistics(statistics_out, identify(loaded.hf_model), found, share)
         console.print(
             f"{found.triples} triples, {found.tokens} tokens, {found.skipped} skipped; saved to {statistics_out}"
         )
@@ -125,12 +134,13 @@ def merge(
     quantile: Quantile = None,
     gain: Gain = 0.5,
     negative: Negative = False,
+    partial: Annotated[bool, typer.Option("--partial", help="Make a bank though shares are missing.")] = False,
 ) -> None:
     """Make one bank of statistics that were collected in parts."""
     from seka_rag.learning.learn import bank_from_statistics
     from seka_rag.learning.shards import merge_statistics
 
-    model, statistics = merge_statistics(files)
+    model, statistics = merge_statistics(files, partial=partial)
     bank = bank_from_statistics(
         model,
         statistics,

@@ -1,4 +1,4 @@
-"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``merge`` and ``inspect``."""
+"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``merge``, ``inspect`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,36 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from seka_rag import bank_commands
+from seka_rag import bank_commands, serve_command
 from seka_rag.terminal import console, errors, highlighted, quiet, reporting
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 
 app = typer.Typer(
-    help="RAG answers that follow the evidence: attention steering towards retrieved passages.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect):
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from seka_rag import __version__
+
+        console.print(f"seka-rag {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
+    ] = False,
+) -> None:
+    """RAG answers that follow the evidence: attention steering towards retrieved passages."""
+
+
+for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect, serve_command.serve):
     app.command()(command)
 
 

@@ -211,7 +211,7 @@ class Decoder:
                 stop=stop,
                 ends=ends,
                 prompt_tokens=len(prompts[i // times]),
-                report=report.of_row(i // times),
+                report=report.of_row(i // times, sum(w > 0 for w in prompts[i // times].weights)),
             )
             for i, ids in enumerate(sequences[:, length:].tolist())
         ]

@@ -43,6 +43,26 @@ class GenerationTimeoutError(SekaError, TimeoutError):
     """An answer was not ready in the time that it was given."""
 
 
+class RequestError(SekaError, ValueError):
+    """A request over HTTP that is not understood, or asks for what a server does not do."""
+
+
+class LimitError(SekaError, ValueError):
+    """A request beyond the limits of a server."""
+
+
+class AccessError(SekaError, PermissionError):
+    """A server wants a key, and it was missing or wrong."""
+
+
+class BusyError(SekaError, RuntimeError):
+    """A server has as many requests as it takes."""
+
+
+class RemoteError(SekaError, ConnectionError):
+    """A server that cannot be reached, that failed, or that is none of ours."""
+
+
 class LearningError(SekaError, ValueError):
     """Triples from which no bank can be learned."""
 

@@ -19,7 +19,7 @@ class Generation:
 
     Attributes:
         text: the new text; where tools were given, what the model says beside its calls.
-        report: what was steered (of the whole batch that this answer was generated in).
+        report: what was steered in its prompt.
         prompt_tokens, completion_tokens: counts, without padding.
         finish_reason: "stop" (end token or stop string) or "length".
         tool_calls: the tools that the model asks for.

@@ -134,7 +134,8 @@ class SteeredModel(Decoder):
     async def agenerate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         single, prompts = _listed(prompt)
-        return _unwrapped(await self._arun(self._tokens(prompts, options), **options), single)
+        tokens = await asyncio.to_thread(self._tokens, prompts, options)
+        return _unwrapped(await self._arun(tokens, **options), single)
 
     def astream(self, prompt: Input, **options: Any) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
@@ -169,7 +170,8 @@ class SteeredModel(Decoder):
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> Generation:
         """``chat`` without blocking the event loop."""
-        return (await self._arun([self._tokenize_turn(messages, template, options)], **options))[0]
+        tokens = await asyncio.to_thread(self._tokenize_turn, messages, template, options)
+        return (await self._arun([tokens], **options))[0]
 
     # --- tokens
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from seka_rag.errors import SpanError
 from seka_rag.generation import Generation
-from seka_rag.highlight.base import Highlighter, check_spans
+from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.select import NoPassages
+from seka_rag.highlight.trust import choose_spans
 from seka_rag.model import SteeredModel
 from seka_rag.retrieval.retrievers import as_retriever
 from seka_rag.stream import TextStream
@@ -96,7 +97,7 @@ class Rag:
     def prepare(self, question: str) -> Question:
         """Retrieve passages, choose highlights and lay out the prompt; spans are moved once, by counting characters."""
         passages = tuple(self.retriever(question))
-        spans = check_spans(passages, self.highlighter(question, passages))
+        spans, warnings = choose_spans(self.highlighter, question, passages)
         marked = [Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)]
         context = Prompt.join(marked, self.separator) if marked else Prompt(NOTHING_FOUND)
         prompt = Prompt.format(self.template, {"context": context, "question": question})
@@ -106,7 +107,7 @@ class Rag:
             if self.highlight_instruction:
                 text = text.mark(0, len(text), source="instruction")
             messages.insert(0, {"role": "system", "content": text})
-        return Question(question, passages, prompt, tuple(messages), self._warnings(passages, messages))
+        return Question(question, passages, prompt, tuple(messages), (*warnings, *self._warnings(passages, messages)))
 
     def _warnings(self, passages: Sequence[Passage], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         if not passages:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seka_rag.errors import SteeringError
@@ -23,7 +23,7 @@ class Highlighting:
     """What became of the documents of one ``with highlighting(...)``.
 
     Attributes:
-        prompts: how many prompts were tokenized inside.
+        prompts: how many prompts without highlights of their own were given to a model inside.
         marked: how many of them hold a document.
         ambiguous: documents that stood in a prompt more than once, and so were left unmarked there.
     """
@@ -32,26 +32,35 @@ class Highlighting:
     prompts: int = 0
     marked: int = 0
     ambiguous: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    @property
-    def digest(self) -> str:
-        """Tells one set of documents and spans from another, without their text."""
-        told = repr([(passage.text, spans) for passage, spans in self.passages])
-        return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+    def find(self, texts: Sequence[str]) -> list[tuple[Span, ...]]:
+        """Spans in each text of one prompt, for the documents that stand exactly once in all of them; counts the prompt.
 
-    def mark(self, prompt: Prompt) -> Prompt:
-        """The prompt with the spans of each document that stands in it once."""
-        spans: list[Span] = []
+        An integration that reports highlights itself asks this before it gives the model a prompt, and tokenizes inside
+        ``with highlighting(())``, so that the prompt is not looked at again.
+        """
+        spans: list[tuple[Span, ...]] = [() for _ in texts]
+        ambiguous = 0
         for passage, own in self.passages:
-            at = prompt.text.find(passage.text)
-            if at >= 0 and prompt.text.find(passage.text, at + 1) >= 0:
-                self.ambiguous += 1
-            elif at >= 0:
-                spans += shift(own, at)
-        return replace(prompt, spans=tuple(spans))
+            places = [(i, at) for i, text in enumerate(texts) for at in _first_two(text, passage.text)]
+            if len(places) == 1:
+                ((i, at),) = places
+                spans[i] += shift(own, at)
+            ambiguous += len(places) > 1
+        with self._counting:
+            self.prompts += 1
+            self.marked += any(spans)
+            self.ambiguous += ambiguous
+        return spans
 
 
-_BETWEEN = "\x1e\n"  # stands in no document
+def _first_two(text: str, piece: str) -> list[int]:
+    first = text.find(piece)
+    second = text.find(piece, first + 1) if first >= 0 else -1
+    return [at for at in (first, second) if at >= 0]
+
+
 _scope: ContextVar[Highlighting | None] = ContextVar("seka_highlighting", default=None)
 
 
@@ -91,7 +100,7 @@ def highlighting(documents: Iterable[Any], *, question: str = "", highlighter: A
 
 
 def open_highlighting() -> Highlighting | None:
-    """The block that is open here, for caches: an answer inside it is another than outside."""
+    """The block that is open here."""
     return _scope.get()
 
 
@@ -100,25 +109,22 @@ def in_scope(prompt: Prompt) -> Prompt:
     scope = _scope.get()
     if scope is None or prompt.spans:
         return prompt
-    marked = scope.mark(prompt)
-    scope.prompts += 1
-    scope.marked += bool(marked.spans)
-    return marked
+    return replace(prompt, spans=scope.find([prompt.text])[0])
 
 
 def messages_in_scope(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """``in_scope`` for a conversation: what the user and the system say counts as one text."""
-    if _scope.get() is None:
+    """``in_scope`` for a conversation: what the user and the system say counts as one prompt."""
+    scope = _scope.get()
+    if scope is None:
         return messages
-    said = [
-        i
+    said = {
+        i: m["content"]
         for i, m in enumerate(messages)
         if m.get("role") in ("user", "system", "developer") and isinstance(m.get("content"), str | Prompt)
-    ]
-    marked = in_scope(Prompt.join([messages[i]["content"] for i in said], _BETWEEN))
-    new, at = list(messages), 0
-    for i in said if marked.spans else ():
-        end = at + len(messages[i]["content"])
-        new[i] = {**messages[i], "content": marked[at:end]}
-        at = end + len(_BETWEEN)
+    }
+    if any(isinstance(content, Prompt) and content.spans for content in said.values()):
+        return messages
+    new = list(messages)
+    for (i, content), spans in zip(said.items(), scope.find([str(c) for c in said.values()]), strict=True):
+        new[i] = {**messages[i], "content": Prompt(str(content), spans)}
     return new

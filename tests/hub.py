@@ -16,13 +16,17 @@ TOKEN = "hf_stand_in"
 
 
 class Hub(ThreadingHTTPServer):
-    """``repos``: name -> commits, newest last, each ``(sha, message, files)``; ``refs``: (name, ref) -> sha."""
+    """``repos``: name -> commits, newest last, each ``(sha, message, files)``; ``refs``: (name, ref) -> sha.
+
+    Files of at least ``large`` bytes go through LFS; ``stored`` is what was put there: sha256 -> content.
+    """
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos, self.refs, self.gated, self.requests = {}, {}, set(), []
+        self.large, self.stored = 10_000_000, {}
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
 
     def commit(self, name, files, ref="main", message="by hand"):
@@ -117,20 +121,45 @@ class _Handler(BaseHTTPRequestHandler):
                 return self.answer(409, {"error": "You already created this repo", "url": f"{hub.endpoint}/{name}"})
             hub.commit(name, {".gitattributes": b"*.safetensors filter=lfs\n"})
             return self.answer(body={"url": f"{hub.endpoint}/{name}", "id": name})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            return self.answer(
+                body={"transfer": "basic", "objects": [*map(self.lfs_object, json.loads(body)["objects"])]}
+            )
+        if path.startswith("verify/"):
+            asked = json.loads(body)
+            there = len(hub.stored.get(asked["oid"], b"")) == asked["size"]
+            return self.answer(200 if there else 404, {})
         owner, repo, what, *rest = path.removeprefix("api/models/").split("/")
         name, revision = f"{owner}/{repo}", "/".join(rest)
         if what == "preupload":
-            files = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
-            ]
-            return self.answer(body={"files": files})
+            asked = json.loads(body)["files"]
+            mode = {f["path"]: "lfs" if f["size"] >= hub.large else "regular" for f in asked}
+            return self.answer(
+                body={"files": [{"path": p, "uploadMode": mode[p], "shouldIgnore": False} for p in mode]}
+            )
         lines = [json.loads(line) for line in body.splitlines()]
         files = {x["value"]["path"]: base64.b64decode(x["value"]["content"]) for x in lines if x["key"] == "file"}
+        files |= {x["value"]["path"]: hub.stored[x["value"]["oid"]] for x in lines if x["key"] == "lfsFile"}
         pull = "create_pr" in parse_qs(url.query)
         ref = "refs/pr/1" if pull else revision
         sha = hub.commit(name, files, ref, lines[0]["value"]["summary"])
         found = {"commitUrl": f"{hub.endpoint}/{name}/commit/{sha}", "commitOid": sha, "success": True}
         return self.answer(body={**found, "pullRequestUrl": f"{hub.endpoint}/{name}/discussions/1"} if pull else found)
+
+    def lfs_object(self, asked):
+        """Where to put a file, or nothing to do for one that is there; its address is its right to be there."""
+        if asked["oid"] in self.server.stored:
+            return asked
+        there = {part: {"href": f"{self.server.endpoint}/{part}/{asked['oid']}"} for part in ("upload", "verify")}
+        return {**asked, "actions": there}
+
+    def do_PUT(self):
+        self.server.requests.append((self.command, self.path.strip("/")))
+        data, oid = self.rfile.read(int(self.headers["Content-Length"])), self.path.rpartition("/")[2]
+        if hashlib.sha256(data).hexdigest() != oid:
+            return self.answer(400, {"error": "other content"})
+        self.server.stored[oid] = data
+        return self.answer()
 
     def chunks(self):
         """A body sent in chunks, as commits are."""

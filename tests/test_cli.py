@@ -83,6 +83,12 @@ def test_shares_learned_apart_are_merged(model_folder, tmp_path):
         ((), "give --out"),
     ]:
         assert says in run("learn", *shared, *args, code=1)
+    assert "share 2/2 of its triples; of the same triples 1/2 is missing" in run(
+        "merge", files[1], "--out", tmp_path / "x", code=1
+    )
+    assert not (tmp_path / "x").exists()
+    run("merge", files[1], "--out", tmp_path / "half", "--partial")
+    assert ProjectionBank.load(tmp_path / "half").learning.triples < whole.learning.triples
     assert "same statistics" in run("merge", files[0], files[0], "--out", tmp_path / "x", code=1)
     assert not (tmp_path / "x").exists()
 
@@ -218,3 +224,19 @@ def test_bad_options_are_noticed_before_the_work(model_folder, docs, tmp_path):
     run("learn", "--model", model_folder, "--out", tmp_path / "b", "--n", 6)
     assert ".png, .svg or .pdf" in run("inspect", tmp_path / "b", "--picture", tmp_path / "p.xyz", code=1)
     assert "there is no folder" in run("inspect", tmp_path / "b", "--picture", tmp_path / "no" / "p.png", code=1)
+
+
+def test_version():
+    from seka_rag import __version__
+
+    assert run("--version") == f"seka-rag {__version__}"
+
+
+def test_documents_that_give_fewer_triples_say_so(model_folder, tmp_path):
+    from seka_rag.demo.run import documents_folder
+
+    options = ("learn", "--model", model_folder, "--docs", documents_folder(), "--out", tmp_path / "d", "--n")
+    out = run(*options, 500)
+    made = ProjectionBank.load(tmp_path / "d").learning
+    assert f"the documents give {made.triples + made.skipped} triples, not 500" in out
+    assert "the documents give" not in run(*options, 2)

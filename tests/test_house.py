@@ -25,6 +25,7 @@ def test_the_public_door():
         "ProjectionBank",
         "Prompt",
         "RandomProjection",
+        "RemoteModel",
         "Seka",
         "SekaError",
         "Span",
@@ -63,7 +64,7 @@ def test_importing_changes_nothing_and_loads_no_framework():
         "import sys, torch; before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
         "import seka_rag\n"
         "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
-        "optional = ('langchain_core', 'llama_index', 'matplotlib', 'bm25s', 'pypdf', 'llguidance')\n"
+        "optional = ('langchain_core', 'llama_index', 'matplotlib', 'bm25s', 'pypdf', 'llguidance', 'fastapi', 'uvicorn')\n"
         "loaded = [m for m in optional if m in sys.modules]\n"
         "assert not loaded, loaded\n"
     )

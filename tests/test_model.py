@@ -1,4 +1,5 @@
 import asyncio
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -235,3 +236,22 @@ def test_truncation_that_does_not_exist(steered):
 def test_what_is_no_conversation(steered, messages):
     with pytest.raises(TokenizationError, match="a conversation is a list"):
         steered.chat(messages, max_new_tokens=1)
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+def test_no_connection_is_told_at_once(monkeypatch):
+    """Without the many retries of the hub's client, which cannot help where nobody can be connected to."""
+    from huggingface_hub import constants
+
+    waits = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    with socket.socket() as taken:  # bound and not listening: connections are refused
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        with pytest.raises(ModelNotFoundError, match="Check the name and the network"):
+            SteeredModel.from_pretrained("nobody/nothing-here")
+    assert waits == [1]

@@ -2,6 +2,8 @@ import pytest
 
 from seka_rag import Prompt, Seka, Span
 from seka_rag.errors import DocumentError, SpanError
+from seka_rag.highlight.select import AllPassages
+from seka_rag.highlight.trust import Trusted, TrustPolicy
 from seka_rag.rag import NOTHING_FOUND, Rag, answer
 from seka_rag.text.passages import Passage
 
@@ -79,3 +81,14 @@ def test_bad_settings_say_why(steered):
         Rag(steered, retrieve, highlight_instruction=True)
     with pytest.raises(DocumentError, match="not a retriever"):
         Rag(steered, 3)
+
+
+def test_a_policy_is_named_with_the_sources_that_it_kept_unmarked(steered):
+    passages = [Passage("Ada lives in Lyon.", source="good"), Passage("Ada lives in Oslo.", source="bad")]
+    highlighter = Trusted(AllPassages(), TrustPolicy(sources=["good"]))
+    answer = Rag(steered, lambda question: passages, highlighter=highlighter).answer("Where?", max_new_tokens=1)
+    assert answer.prompt.highlighted == ("Ada lives in Lyon.",)
+    assert (
+        "TrustPolicy: its source is not on the list, so it is not highlighted: 'bad'"
+        in answer.generation.report.warnings
+    )

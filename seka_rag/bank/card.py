@@ -1,11 +1,21 @@
-"""The model card of a bank: what it is, how it was learned, how to use it, what it cannot do."""
+"""The model card of a bank or of experts: what it is, how it was learned, how to use it, what it cannot do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from seka_rag.bank.experts import ExpertBank
     from seka_rag.bank.projections import ProjectionBank
+    from seka_rag.hf.identity import ModelIdentity
+
+_LIMITS = """\
+* It fits this model only. seka-rag refuses it for another architecture, size or configuration, and warns if the weights
+  differ, as those of a fine-tuned model do.
+* Steering makes the model look harder at what is highlighted. It does not make a highlighted text true: highlight only
+  sources that you trust.
+* The suggested gain is a start. Measure answers that you know before you rely on it.
+"""
 
 _TEXT = """---
 {metadata}
@@ -40,12 +50,56 @@ the rank of their subspace.
 
 ## Limits
 
-* It fits this model only. seka-rag refuses it for another architecture, size or configuration, and warns if the weights
-  differ, as those of a fine-tuned model do.
-* Steering makes the model look harder at what is highlighted. It does not make a highlighted text true: highlight only
-  sources that you trust.
-* The suggested gain is a start. Measure answers that you know before you rely on it.
-"""
+{limits}"""
+
+_EXPERTS = """---
+{metadata}
+---
+
+# Experts for {model}
+
+This is not a language model. It is an *expert bank* for [seka-rag](https://pypi.org/project/seka-rag/): several banks, each
+with subspaces of the attention keys of {model}. With it, AdaSEKA (arXiv 2603.01281) makes the model attend more to highlighted
+parts of a prompt, by the mixture of experts that fits the prompt.
+
+## Use
+
+```python
+from seka_rag import Prompt, SteeredModel
+
+model = SteeredModel.from_pretrained("{name}", bank="{repo_id}")
+prompt = Prompt("Context: Ada moved to Lyon in 2021.\nQuestion: Where does Ada live?\nAnswer:")
+print(model.generate(prompt.highlight("moved to Lyon in 2021")).text)
+```
+
+## What it holds
+
+Suggested gain {gain:g}, digest `{digest}`.
+
+{table}
+
+{facts}
+
+## Limits
+
+{limits}"""
+
+
+def expert_card(experts: ExpertBank, repo_id: str, base_model: str | None = None) -> str:
+    """The README.md of an expert bank's repository; arguments as for ``model_card``."""
+    banks = {name: experts[name] for name in experts.names}
+    lines = ["| expert | gain | heads | digest |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {experts.gains[name]:g} | {int((bank.ranks > 0).sum())} of {bank.ranks.numel()} | `{bank.digest}` |"
+        for name, bank in banks.items()
+    ]
+    return _EXPERTS.format(
+        **_names(experts.model, repo_id, base_model),
+        gain=experts.suggested_gain,
+        digest=experts.digest,
+        table="\n".join(lines),
+        facts="\n\n".join(f"### {name}\n\n{_facts(bank)}" for name, bank in banks.items()),
+    )
 
 
 def model_card(bank: ProjectionBank, repo_id: str, base_model: str | None = None) -> str:
@@ -54,20 +108,22 @@ def model_card(bank: ProjectionBank, repo_id: str, base_model: str | None = None
     Args:
         base_model: name of the model on the Hub, if the bank does not know it.
     """
+    return _TEXT.format(**_names(bank.model, repo_id, base_model), facts=_facts(bank), table=_table(bank))
+
+
+def _names(identity: ModelIdentity, repo_id: str, base_model: str | None) -> dict[str, str]:
+    """What a card says of the model and of itself."""
     from huggingface_hub import ModelCardData
 
-    base = base_model or bank.model.name
-    metadata = ModelCardData(
-        library_name="seka-rag", tags=["seka-rag", "attention-steering", "prompt-highlighting"], base_model=base
-    )
-    return _TEXT.format(
-        metadata=metadata.to_yaml(),
-        model=base or f"a {bank.model.model_type} model",
-        name=base or "path/to/the/model",
-        repo_id=repo_id,
-        facts=_facts(bank),
-        table=_table(bank),
-    )
+    base = base_model or identity.name
+    tags = ["seka-rag", "attention-steering", "prompt-highlighting"]
+    return {
+        "metadata": ModelCardData(library_name="seka-rag", tags=tags, base_model=base).to_yaml(),
+        "model": base or f"a {identity.model_type} model",
+        "name": base or "path/to/the/model",
+        "repo_id": repo_id,
+        "limits": _LIMITS,
+    }
 
 
 def _facts(bank: ProjectionBank) -> str:

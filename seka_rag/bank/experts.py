@@ -10,14 +10,15 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from seka_rag.bank.card import expert_card
 from seka_rag.bank.checks import kept_columns
 from seka_rag.bank.files import read_header, write_folder
-from seka_rag.bank.hub import find_folder
+from seka_rag.bank.hub import find_folder, upload_files
 from seka_rag.bank.projections import FILES, ProjectionBank
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
@@ -204,6 +205,29 @@ class ExpertBank:
             raise BankError(f"{path}: the banks of {', '.join(changed)} are not those that were saved")
         return cls(experts, gains=header.gains, suggested_gain=header.suggested_gain)
 
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any
+    ) -> ExpertBank:
+        """An expert bank from a folder or from the Hugging Face Hub; arguments as for ``ProjectionBank``.
+
+        Raises:
+            BankError: neither here nor on the Hub, or not an expert bank, or damaged.
+        """
+        return cls.load(find_folder(name_or_path, expert_files("*"), revision=revision, **options))
+
+    def push_to_hub(self, repo_id: str, *, base_model: str | None = None, **options: Any) -> str:
+        """Upload all experts with a generated model card, in one commit; arguments as for ``ProjectionBank``.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            BankError: the upload failed; says why.
+        """
+        card = expert_card(self, repo_id, base_model).encode()
+        return upload_files(repo_id, {"README.md": card, **self._files()}, **options)
+
     def _files(self) -> dict[str, bytes]:
         header = _Header(
             format_version=FORMAT_VERSION,
@@ -222,11 +246,22 @@ def expert_files(names: Iterable[str]) -> list[str]:
     return [_JSON, *(f"{name}/{file}" for name in names for file in FILES)]
 
 
-def load_bank(name_or_path: str | os.PathLike[str]) -> ProjectionBank | ExpertBank:
+def load_bank(
+    name_or_path: str | os.PathLike[str], *, revision: str | None = None, **options: Any
+) -> ProjectionBank | ExpertBank:
     """Read whichever kind of bank a folder, or a repository of the Hub, holds.
 
+    Args:
+        name_or_path, revision, options: as for ``ProjectionBank.from_pretrained``.
+
     Raises:
-        BankError: neither here nor on the Hub, not a bank, or damaged.
+        BankError: neither here nor on the Hub, not a bank, or damaged; or both kinds in one place.
     """
-    folder = find_folder(name_or_path, ["*.json", "*.safetensors"])
-    return ExpertBank.load(folder) if (folder / _JSON).exists() else ProjectionBank.load(folder)
+    folder = find_folder(name_or_path, [*FILES, *expert_files("*")], revision=revision, **options)
+    if not (folder / _JSON).exists():
+        return ProjectionBank.load(folder)
+    if (folder / FILES[0]).exists():
+        raise BankError(
+            f"{name_or_path} holds a bank and an expert bank: use ProjectionBank.from_pretrained or ExpertBank.from_pretrained"
+        )
+    return ExpertBank.load(folder)

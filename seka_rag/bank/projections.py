@@ -229,7 +229,7 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        if (path / "experts.json").exists():
+        if (path / "experts.json").exists() and not (path / _JSON).exists():
             raise BankError(f"{path} holds experts, not one bank: use load_bank")
         header = read_header(path / _JSON, Header, FORMAT_VERSION)
         tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)

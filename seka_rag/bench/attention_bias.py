@@ -20,8 +20,8 @@ def attention_bias(model: nn.Module, mask: Tensor, bias: float) -> Iterator[None
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         given = kwargs["attention_mask"]  # [B, 1, Q, K]
-        extra = torch.zeros(given.shape[0], 1, 1, given.shape[-1], dtype=given.dtype)
-        extra[:, 0, 0, : mask.shape[1]] = bias * mask
+        extra = torch.zeros(given.shape[0], 1, 1, given.shape[-1], dtype=given.dtype, device=given.device)
+        extra[:, 0, 0, : mask.shape[1]] = bias * mask.to(given.device)
         return args, {**kwargs, "attention_mask": given + extra}
 
     layers: Any = model.get_decoder().layers  # type: ignore[operator]

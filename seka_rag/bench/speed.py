@@ -1,14 +1,13 @@
-"""What steering costs: ``python -m seka_rag.bench.speed``. Times as ratios to the plain model, run in turn in one process."""
+"""What steering costs: ``python -m seka_rag.bench.speed``. Ratios to the plain model, run in turn in one process."""
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,15 @@ import typer
 from torch import Tensor, nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank
+from seka_rag.bench import learning
 from seka_rag.bench.attention_bias import attention_bias
+from seka_rag.bench.meters import free, now, peak, start_peak
+from seka_rag.bench.models import random_bank, random_model
 from seka_rag.errors import SteeringError
-from seka_rag.hf.identity import identify
-from seka_rag.hf.loading import load_model
+from seka_rag.hf.hooks import recording
+from seka_rag.hf.marks import Marks
 from seka_rag.hf.sites import find_key_sites
-from seka_rag.learning.learn import learn_bank
-from seka_rag.learning.tasks.lookup import template_triples
+from seka_rag.ops.keys import edit_keys
 from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.base import KeySteering, steer
 from seka_rag.steering.key_scaling import KeyScaling
@@ -34,39 +35,23 @@ EXPERTS = 4
 
 
 @dataclass(frozen=True)
-class Case:
-    """One setting: rows, prompt tokens and the share of them that is highlighted."""
+class Way:
+    """One way to run the model: what is open meanwhile, which attention, and how many prompts it runs."""
 
-    batch: int
-    length: int
-    share: float
-
-
-def random_model(hidden: int, layers: int, attention: str) -> Any:
-    """A random Qwen3, of about 100M parameters at 640 and 12."""
-    from transformers import AutoModelForCausalLM, Qwen3Config
-
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=32_000,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden // 64,
-        num_key_value_heads=max(1, hidden // 128),
-        head_dim=64,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-    )
-    return AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    name: str
+    scope: Callable[[], AbstractContextManager[None]] = nullcontext
+    attention: str = "sdpa"
+    passes: int = 1
 
 
-def random_bank(model: nn.Module, rank: int = 8) -> ProjectionBank:
-    """Orthogonal projections of the given rank for every head."""
-    identity, u = identify(model), {}
-    for layer in find_key_sites(model).modules:
-        u[layer] = torch.linalg.qr(torch.randn(identity.heads, identity.head_dim, identity.head_dim))[0][..., :rank]
-    return ProjectionBank(identity, u)
+@dataclass(frozen=True)
+class Cost:
+    """Of one run: seconds of the prefill, of each decoded token and of everything, and the most bytes held."""
+
+    prefill: float
+    token: float
+    total: float
+    peak: float
 
 
 @contextmanager
@@ -77,111 +62,180 @@ def _checked(model: nn.Module, bank: ProjectionBank | ExpertBank, mask: Tensor, 
         raise SteeringError(f"the benchmark steered {report.tokens_edited} of {int(mask.sum())} tokens")
 
 
-def _held() -> int:
-    """Resident bytes now: what this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def once(model: Any, ids: Tensor, new_tokens: int, way: Way) -> Cost:
+    """One run; a second of two passes has the last quarter of the prompt."""
+    prompts = [ids, ids[:, -ids.shape[1] // 4 :]][: way.passes]
+    caches: list[Any] = [None] * way.passes
+    start_peak(ids.device)
+    times = [now(ids.device)]
+    with way.scope():
+        for _ in range(1 + new_tokens):
+            for i, prompt in enumerate(prompts):
+                given = prompt if caches[i] is None else ids[:, -1:]
+                caches[i] = model(given, past_key_values=caches[i], use_cache=True, logits_to_keep=1).past_key_values
+            times.append(now(ids.device))
+    end = now(ids.device)
+    return Cost(times[1] - times[0], (times[-1] - times[1]) / new_tokens, end - times[0], float(peak(ids.device)))
 
 
-def once(model: Any, ids: Tensor, new_tokens: int, passes: int = 1) -> tuple[float, float, float]:
-    """Seconds of prefill and of each decoded token, and bytes held after them; ``passes`` 2 runs a second, shorter prompt."""
-    prompts = [ids, ids[:, -ids.shape[1] // 4 :]][:passes]
-    caches: list[Any] = [None] * passes
-    times = [time.perf_counter()]
-    for _ in range(1 + new_tokens):
-        for i, prompt in enumerate(prompts):
-            given = prompt if caches[i] is None else ids[:, -1:]
-            caches[i] = model(given, past_key_values=caches[i], use_cache=True, logits_to_keep=1).past_key_values
-        times.append(time.perf_counter())
-    return times[1] - times[0], (times[-1] - times[1]) / new_tokens, float(_held())
+def ways(
+    model: Any, banks: tuple[ProjectionBank, ExpertBank], shape: tuple[int, int], shares: list[float]
+) -> list[Way]:
+    """All of them, what matters most first; others than SEKA and AdaSEKA highlight the middle one of the shares."""
+    bank, experts = banks
+    masks = {share: _first(shape, share) for share in shares}
+    middle = shares[len(shares) // 2]
+
+    def steered(name: str, bank: ProjectionBank | ExpertBank, share: float, method: KeySteering) -> Way:
+        return Way(f"{name}, {share:.0%} highlighted", lambda: _checked(model, bank, masks[share], method))
+
+    return [
+        Way("plain"),
+        *(steered("SEKA", bank, share, Seka(gain=0.5)) for share in reversed(shares)),
+        Way("plain, again"),
+        *(steered(f"AdaSEKA of {EXPERTS} experts", experts, share, AdaSeka(gain=0.5)) for share in shares),
+        steered("key scaling", bank, middle, KeyScaling(gain=0.5)),
+        Way("two passes (as contrastive decoding)", passes=2),
+        Way("plain, eager attention", attention="eager"),
+        Way("attention bias (as PASTA), eager", lambda: attention_bias(model, masks[middle], 1.0), "eager"),
+    ]
 
 
-def ways(model: Any, eager: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor) -> dict[str, Callable[[int], Any]]:
-    """Name -> one run with so many new tokens."""
-
-    def under(scope: Callable[[], Any], model: Any = model, passes: int = 1) -> Callable[[int], Any]:
-        def run(new_tokens: int) -> tuple[float, float, float]:
-            with scope():
-                return once(model, ids, new_tokens, passes)
-
-        return run
-
-    experts = ExpertBank({f"expert-{i}": random_bank(model) for i in range(EXPERTS)})
-    return {
-        "plain": under(nullcontext),
-        "SEKA": under(lambda: _checked(model, bank, mask, Seka(gain=0.5))),
-        f"AdaSEKA, {EXPERTS} experts": under(lambda: _checked(model, experts, mask, AdaSeka(gain=0.5))),
-        "key scaling": under(lambda: _checked(model, bank, mask, KeyScaling(gain=0.5))),
-        "plain, eager attention": under(nullcontext, eager),
-        "attention bias (as PASTA), eager": under(lambda: attention_bias(eager, mask, 1.0), eager),
-        "two passes (as contrastive decoding)": under(nullcontext, passes=2),
-    }
+def _first(shape: tuple[int, int], share: float) -> Tensor:
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[:, : max(1, round(share * shape[1]))] = True
+    return mask
 
 
 @torch.inference_mode()
-def measure(case: Case, hidden: int, layers: int, rounds: int, new_tokens: int) -> list[str]:
-    """Rows of the table: median ratio to the plain run of the same round, and the range of the middle half."""
-    model, eager = (random_model(hidden, layers, a) for a in ("sdpa", "eager"))
-    bank = random_bank(model)
-    ids = torch.randint(10, 30_000, (case.batch, case.length))
-    mask = torch.zeros(case.batch, case.length, dtype=torch.bool)
-    mask[:, : max(1, round(case.share * case.length))] = True
-    runs = ways(model, eager, bank, ids, mask)
-    for run in runs.values():  # warm
-        run(1)
-    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in runs}
+def measure(
+    model: Any, ids: Tensor, given: list[Way], rounds: int, new_tokens: int, seconds: float
+) -> dict[str, list[Cost]]:
+    """Name -> cost in each round. A way that cannot be run any more within the time, or in the memory, has none."""
+    costs: dict[str, list[Cost]] = {way.name: [] for way in given}
+    fitting = [w for w in given if w.attention != "eager" or _scores(model, ids) < free(ids.device)]
+    began = time.perf_counter()
     for i in range(rounds):
-        names = list(runs)
-        for name in names[i % len(names) :] + names[: i % len(names)]:  # each is first in turn
-            results[name].append(runs[name](new_tokens))
-    rows = []
-    for name, values in results.items():
+        used = time.perf_counter() - began
+        if i and used * (i + 1) > seconds * i:  # another round like those before would not fit
+            break
+        turn = i % len(fitting)  # each is first in turn
+        for way in fitting[turn:] + fitting[:turn]:
+            if i == 0 and way is not given[0] and time.perf_counter() - began > seconds:
+                break
+            model.set_attn_implementation(way.attention)
+            costs[way.name].append(once(model, ids, new_tokens, way))
+    model.set_attn_implementation("sdpa")
+    return costs
+
+
+def _scores(model: Any, ids: Tensor) -> int:
+    """Bytes of the attention scores that eager attention holds at a time: as they are, masked, and two of the softmax."""
+    return 4 * 4 * model.config.num_attention_heads * ids.shape[0] * ids.shape[1] ** 2
+
+
+def table(costs: dict[str, list[Cost]], ids: Tensor) -> Iterator[str]:
+    """A row for each way: median ratio to the plain run of the same round, the range of the middle half, and seconds."""
+    plain = costs["plain"]
+    for name, found in costs.items():
+        size = f"{ids.shape[0]} x {ids.shape[1]:,}"
+        if not found:
+            yield f"| {size} | {name} | not run: too much time or memory | | | | |"
+            continue
         cells = []
-        for part in (lambda r: r[0], lambda r: r[1], lambda r: r[0] + new_tokens * r[1], lambda r: r[2]):
-            ratios = sorted(part(r) / part(p) for r, p in zip(values, results["plain"], strict=True))
+        for part in ("prefill", "token", "total", "peak"):
+            ratios = [getattr(c, part) / getattr(p, part) for c, p in zip(found, plain, strict=False)]
             low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
             cells.append(f"{statistics.median(ratios):.3f} ({low:.2f}-{high:.2f})")
-        first = f"{case.batch} x {case.length:,}, {case.share:.0%}"
-        rows.append(f"| {first} | {name} | " + " | ".join(cells) + " |")
-    return rows
+        seconds, token = (statistics.median(getattr(c, part) for c in found) for part in ("prefill", "token"))
+        cells.append(f"{seconds:.3g} s, {1000 * token:.3g} ms, {max(c.peak for c in found) / 2**20:,.0f} MiB")
+        yield f"| {size} | {name} ({len(found)}) | " + " | ".join(cells) + " |"
 
 
-def learning_seconds(hidden: int, layers: int, triples: int = 100) -> float:
-    """Seconds to learn a bank from template triples, in words of the demo's tokenizer."""
-    model, tokenizer = random_model(hidden, layers, "sdpa"), load_model("seka-demo").tokenizer
-    data = template_triples(triples)
-    began = time.perf_counter()
-    learn_bank(model, data, tokenizer=tokenizer)
-    return time.perf_counter() - began
+@torch.inference_mode()
+def time_of_edits(model: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor, runs: int = 5) -> float:
+    """Seconds that SEKA's edits of one prefill take by themselves: less noisy than the difference of two prefills."""
+    edits = Seka(gain=0.5).edits(bank)
+    part = Marks(mask).window(0, ids.shape[1], ids.shape[0]).to(ids.device)
+    with recording(find_key_sites(model)) as keys:
+        model(ids, use_cache=False, logits_to_keep=1)
+    times = []
+    for _ in range(runs):
+        began = now(ids.device)
+        for layer, edit in edits.items():
+            edit_keys(keys[layer], part.rows, part.columns, part.weights, edit.to(ids.device))
+        times.append(now(ids.device) - began)
+    return statistics.median(times)
+
+
+@torch.inference_mode()
+def added_host_time(model: Any, bank: ProjectionBank, device: str, runs: int = 30) -> float:
+    """Seconds that steering adds to what the host does in one prefill: of so few tokens that nothing waits for the device."""
+    ids = torch.full((1, 16), 10, device=device)
+    mask = _first((1, 16), 0.25)
+    times: dict[str, list[float]] = {"plain": [], "steered": []}
+    for _ in range(runs):
+        for name, scope in (("plain", nullcontext), ("steered", lambda: _checked(model, bank, mask, Seka(gain=0.5)))):
+            now(ids.device)  # the device is idle
+            began = time.perf_counter()
+            with scope():
+                model(ids, use_cache=True, logits_to_keep=1)
+                host = time.perf_counter() - began
+            times[name].append(host)
+    return statistics.median(s - p for s, p in zip(times["steered"], times["plain"], strict=True))
 
 
 def main(
     batch: list[int] = [1, 4],  # noqa: B006
-    length: list[int] = [512, 2048],  # noqa: B006
+    length: list[int] = [512, 2048, 8192],  # noqa: B006
     share: list[float] = [0.05, 0.25, 1.0],  # noqa: B006
     hidden: int = 640,
     layers: int = 12,
+    device: str = "cpu",
+    dtype: str = "float32",
     rounds: int = 7,
+    seconds: float = 300,
     new_tokens: int = 8,
+    triples: int = 10,
     out: Path | None = None,
 ) -> None:
-    """Print the table, and write it to a file."""
-    cases: Sequence[Case] = [Case(b, t, s) for b in batch for t in length for s in share]
-    lines = [
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used, load "
-        f"{os.getloadavg()[0]:.1f}, torch {torch.__version__}, random Qwen3 (hidden {hidden}, {layers} layers), float32, "
-        f"{rounds} rounds, {new_tokens} decoded tokens.",
-        "",
-        "| rows x tokens, highlighted | | prefill | per decoded token | total | memory held |",
-        "|---|---|---|---|---|---|",
-    ]
-    for case in cases:
-        lines += measure(case, hidden, layers, rounds, new_tokens)
-        print("\n".join(lines[-7:]), flush=True)
-    lines += ["", f"Learning a bank from 100 template triples: {learning_seconds(hidden, layers):.0f} s."]
-    print(lines[-1])
-    text = "\n".join(lines) + "\n"
-    if out is not None:
-        out.write_text(text, encoding="utf-8")
+    """Print the tables, and write them to a file. SECONDS is for each size; TRIPLES 0 leaves learning out."""
+    kind = getattr(torch, dtype)
+    model = random_model(hidden, layers, device=device, dtype=kind)
+    bank = random_bank(model)
+    banks = bank, ExpertBank({f"expert-{i}": random_bank(model) for i in range(EXPERTS)})
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+        lines.append(line)
+        if out is not None:
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    where = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or platform.machine()
+    say(
+        f"{where}, {os.cpu_count()} cores, {torch.get_num_threads()} threads used, load {os.getloadavg()[0]:.1f}, torch "
+        f"{torch.__version__}, random Qwen3 of {model.num_parameters() / 1e6:.0f}M parameters (hidden {hidden}, {layers} "
+        f"layers), {dtype}, {new_tokens} decoded tokens; the number of rounds stands behind each name.\n"
+    )
+    say("| rows x tokens | | prefill | per decoded token | total | peak memory | prefill, token, peak |")
+    say("|---|---|---|---|---|---|---|")
+    for shape in [(1, 128), *((b, t) for t in length for b in batch)]:  # the first warms up
+        ids = torch.randint(10, 30_000, shape, device=device)
+        warming = shape == (1, 128)
+        costs = measure(model, ids, ways(model, banks, shape, share), 1 if warming else rounds, new_tokens, seconds)
+        for row in table(costs, ids) if not warming else ():
+            say(row)
+        prefill = statistics.median(c.prefill for c in costs["plain"])
+        for part in share if not warming else ():
+            alone = time_of_edits(model, bank, ids, _first(shape, part)) / prefill
+            say(
+                f"| {shape[0]} x {shape[1]:,} | the edits of SEKA alone, {part:.0%} highlighted | {alone:.4f} | | | | |"
+            )
+    say(f"\nAdded host time of a steered prefill: {1000 * added_host_time(model, bank, device):.2f} ms.\n")
+    if triples:
+        for line in learning.rows(hidden, layers, min(rounds, 3), triples, device, kind):
+            say(line)
 
 
 if __name__ == "__main__":

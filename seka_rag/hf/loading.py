@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +44,36 @@ def load_model(name: str, **options: Any) -> LoadedModel:
     path, bank = BUILT_IN.get(name, (Path(name), None))
     shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}
     source = str(path) if path.exists() else name
+    if not path.exists():
+        _check_connection(name, options)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         model = AutoModelForCausalLM.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(_explain(name, path.exists(), error)) from error
     return LoadedModel(model.eval(), tokenizer, name, bank if bank and bank.exists() else None)
+
+
+def _check_connection(name: str, options: Mapping[str, Any]) -> None:
+    """Say at once that the Hub cannot be connected to; transformers would try for most of a minute.
+
+    A slow network is no error, and nothing is asked for a model that is in the local cache.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    revision, file = options.get("revision"), "config.json"
+    for last in (False, True):
+        try:
+            local = try_to_load_from_cache(name, file, cache_dir=options.get("cache_dir"), revision=revision)
+            if local is None and not constants.HF_HUB_OFFLINE and not options.get("local_files_only"):
+                get_hf_file_metadata(hf_hub_url(name, file, revision=revision), token=options.get("token"))
+            return
+        except Exception as error:
+            if type(error).__name__ != "ConnectError":  # of httpx or httpx2, whichever the hub uses
+                return  # whatever it is, transformers meets it again and says it better
+            if last:
+                raise ModelNotFoundError(_explain(name, False, error)) from error
+        time.sleep(1)  # it may be a hiccup
 
 
 def _explain(name: str, is_folder: bool, error: Exception) -> str:

@@ -150,7 +150,8 @@ def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:
             f"this {family} model is not built as its family is: a layer below {layout.blocks!r} has no {layout.key.path!r}"
             + (f" or no {layout.query.path!r}" if layout.query else "")
         )
-    shapes = {_shape(config, layout, i) for i in modules}
+    differ = getattr(config, "per_layer_attributes", None)  # else one layer speaks for all
+    shapes = {_shape(config, layout, i) for i in (modules if differ else [min(modules)])}
     if len(shapes) > 1:
         raise UnsupportedModelError(f"the layers of this {family} model have different heads: {sorted(shapes)}")
     (heads, head_dim), *_ = shapes

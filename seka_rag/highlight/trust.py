@@ -31,6 +31,7 @@ class TrustPolicy:
         max_share: largest share of a passage's characters that may be marked, in (0, 1]. Spans are kept whole, the
             heaviest first, then the first in the text; those that no longer fit are dropped.
         max_weight: larger weights are lowered to this.
+        name: for warnings.
 
     Raises:
         SpanError: a limit out of range, or ``sources`` given as one string.
@@ -41,6 +42,7 @@ class TrustPolicy:
     check: Callable[[Passage], bool] | None = None
     max_share: float = 1.0
     max_weight: float = 1.0
+    name: str = "TrustPolicy"
 
     def __post_init__(self) -> None:
         if isinstance(self.sources, str):
@@ -142,6 +144,44 @@ class Trusted:
             why = f"{dropped} highlight(s) beyond max_share={self.policy.max_share}" if dropped else None
             decisions.append(TrustDecision(i, passage.source, True, why, spans, dropped))
         return decisions
+
+
+def choose_spans(
+    highlighter: Highlighter, question: str, passages: Sequence[Passage]
+) -> tuple[PassageSpans, tuple[str, ...]]:
+    """What a highlighter chooses in passages, and warnings: which sources its trust policy kept unmarked, and why.
+
+    Raises:
+        SpanError: a result that does not fit the passages.
+    """
+    if not isinstance(highlighter, Trusted):
+        return check_spans(passages, highlighter(question, passages)), ()
+    decisions = highlighter.decide(question, passages)
+    if highlighter.record is not None:
+        highlighter.record(decisions)
+    sources: dict[str, list[str]] = {}
+    for decision in decisions:
+        if decision.reason is not None:
+            kept = (
+                f"dropped {decision.reason}, in"
+                if decision.trusted
+                else f"{decision.reason}, so it is not highlighted:"
+            )
+            sources.setdefault(kept, []).append(_shown(decision.source))
+    told = tuple(f"{highlighter.policy.name}: {kept} {_listed(own)}" for kept, own in sources.items())
+    return [decision.spans for decision in decisions], told
+
+
+def _shown(source: str | None) -> str:
+    """A source may be anybody's text."""
+    return (
+        "a passage without a source" if source is None else repr(source if len(source) <= 80 else source[:77] + "...")
+    )
+
+
+def _listed(sources: Sequence[str]) -> str:
+    own = list(dict.fromkeys(sources))
+    return ", ".join(own[:5]) + (f" and {len(own) - 5} more" if len(own) > 5 else "")
 
 
 def _matches(source: str | None, patterns: Sequence[str]) -> bool:

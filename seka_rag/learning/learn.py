@@ -43,6 +43,8 @@ def learn_bank(
             share of all heads, a quantile, or a list of ``(layer, head)``. Without one, every head that has a gap.
         negative: also learn the negative part ``P-``.
         suggested_gain: stored in the bank as the gain to start from.
+        batch_size: triples that are handled at a time; prompts that begin alike share work only within it.
+        progress: called with the number of triples done since the last call.
 
     Raises:
         LearningError: bad arguments, or triples that cannot be used.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -25,6 +25,27 @@ _KEY = "seka_statistics"
 _TENSORS = ("relevant", "irrelevant", "mean_relevant", "gap")
 
 
+class Share(BaseModel):
+    """Which share of which triples some statistics are of, so that a missing one is noticed.
+
+    Attributes:
+        index, count: share ``index`` (from 0) of ``count``.
+        triples: digest of all triples that were divided.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    index: int
+    count: int
+    triples: str
+
+    @classmethod
+    def of(cls, triples: Sequence[ContrastiveTriple], index: int, count: int) -> Share:
+        """Of ``shard(triples, index, count)``."""
+        told = repr([(t.context, t.answer.start, t.answer.end, t.question, t.irrelevant_question) for t in triples])
+        return cls(index=index, count=count, triples=hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest())
+
+
 class _Header(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -33,6 +54,7 @@ class _Header(BaseModel):
     tokens: int
     triples: int
     skipped: int
+    share: Share | None = None
     sha256: str
 
 
@@ -54,8 +76,14 @@ def shard(
     return [triple for batch in batches[index::count] for triple in batch]
 
 
-def save_statistics(path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics) -> Path:
-    """Write statistics and the identity of their model as one safetensors file; complete or not at all."""
+def save_statistics(
+    path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics, share: Share | None = None
+) -> Path:
+    """Write statistics and the identity of their model as one safetensors file; complete or not at all.
+
+    Args:
+        share: which share of a run they are; then the other shares are asked for when the files are merged.
+    """
     tensors = {name: getattr(statistics, name).contiguous() for name in _TENSORS}
     header = _Header(
         format_version=_FORMAT,
@@ -63,6 +91,7 @@ def save_statistics(path: str | os.PathLike[str], model: ModelIdentity, statisti
         tokens=statistics.tokens,
         triples=statistics.triples,
         skipped=statistics.skipped,
+        share=share,
         sha256=_digest(tensors),
     )
     return write_file(path, save_tensors(tensors, {_KEY: header.model_dump_json()}))
@@ -78,21 +107,31 @@ def load_statistics(path: str | os.PathLike[str]) -> tuple[ModelIdentity, KeySta
     return header.model, _statistics(header, tensors)
 
 
-def merge_statistics(paths: Sequence[str | os.PathLike[str]]) -> tuple[ModelIdentity, KeyStatistics]:
+def merge_statistics(
+    paths: Sequence[str | os.PathLike[str]], *, partial: bool = False
+) -> tuple[ModelIdentity, KeyStatistics]:
     """The sum of several files: what one run over all their triples gives.
 
+    Args:
+        partial: take the shares that are there although others of their run are missing.
+
     Raises:
-        LearningError: no file, a damaged one, two of different models, or one given twice.
+        LearningError: no file, a damaged one, two of different models, one given twice, or a share that is missing.
     """
     if not paths:
         raise LearningError("no statistics to merge")
     seen: dict[str, Path] = {}
+    shares: dict[Share, Path] = {}
     model, total = None, None
     for path in map(Path, paths):
         header, tensors = _read(path)
         if header.sha256 in seen:
             raise LearningError(f"{seen[header.sha256]} and {path} hold the same statistics: give each part once")
         seen[header.sha256] = path
+        if header.share in shares:
+            raise LearningError(f"{shares[header.share]} and {path} are the same share: give each part once")
+        if header.share is not None:
+            shares[header.share] = path
         part = _statistics(header, tensors)
         if model is None or total is None:
             model, total = header.model, part
@@ -104,9 +143,21 @@ def merge_statistics(paths: Sequence[str | os.PathLike[str]]) -> tuple[ModelIden
         if doubts := model.doubts(header.model):
             raise LearningError(f"{paths[0]} and {path} are of different models: {doubts[0]}")
         total += part
+    if not partial:
+        _check_complete(shares)
     assert model is not None
     assert total is not None
     return model, total
+
+
+def _check_complete(shares: Mapping[Share, Path]) -> None:
+    for share, path in shares.items():
+        whole = [share.model_copy(update={"index": i}) for i in range(share.count)]
+        if missing := [f"{other.index + 1}/{other.count}" for other in whole if other not in shares]:
+            raise LearningError(
+                f"{path} is share {share.index + 1}/{share.count} of its triples; of the same triples {', '.join(missing)} is "
+                "missing: give all shares, or partial=True (--partial) for a bank of those that are there"
+            )
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:

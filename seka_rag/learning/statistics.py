@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from seka_rag.errors import LearningError, SpanError
-from seka_rag.hf.hooks import recording
-from seka_rag.hf.sites import find_key_sites
-from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.hf.read import read_keys
+from seka_rag.hf.sites import KeySites, find_key_sites, setting, text_config
+from seka_rag.hf.tokens import TokenizedPrompt, pad_id, tokenize
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.text.prompt import Prompt
+
+#: The most tokens of one pass. A processor is as fast with a few hundred as with thousands, which leave its caches.
+_PASS_TOKENS = {"cpu": 512, "cuda": 16_384}
 
 
 @dataclass
@@ -75,45 +79,36 @@ def collect_statistics(
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
 ) -> KeyStatistics:
-    """Run every triple once through the model's backbone and sum up the keys of its answers.
+    """Run every triple through the model's backbone and sum up the keys of its answers.
 
-    One padded batch holds the three prompts of ``batch_size`` triples; no logits and no hidden states are kept.
+    Attention is causal, so a prompt is run up to the end of its answer only, and prompts of which one begins the other
+    share a row. Rows of similar length go through the model together, up to the last layer's keys.
 
     Args:
+        batch_size: triples that are tokenized, compared and held at a time.
         progress: called with the number of triples done since the last call.
 
     Raises:
-        LearningError: no usable triple, or keys that are not finite.
+        LearningError: no usable triple, keys that are not finite, or a model whose attention is not causal.
     """
     sites = find_key_sites(hf_model)
+    _check_causal(hf_model)
     statistics = KeyStatistics.zeros(sites.layers, sites.heads, sites.head_dim)
     device = next(hf_model.parameters()).device
     was_training = hf_model.training
     hf_model.eval()
     try:
-        with torch.inference_mode(), recording(sites) as keys:
+        with torch.inference_mode():
             for chunk in _chunks(triples, batch_size):
-                usable: list[TokenizedPrompt] = []
-                for triple in chunk:
-                    three = _tokenize(tokenizer, triple)
-                    statistics.skipped += three is None
-                    usable += three or []
+                usable = [three for three in (_tokenize(tokenizer, t) for t in chunk) if three]
                 if usable:
-                    batch = pad(
-                        usable, pad_id(tokenizer), side="right"
-                    )  # absolute positions stay those of each prompt alone
-                    sites.decoder(
-                        input_ids=batch.input_ids.to(device),
-                        attention_mask=batch.attention_mask.to(device),
-                        use_cache=False,
-                    )
-                    marked = (batch.weights > 0).view(-1, 3, batch.weights.shape[1])
-                    for layer, k in keys.items():
-                        k = k.unflatten(0, (-1, 3))  # [triples, 3, T, H, D]
-                        h, hp, hn = (k[:, part][marked[:, part].to(k.device)] for part in range(3))
-                        statistics.add(layer, h, hp, hn)
-                    statistics.tokens += int(marked[:, 0].sum())
-                    statistics.triples += len(usable) // 3
+                    # all neutral prompts, then all relevant, then all irrelevant ones
+                    prompts = [prompt for part in zip(*usable, strict=True) for prompt in part]
+                    for layer, k in _answer_keys(sites, prompts, pad_id(tokenizer), device).items():
+                        statistics.add(layer, *k.chunk(3))
+                    statistics.tokens += sum(len(_answer(neutral)) for neutral, *_ in usable)
+                statistics.triples += len(usable)
+                statistics.skipped += len(chunk) - len(usable)
                 if progress:
                     progress(len(chunk))
     finally:
@@ -125,16 +120,75 @@ def collect_statistics(
     return statistics
 
 
+def _check_causal(hf_model: nn.Module) -> None:
+    config = text_config(hf_model)
+    if setting(config, "use_bidirectional_attention") in (True, "all") or setting(config, "is_causal") is False:
+        raise LearningError(
+            "this model's attention is not causal (an embedding model?): SEKA is for models that generate"
+        )
+
+
 def _chunks(items: Sequence[ContrastiveTriple], size: int) -> Iterator[Sequence[ContrastiveTriple]]:
     for i in range(0, len(items), size):
         yield items[i : i + size]
 
 
 def _tokenize(tokenizer: Any, triple: ContrastiveTriple) -> list[TokenizedPrompt] | None:
-    """The three prompts as tokens, or None if the answer's tokens differ between them."""
+    """The three prompts as tokens, or None if the answer has none (weight 0), or others in one of them."""
     try:
         three = [tokenize(tokenizer, prompt) for prompt in triple_prompts(triple)]
     except SpanError:
         return None
-    answers = [[i for i, w in zip(t.ids, t.weights, strict=True) if w > 0] for t in three]
-    return three if answers[0] == answers[1] == answers[2] else None
+    answers = [[t.ids[i] for i in _answer(t)] for t in three]
+    return three if answers[0] and answers[0] == answers[1] == answers[2] else None
+
+
+def _answer(prompt: TokenizedPrompt) -> list[int]:
+    """Where the answer's tokens are."""
+    return [i for i, weight in enumerate(prompt.weights) if weight > 0]
+
+
+def _answer_keys(
+    sites: KeySites, prompts: Sequence[TokenizedPrompt], padding: int, device: torch.device
+) -> dict[int, Tensor]:
+    """Layer -> keys of the answers' tokens ``[n, H, D]``, prompt after prompt."""
+    answers = [_answer(p) for p in prompts]
+    rows, of_prompt = distinct_rows([tuple(p.ids[: a[-1] + 1]) for p, a in zip(prompts, answers, strict=True)])
+    row = torch.tensor([r for r, a in zip(of_prompt, answers, strict=True) for _ in a])
+    column = torch.tensor([i for a in answers for i in a])
+    found: dict[int, Tensor] = {}
+    for group in row_groups([len(ids) for ids in rows], _PASS_TOKENS.get(device.type, _PASS_TOKENS["cuda"])):
+        place = torch.full((len(rows),), -1)
+        place[group] = torch.arange(len(group))
+        here = (place[row] >= 0).nonzero()[:, 0]
+        ids = pad_sequence([torch.tensor(rows[i]) for i in group], batch_first=True, padding_value=padding)
+        keys = read_keys(sites, ids.to(device), place[row[here]], column[here])
+        here = here.to(device)
+        for layer, k in keys.items():
+            if layer not in found:
+                found[layer] = k.new_empty(len(row), *k.shape[1:])
+            found[layer][here.to(k.device)] = k
+    return found
+
+
+def distinct_rows(prompts: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The token sequences that no other one begins with, and for each prompt the one that begins with it."""
+    rows: list[tuple[int, ...]] = []
+    home: dict[tuple[int, ...], int] = {}
+    for ids in sorted(set(prompts), reverse=True):  # right after a sequence come those that it begins
+        if not rows or rows[-1][: len(ids)] != ids:
+            rows.append(ids)
+        home[ids] = len(rows) - 1
+    return rows, [home[ids] for ids in prompts]
+
+
+def row_groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Rows that go through the model together: of similar length, with at most so many tokens, padding included."""
+    group: list[int] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if group and lengths[group[0]] * (len(group) + 1) > tokens:
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

@@ -23,8 +23,9 @@ def edit_keys(keys: Tensor, rows: Tensor, columns: Tensor, weights: Tensor, edit
         ``[B, T, H, D]`` in the dtype of ``keys``; the arithmetic is float32.
     """
     index = (rows[:, None], columns[:, None], edit.heads[None, :])
-    old = keys[index].float()  # [n, h, D]
-    delta = torch.einsum("nhd,hdr->nhr", old, edit.down)
-    if edit.up is not None:
-        delta = torch.einsum("nhr,hrd->nhd", delta, edit.up)
-    return torch.index_put(keys, index, (old + weights[:, None, None] * delta).to(keys.dtype))
+    old = keys[index].float().transpose(0, 1)  # [h, n, D]
+    if edit.up is None:
+        new = torch.baddbmm(old, old * weights[:, None], edit.down)
+    else:  # weights go where they are fewest
+        new = torch.baddbmm(old, torch.bmm(old, edit.down) * weights[:, None], edit.up)
+    return torch.index_put(keys, index, new.transpose(0, 1).to(keys.dtype))

@@ -156,8 +156,8 @@ def edit_keys_routed(
     """
     factors = edit.experts.factors.flatten(2)  # [h, D, M K]
     index = (rows[:, None], columns[:, None], edit.heads[None, :])
-    old = keys[index].float()  # [n, h, D]
-    inner = torch.einsum("nhd,hdr->nhr", old, factors)
-    inner = inner * (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)
-    delta = torch.einsum("nhr,hdr->nhd", inner, factors)
-    return torch.index_put(keys, index, (old + weights[:, None, None] * delta).to(keys.dtype))
+    old = keys[index].float().transpose(0, 1)  # [h, n, D]
+    shares = (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)  # [n, h, M K]
+    inner = torch.bmm(old, factors) * (shares * weights[:, None, None]).transpose(0, 1)
+    new = torch.baddbmm(old, inner, factors.mT)
+    return torch.index_put(keys, index, new.transpose(0, 1).to(keys.dtype))

@@ -86,10 +86,16 @@ class SteeringReport:
         del plain["routing"]
         return {**plain, "layers": list(self.layers)}
 
-    def of_row(self, row: int) -> SteeringReport:
-        """The report with the experts of one row of the batch only."""
+    def of_row(self, row: int, marked: int) -> SteeringReport:
+        """The report of one row of the batch, which has this many highlighted tokens: all of them are edited or none."""
         routing = {layer: alpha[row : row + 1] for layer, alpha in self.routing.items()}
-        return replace(self, experts=self.experts[row : row + 1], routing=routing)
+        return replace(
+            self,
+            tokens_marked=marked if self.tokens_marked else 0,
+            tokens_edited=marked if self.tokens_edited else 0,
+            experts=self.experts[row : row + 1],
+            routing=routing,
+        )
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Banks on a Hub: a real HTTP server on loopback that speaks its API."""
 
+import hashlib
 import os
 import re
 import subprocess
@@ -9,9 +10,10 @@ import hub as stand_in
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from tiny import random_expert
 
-from seka_rag import ProjectionBank, Prompt, SteeredModel, learn_bank
-from seka_rag.bank.card import model_card
+from seka_rag import ExpertBank, ProjectionBank, Prompt, SteeredModel, learn_bank, load_bank
+from seka_rag.bank.card import expert_card, model_card
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import BankError
 
@@ -48,6 +50,61 @@ def test_pushed_and_fetched_is_the_same(hub, bank):
     pull = bank.push_to_hub("ada/bank", token=stand_in.TOKEN, create_pr=True)
     assert pull.endswith("/discussions/1")
     assert ProjectionBank.from_pretrained("ada/bank", revision="refs/pr/1").digest == bank.digest
+
+
+def test_experts_pushed_and_fetched_are_the_same(hub, qwen3, tokenizer):
+    experts = ExpertBank(
+        {n: random_expert(qwen3, i) for i, n in enumerate("abc")}, gains={"b": 0.5}, suggested_gain=0.7
+    )
+    experts.push_to_hub("ada/experts", token=stand_in.TOKEN, base_model="owner/model")
+    first = hub.refs["ada/experts", "main"]
+    names = {f"{n}/{file}" for n in "abc" for file in ("bank.json", "bank.safetensors")}
+    assert set(hub.files("ada/experts", "main")) == {".gitattributes", "README.md", "experts.json"} | names
+    for fetched in (ExpertBank.from_pretrained("ada/experts"), load_bank("ada/experts")):
+        assert (fetched.digest, fetched.names, fetched.gains) == (experts.digest, ("a", "b", "c"), experts.gains)
+        assert fetched.suggested_gain == 0.7
+    fewer = experts.remove("b")
+    fewer.push_to_hub("ada/experts", token=stand_in.TOKEN)
+    assert load_bank("ada/experts").digest == fewer.digest
+    assert load_bank("ada/experts", revision=first).digest == experts.digest
+    report = SteeredModel(qwen3, tokenizer, bank="ada/experts").generate(
+        Prompt("Ada lives in Lyon.").highlight("Lyon"), max_new_tokens=1
+    )
+    assert report.report.experts[0].keys() == {"a", "c"}
+    with pytest.raises(BankError, match="holds experts, not one bank"):
+        ProjectionBank.from_pretrained("ada/experts", revision=first)
+
+
+def test_a_place_with_both_kinds_is_not_guessed(hub, bank, qwen3):
+    experts = ExpertBank({"a": random_expert(qwen3, 1)})
+    experts.push_to_hub("ada/both", token=stand_in.TOKEN)
+    bank.push_to_hub("ada/both", token=stand_in.TOKEN)
+    assert ProjectionBank.from_pretrained("ada/both").digest == bank.digest
+    assert ExpertBank.from_pretrained("ada/both").digest == experts.digest
+    with pytest.raises(BankError, match="ada/both holds a bank and an expert bank"):
+        load_bank("ada/both")
+    assert ProjectionBank.from_pretrained("ada/both").digest == bank.digest  # all files are fetched now
+
+
+def test_large_files_go_through_lfs(hub, bank, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.large = 1500
+    bank.push_to_hub("ada/bank", token=stand_in.TOKEN)
+    sent = [path for kind, path in hub.requests if kind == "PUT"]
+    data = hub.files("ada/bank", "main")["bank.safetensors"]
+    assert f"upload/{hashlib.sha256(data).hexdigest()}" in sent
+    assert ProjectionBank.from_pretrained("ada/bank").digest == bank.digest
+    bank.push_to_hub("ada/again", token=stand_in.TOKEN)  # what is stored is not sent twice
+    again = [path for kind, path in hub.requests if kind == "PUT"][len(sent) :]
+    assert not any(path.endswith(hashlib.sha256(data).hexdigest()) for path in again)
+    assert ProjectionBank.from_pretrained("ada/again").digest == bank.digest
+
+
+def test_a_large_upload_that_fails_is_a_bank_error(hub, bank):
+    hub.large = 1500  # by the protocol that huggingface_hub prefers, which this stand-in does not know
+    with pytest.raises(BankError, match="could not upload to 'ada/bank'"):
+        bank.push_to_hub("ada/bank", token=stand_in.TOKEN)
+    assert len(hub.repos["ada/bank"]) == 1
 
 
 def test_a_steered_model_takes_a_name_of_the_hub(hub, bank, qwen3, tokenizer):
@@ -145,6 +202,17 @@ def test_the_card_says_what_it_is(bank, qwen3):
     unnamed = ModelCard(model_card(bank, "ada/bank"))
     assert unnamed.data.base_model is None
     assert ModelCard(model_card(bank, "ada/bank", "owner/m")).data.base_model == "owner/m"
+
+
+def test_the_card_of_experts_says_what_they_are(qwen3):
+    experts = ExpertBank({"lookup": random_expert(qwen3, 1), "long": random_expert(qwen3, 2)}, gains={"long": 0.5})
+    card = ModelCard(expert_card(experts, "ada/experts", "owner/m"))
+    assert card.data.base_model == "owner/m"
+    assert 'SteeredModel.from_pretrained("owner/m", bank="ada/experts")' in card.text
+    assert f"| long | 0.5 | 6 of 6 | `{experts['long'].digest}` |" in card.text
+    assert experts.digest in card.text
+    assert card.text.count("| keys taken at |") == 2
+    assert "highlight only" in card.text
 
 
 def test_the_command_line_reads_from_the_hub(hub, bank, tmp_path):

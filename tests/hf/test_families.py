@@ -12,6 +12,7 @@ from tiny import FAMILIES, MULTIMODAL, random_bank, tiny_model, tiny_multimodal
 from seka_rag import Seka, steer
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.layouts import LAYOUTS
+from seka_rag.hf.read import read_keys
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.taps import tapped
 from seka_rag.hf.verify import verify_key_sites
@@ -63,6 +64,21 @@ def test_the_tapped_key_is_the_cached_key_where_rotary_is_the_identity(family, m
         assert k.shape == stored.shape == (4, LENGTH, sites.heads, sites.head_dim)
         scale = SCALED.get(family.split(":")[0], 1.0)
         assert torch.allclose(scale * k[:, 0], stored[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_keys_are_read_without_what_comes_after_them(family, model):
+    sites = find_key_sites(model)
+    with recording(sites) as whole:
+        run(model)
+    ids = IDS[:2, :5].clone()
+    ids[1, 3:] = 0  # a shorter prompt, padded
+    rows, columns = torch.tensor([0, 0, 1]), torch.tensor([4, 1, 2])
+    last = sites.decoder.get_submodule(sites.layout.blocks)[max(sites.modules)]
+    with last.register_forward_hook(lambda *_: pytest.fail("a layer was completed of which only the keys are wanted")):
+        keys = read_keys(sites, ids, rows, columns)
+    assert set(keys) == set(whole)
+    for layer, k in keys.items():
+        assert torch.allclose(k, whole[layer][rows, columns], rtol=1e-4, atol=1e-5)
 
 
 def test_the_tapped_query_is_the_query_of_attention(family, model, plain):

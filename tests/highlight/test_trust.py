@@ -8,7 +8,7 @@ from seka_rag.errors import SpanError
 from seka_rag.highlight.base import PassageSpans
 from seka_rag.highlight.select import AllPassages, TopK
 from seka_rag.highlight.sentences import Sentences
-from seka_rag.highlight.trust import TrustDecision, Trusted, TrustPolicy
+from seka_rag.highlight.trust import TrustDecision, Trusted, TrustPolicy, choose_spans
 from seka_rag.text.passages import Passage
 from seka_rag.text.spans import Span, merge
 
@@ -136,3 +136,24 @@ def test_limits_always_hold(raw: list, share: float) -> None:
     assert sum(map(len, merge(kept))) <= share * 20
     assert all(0 < s.weight <= 1 for s in kept)
     assert all(any((s.start, s.end) == (o.start, o.end) for o in spans) for s in kept), "no span is made or widened"
+
+
+def test_warnings_name_policy_and_source() -> None:
+    """What reports say of passages that a policy kept unmarked."""
+    said: list[list[TrustDecision]] = []
+    policy = TrustPolicy(sources=["handbook/*"], max_share=0.5, name="reviewed pages")
+    trusted = Trusted(AllPassages(), policy, record=said.append)
+    passages = [GOOD, BAD, *(Passage(f"copy {i}", source=f"web/{i}{'x' * 100}") for i in range(6)), Passage("nowhere")]
+    spans, warnings = choose_spans(trusted, "q", passages)
+    assert spans == trusted("q", passages)
+    assert len(said) == 2, "recorded once for each call"
+    dropped, untrusted = warnings
+    assert dropped == "reviewed pages: dropped 1 highlight(s) beyond max_share=0.5, in 'handbook/a.md'"
+    assert untrusted.startswith(
+        "reviewed pages: its source is not on the list, so it is not highlighted: 'web/forum.html', 'web/0xxx"
+    )
+    assert untrusted.endswith("x...' and 3 more")
+    assert not any(p.text in w for p in passages for w in warnings)
+    assert choose_spans(AllPassages(), "q", passages) == (AllPassages()("q", passages), ())
+    with pytest.raises(SpanError):
+        choose_spans(lambda question, passages: [], "q", passages)

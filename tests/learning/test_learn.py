@@ -1,6 +1,8 @@
 import oracle
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import demo_tokenizer, tiny_model
 
 from seka_rag import ContrastiveTriple, ProjectionBank, Span, learn_bank
@@ -10,6 +12,7 @@ from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import find_key_sites
+from seka_rag.learning import statistics
 from seka_rag.learning.learn import bank_from_statistics
 from seka_rag.learning.statistics import collect_statistics, triple_prompts
 from seka_rag.ops.projection import rank_for_energy
@@ -91,6 +94,57 @@ def test_parts_learned_apart_add_up_to_the_whole(qwen3, tokenizer):
     assert all(torch.allclose(a.projection(i), b.projection(i), atol=1e-4) for i in a.positive)
 
 
+def test_how_prompts_are_batched_makes_no_difference(qwen3, tokenizer, monkeypatch):
+    whole = collect_statistics(qwen3, tokenizer, TRIPLES)
+    one_by_one = collect_statistics(qwen3, tokenizer, TRIPLES[::-1], batch_size=1)
+    monkeypatch.setitem(statistics._PASS_TOKENS, "cpu", 1)  # a pass holds at least one row
+    alone = collect_statistics(qwen3, tokenizer, TRIPLES, batch_size=100)
+    for name in ("relevant", "irrelevant", "mean_relevant", "gap"):
+        for other in (one_by_one, alone):
+            assert torch.allclose(getattr(other, name), getattr(whole, name), rtol=1e-5, atol=1e-4), name
+            assert (other.tokens, other.triples, other.skipped) == (whole.tokens, whole.triples, 0)
+
+
+def test_a_prompt_is_run_once_and_only_to_the_end_of_its_answer(qwen3, tokenizer):
+    context = "Ada lives in Paris. Alan lives in Rome."
+    answers = [Span(context.index(word), context.index(word) + len(word)) for word in ("Paris", "Rome")]
+    questions = ("Where does Ada live?", "Where does Alan live?")
+    one, other = (
+        ContrastiveTriple(context, answer, *(questions[:: 1 if i == 0 else -1])) for i, answer in enumerate(answers)
+    )
+    seen = []
+    with qwen3.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs), with_kwargs=True):
+        both = collect_statistics(qwen3, tokenizer, [one, other])
+    # of the six prompts three are the beginning of another: three rows, the longest of which ends with "Rome"
+    assert sum(len(kwargs["input_ids"]) for kwargs in seen) == 3
+    longest = max(len(tokenizer(p.text[: p.spans[0].end])["input_ids"]) for p in triple_prompts(other))
+    assert max(kwargs["input_ids"].shape[1] for kwargs in seen) == longest
+    apart = collect_statistics(qwen3, tokenizer, [one]) + collect_statistics(qwen3, tokenizer, [other])
+    assert torch.allclose(both.relevant, apart.relevant, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(both.irrelevant, apart.irrelevant, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(both.gap, apart.gap, rtol=1e-5, atol=1e-5)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), min_size=1, max_size=12))
+def test_rows_hold_every_prompt_and_none_is_within_another(prompts):
+    rows, of_prompt = statistics.distinct_rows(prompts)
+    assert all(rows[r][: len(p)] == p for r, p in zip(of_prompt, prompts, strict=True))
+    assert not any(a is not b and b[: len(a)] == a for a in rows for b in rows)
+    assert set(rows) <= set(prompts)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 100))
+def test_groups_of_rows_keep_to_their_size(lengths, tokens):
+    groups = list(statistics.row_groups(lengths, tokens))
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or len(group) * max(lengths[i] for i in group) <= tokens for group in groups)
+
+
+def test_a_model_that_looks_ahead_is_refused(tokenizer):
+    with pytest.raises(LearningError, match="not causal"):
+        learn_bank(tiny_model("gemma3_text", use_bidirectional_attention=True), TRIPLES, tokenizer=tokenizer)
+
+
 def test_signs_are_fixed_towards_relevant_keys(qwen3, tokenizer):
     bank = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer)
     statistics = collect_statistics(qwen3, tokenizer, TRIPLES)
@@ -161,8 +215,11 @@ def test_an_answer_of_other_tokens_is_skipped_and_counted(qwen3):
     backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
     fine = ContrastiveTriple("c a", Span(0, 1), "b?", "d?")
-    statistics = collect_statistics(qwen3, tokenizer, [fine, fine])
-    assert (statistics.triples, statistics.skipped) == (2, 0)
+    unmarked = ContrastiveTriple("c a", Span(0, 1, weight=0.0), "b?", "d?")
+    found = collect_statistics(qwen3, tokenizer, [fine, unmarked, fine])
+    assert (found.triples, found.skipped) == (2, 1)
+    with pytest.raises(LearningError, match=r"none of the 1 triples could be used \(1 skipped\)"):
+        collect_statistics(qwen3, tokenizer, [unmarked])
 
 
 def test_learning_leaves_the_model_as_it_was(qwen3, tokenizer):

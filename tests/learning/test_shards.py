@@ -11,7 +11,7 @@ from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import LearningError
 from seka_rag.hf.identity import identify
 from seka_rag.learning.learn import bank_from_statistics
-from seka_rag.learning.shards import load_statistics, merge_statistics, save_statistics, shard
+from seka_rag.learning.shards import Share, load_statistics, merge_statistics, save_statistics, shard
 from seka_rag.learning.statistics import collect_statistics
 
 TRIPLES = demo_triples(26)
@@ -112,3 +112,24 @@ def test_damage_is_named(qwen3, whole, tmp_path, damage, says):
     damage(path)
     with pytest.raises(LearningError, match=rf"s\.safetensors.*{says}|{says}.*s\.safetensors"):
         load_statistics(path)
+
+
+def test_a_missing_share_is_noticed(qwen3, parts, tmp_path):
+    def saved(name, triples, index, count, statistics=None):
+        own = load_statistics(parts[index])[1] if statistics is None else statistics
+        return save_statistics(tmp_path / name, identify(qwen3), own, Share.of(triples, index, count))
+
+    files = [saved(f"{i}.safetensors", TRIPLES, i, 3) for i in range(3)]
+    total = merge_statistics(files)[1].triples
+    assert total == merge_statistics(parts)[1].triples
+    with pytest.raises(LearningError, match=r"0.safetensors is share 1/3 .* 2/3 is missing"):
+        merge_statistics([files[0], files[2]])
+    some = merge_statistics([files[0], files[2]], partial=True)[1]
+    assert some.triples == total - load_statistics(files[1])[1].triples
+    with pytest.raises(LearningError, match="2/3, 3/3 is missing"):  # one of other triples does not stand in for it
+        merge_statistics([files[0], saved("other.safetensors", TRIPLES[1:], 1, 3), parts[2]])
+    again = load_statistics(files[0])[1]
+    again.gap += 1
+    with pytest.raises(LearningError, match="are the same share"):
+        merge_statistics([*files, saved("again.safetensors", TRIPLES, 0, 3, again)])
+    assert len({Share.of(t, 0, 3) for t in (TRIPLES, list(TRIPLES), TRIPLES[:-1], TRIPLES[::-1])}) == 3

@@ -21,7 +21,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, Runn
 
 from langchain_seka.capture import CAPTURE
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_messages
+from langchain_seka.highlights import Highlights, for_messages, nothing_wanted
 from langchain_seka.messages import to_chat
 from langchain_seka.settings import Request, SekaSettings
 from langchain_seka.structured import Method, options_and_parser
@@ -143,7 +143,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         parent, handler = origin
         wanted = self._wanted(call, handler)
         if wanted is None:
-            return Highlights()
+            return nothing_wanted()
         capture = handler or CAPTURE
         return for_messages(messages, capture.evidence(parent), wanted, capture.prompts(parent))
 
@@ -154,9 +154,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(messages, origin, call)
-        tools = options.get("tools") if options.get("tool_choice") != "none" else None
-        tokens = self.engine.tokenize_chat(to_chat(messages, highlights.spans), tools=tools)
-        return Request(self.engine, tokens, options, highlights)
+        return Request(self.engine, to_chat(messages, highlights.spans), options, highlights)
 
     def _generate(
         self,
@@ -199,7 +197,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
-        stream = request.stream()
+        stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=piece))

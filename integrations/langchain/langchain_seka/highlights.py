@@ -1,15 +1,16 @@
-"""From a model call's messages and its evidence to weighted character ranges: three sources, the first that has any.
+"""From a model call's messages and its evidence to weighted character ranges: four sources, the first that has any.
 
 1. Spans that the user's code put on a message. 2. Documents in a tool message's artifact, if tools are trusted.
 3. What the chain's retriever returned, where a prompt variable brought it into a message. Beside 2 and 3, instructions
-may be highlighted if they are asked for.
-Nothing is ever searched for in a whole message: a document that copies another sentence must not highlight it.
+may be highlighted if they are asked for. 4. The documents of an open ``with seka_rag.highlighting(...)``.
+Except in 4, which the user's code asks for, nothing is ever searched for in a whole message: a document that copies
+another sentence must not highlight it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -17,16 +18,11 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMe
 from langchain_seka.capture import Evidence, FilledPrompt
 from langchain_seka.instructions import Follow, instruction_spans
 from langchain_seka.marks import has_marks, marks_of
-from langchain_seka.messages import artifact_documents, text_of
+from langchain_seka.messages import artifact_documents, role_of, text_of
 from langchain_seka.placing import Place, place_passages
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from langchain_seka.wanted import Wanted
-from seka_rag import Highlighter, Passage, Placement, Span, as_passage, check_spans, open_highlighting
-
-
-def _around() -> str | None:
-    scope = open_highlighting()
-    return scope.digest if scope else None
+from seka_rag import Highlighter, Passage, Placement, Span, as_passage, choose_spans, open_highlighting
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,6 @@ class Highlights:
 
     spans: tuple[tuple[int, Span], ...] = ()
     warnings: tuple[str, ...] = ()
-    around: str | None = field(default_factory=_around)  # part of the key of caches
 
     def report(self) -> list[dict[str, Any]]:
         """The spans as plain data, without any text."""
@@ -45,6 +40,13 @@ class Highlights:
         ]
 
 
+def nothing_wanted() -> Highlights:
+    """Of a call with ``highlight="off"`` or without steering."""
+    if open_highlighting() is None:
+        return Highlights()
+    return Highlights(warnings=("the open highlighting(...) marks nothing here: highlight is 'off' or steering None",))
+
+
 def for_messages(
     messages: Sequence[BaseMessage],
     evidence: Evidence | None,
@@ -52,18 +54,35 @@ def for_messages(
     prompts: Sequence[FilledPrompt] = (),
 ) -> Highlights:
     """Highlights of a conversation; ``prompts`` are the templates that may have made it."""
+    said = [i for i, m in enumerate(messages) if role_of(m) in ("user", "system", "developer")]
+    return _in_block(_own(messages, evidence, wanted, prompts), said, [text_of(messages[i]) for i in said])
+
+
+def _in_block(own: Highlights, at: Sequence[int], texts: Sequence[str]) -> Highlights:
+    """With the highlights of the open block, if there is one and there are none of its own."""
+    scope = open_highlighting()
+    if scope is None or own.spans:
+        return own
+    found = zip(at, scope.find(texts), strict=True)
+    return replace(own, spans=tuple((i, span) for i, spans in found for span in spans))
+
+
+def _own(
+    messages: Sequence[BaseMessage], evidence: Evidence | None, wanted: Wanted, prompts: Sequence[FilledPrompt]
+) -> Highlights:
     explicit = _explicit(messages, wanted)
     if explicit.spans:
         return explicit
     # what the model or a tool said is no place for retrieved passages
     targets = [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
-    found = Highlights(tool_spans(messages, wanted)) if "context" in wanted.kinds else Highlights()
+    found = from_tools(messages, wanted) if "context" in wanted.kinds else Highlights()
 
     def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
         return filled.messages(names)
 
     if not found.spans and "context" in wanted.kinds:
-        found = _automatic(targets, evidence, wanted.highlighter, follow)
+        automatic = _automatic(targets, evidence, wanted.highlighter, follow)
+        found = replace(automatic, warnings=(*found.warnings, *automatic.warnings))
     return _with_instructions(found, targets, evidence, wanted, prompts, follow, explicit.warnings)
 
 
@@ -78,7 +97,8 @@ def for_text(
 
     targets = [("text", prompt)]
     found = _automatic(targets, evidence, wanted.highlighter, follow) if "context" in wanted.kinds else Highlights()
-    return _with_instructions(found, targets, evidence, wanted, prompts, follow, ())
+    own = _with_instructions(found, targets, evidence, wanted, prompts, follow, ())
+    return _in_block(own, [0], [prompt])
 
 
 def _with_instructions(
@@ -126,19 +146,21 @@ def _explicit(messages: Sequence[BaseMessage], wanted: Wanted) -> Highlights:
     return Highlights(tuple(spans), tuple(warnings))
 
 
-def tool_spans(messages: Sequence[BaseMessage], wanted: Wanted) -> tuple[tuple[int, Span], ...]:
+def from_tools(messages: Sequence[BaseMessage], wanted: Wanted) -> Highlights:
     """Documents in the artifacts of trusted tools, looked for inside their own tool message only."""
     spans: list[tuple[int, Span]] = []
+    warnings: list[str] = []
     question = next((text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
     for i, message in enumerate(messages):
         if isinstance(message, ToolMessage) and message.artifact is not None and wanted.trusts(message):
             passages = _passages(artifact_documents(message))
             places = place_passages([p.text for p in passages], text_of(message))
             there = sorted(places)
-            chosen = _choose(wanted.highlighter, question, [passages[k] for k in there])
+            chosen, told = choose_spans(wanted.highlighter, question, [passages[k] for k in there])
+            warnings += told
             for k, own in zip(there, chosen, strict=True):
                 spans += [(i, moved) for span in own if (moved := places[k].move(span))]
-    return tuple(spans)
+    return Highlights(tuple(spans), tuple(dict.fromkeys(warnings)))
 
 
 def _automatic(
@@ -167,12 +189,13 @@ def _automatic(
                         warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
     if not placed:
         warnings.append(
-            f"none of {len(passages)} retrieved passages could be followed into this prompt: nothing is highlighted. "
+            f"none of {len(passages)} retrieved passages could be followed into this prompt: they stay unmarked. "
             "A prompt template of LangChain must bring their text in unchanged, through a variable. For other prompts "
             "use HighlightPrompt"
         )
         return Highlights(warnings=tuple(dict.fromkeys(warnings)))
-    chosen = _chosen(passages, sorted({k for _, _, places in placed for k in places}), highlighter)
+    chosen, told = _chosen(passages, sorted({k for _, _, places in placed for k in places}), highlighter)
+    warnings += told
     spans = [
         (i, span)
         for i, placement, places in placed
@@ -216,14 +239,13 @@ def _passages(documents: Sequence[Any]) -> list[Passage]:
 
 def _chosen(
     passages: Sequence[tuple[str, Passage]], there: Sequence[int], highlighter: Highlighter
-) -> dict[int, tuple[Span, ...]]:
-    """Spans of the passages that reached the prompt, chosen for the query that found them."""
+) -> tuple[dict[int, tuple[Span, ...]], list[str]]:
+    """Spans of the passages that reached the prompt, chosen for the query that found them, and warnings."""
     chosen: dict[int, tuple[Span, ...]] = {}
+    warnings: list[str] = []
     for query in dict.fromkeys(passages[k][0] for k in there):
         own = [k for k in there if passages[k][0] == query]
-        chosen.update(zip(own, _choose(highlighter, query, [passages[k][1] for k in own]), strict=True))
-    return chosen
-
-
-def _choose(highlighter: Highlighter, question: str, passages: Sequence[Passage]) -> list[tuple[Span, ...]]:
-    return check_spans(passages, highlighter(question, passages))
+        spans, told = choose_spans(highlighter, query, [passages[k][1] for k in own])
+        chosen.update(zip(own, spans, strict=True))
+        warnings += told
+    return chosen, warnings

@@ -19,9 +19,9 @@ from pydantic import Field, PrivateAttr
 
 from langchain_seka.capture import CAPTURE, aside
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_text
+from langchain_seka.highlights import Highlights, for_text, nothing_wanted
 from langchain_seka.settings import Request, SekaSettings
-from seka_rag import Generation, Prompt, SekaError
+from seka_rag import Generation, Prompt, SekaError, highlighting
 
 
 class SekaLLM(SekaSettings, BaseLLM):
@@ -58,7 +58,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         parent, handler = origin
         wanted = self._wanted(call, handler)
         if wanted is None:
-            return Highlights()
+            return nothing_wanted()
         capture = handler or CAPTURE
         return for_text(prompt, capture.evidence(parent), wanted, capture.prompts(parent))
 
@@ -69,8 +69,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(prompt, origin, call)
-        tokens = self.engine.tokenize(Prompt(prompt, tuple(span for _, span in highlights.spans)))
-        return Request(self.engine, tokens, options, highlights)
+        asked = Prompt(prompt, tuple(span for _, span in highlights.spans))
+        return Request(self.engine, asked, options, highlights)
 
     def _requests(
         self, prompts: list[str], stop: list[str] | None, run_manager: Any, call: dict[str, Any]
@@ -93,7 +93,9 @@ class SekaLLM(SekaSettings, BaseLLM):
         rows = []
         for batch in self._requests(prompts, stop, run_manager, kwargs):
             self._wait()
-            rows += self._rows(self.engine.generate([r.tokens for r in batch], **batch[0].options), batch)
+            with highlighting(()):  # what an open block marks is among the highlights already
+                generations = self.engine.generate([r.asked for r in batch], **batch[0].options)
+            rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
     async def _agenerate(
@@ -108,7 +110,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         none: list[Request] = []
         while batch := await asyncio.to_thread(next, batches, none):
             await self._await_turn()
-            generations = await self.engine.agenerate([r.tokens for r in batch], **batch[0].options)
+            with highlighting(()):
+                generations = await self.engine.agenerate([r.asked for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
@@ -153,7 +156,7 @@ class SekaLLM(SekaSettings, BaseLLM):
     ) -> AsyncIterator[GenerationChunk]:
         request = await asyncio.to_thread(self._request, prompt, stop, _origin(run_manager), kwargs)
         await self._await_turn()
-        stream = request.stream()
+        stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
                 chunk = GenerationChunk(text=piece)
@@ -228,7 +231,6 @@ class SekaLLM(SekaSettings, BaseLLM):
         call = self.model_copy()
         call._call = {
             "highlights": highlights.report(),
-            "around": highlights.around,
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call

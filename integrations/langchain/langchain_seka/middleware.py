@@ -11,7 +11,7 @@ except ImportError as error:  # the extra of seka-rag brings langchain-core alon
     raise ImportError("langchain is not installed. Install it with: pip install langchain") from error
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
-from langchain_seka.highlights import tool_spans
+from langchain_seka.highlights import from_tools
 from langchain_seka.instructions import SOURCE
 from langchain_seka.marks import mark_message
 from langchain_seka.messages import text_of
@@ -57,7 +57,7 @@ class SekaMiddleware(AgentMiddleware):
         messages: list[BaseMessage] = list(request.messages)
         spans: dict[int, list[Span]] = {}
         if "context" in self._wanted.kinds:
-            for i, span in tool_spans(messages, self._wanted):
+            for i, span in from_tools(messages, self._wanted).spans:
                 spans.setdefault(i, []).append(span)
         system = request.system_message
         if "instructions" in self._wanted.kinds:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from langchain_core.load.serializable import Serializable
-from pydantic import ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
 from langchain_seka.capture import install
@@ -19,15 +19,15 @@ from langchain_seka.tools import schema_of, warnings
 from langchain_seka.wanted import HighlightMode, Wanted, kinds
 from seka_rag import (
     Generation,
+    Prompt,
+    RemoteModel,
     SteeredModel,
     as_highlighter,
     as_steering,
     bank_name,
+    highlighting,
     shared_model,
 )
-
-#: Standard fields of LangChain that a local model has no use for.
-_STANDARD = ("api_key", "max_retries")
 
 #: Call options that say nothing to the engine.
 _IGNORED = ("stream", "seka_highlights", "highlight", "highlighter", "highlight_tools")
@@ -35,30 +35,34 @@ _IGNORED = ("stream", "seka_highlights", "highlight", "highlighter", "highlight_
 
 @dataclass(frozen=True)
 class Request:
-    """One call, ready to run: tokens, options of ``SteeredModel.generate``, and where the highlights came from."""
+    """One call, ready to run: what is asked, options of ``SteeredModel.generate``, and where the highlights came from."""
 
-    engine: SteeredModel
-    tokens: Any
+    engine: SteeredModel | RemoteModel
+    asked: Any  # a Prompt, or messages
     options: dict[str, Any]
     highlights: Highlights
 
     def run(self) -> Generation:
-        return self.engine.generate(self.tokens, **self.options)
+        ask = self.engine.generate if isinstance(self.asked, Prompt) else self.engine.chat
+        with highlighting(()):  # what an open block marks is among the highlights already
+            return ask(self.asked, **self.options)  # type: ignore[arg-type]
 
     async def arun(self) -> Generation:
-        generation = await self.engine.agenerate(self.tokens, **self.options)
-        assert isinstance(generation, Generation)  # one prompt, one answer
-        return generation
+        ask = self.engine.agenerate if isinstance(self.asked, Prompt) else self.engine.achat
+        with highlighting(()):
+            return await ask(self.asked, **self.options)  # type: ignore[arg-type,return-value]
 
     def stream(self) -> Any:
-        return self.engine.stream(self.tokens, **self.options)
+        ask = self.engine.stream if isinstance(self.asked, Prompt) else self.engine.stream_chat
+        with highlighting(()):
+            return ask(self.asked, **self.options)  # type: ignore[arg-type]
 
 
 class SekaSettings(Serializable):
     """Fields of both models. The loaded model is never part of a representation, a trace or a serialisation."""
 
     model: str
-    """A name on the Hub, a folder, or "seka-demo"."""
+    """A name on the Hub, a folder, or "seka-demo"; with ``base_url`` what the server calls it, or nothing."""
     bank: Any = Field(default=None, repr=False)
     """A ProjectionBank or the folder of one; by default the one that ships with the model, if any."""
     steering: Any = "auto"
@@ -86,7 +90,14 @@ class SekaSettings(Serializable):
     steered_model: Any = Field(default=None, exclude=True, repr=False)
     """A ``SteeredModel`` that is loaded already; used instead of loading ``model``."""
 
-    _loaded: SteeredModel | None = PrivateAttr(default=None)
+    base_url: str | None = None
+    """Of a server (``seka-rag serve``) that runs the model, as ``http://host:8000/v1``; nothing is then loaded here."""
+    api_key: SecretStr | None = Field(default=None, exclude=True, repr=False)
+    """Of that server; a model in this process has no use for it."""
+    max_retries: int = Field(default=2, ge=0)
+    """How often a request is repeated if that server was not reached or is busy."""
+
+    _loaded: SteeredModel | RemoteModel | None = PrivateAttr(default=None)
 
     model_config = ConfigDict(populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=())
 
@@ -108,7 +119,7 @@ class SekaSettings(Serializable):
     @classmethod
     def _only_known(cls, values: Any) -> Any:
         known = {*cls.model_fields, *(f.alias for f in cls.model_fields.values() if f.alias)}
-        unknown = sorted(set(values) - known - {*_STANDARD}) if isinstance(values, Mapping) else []
+        unknown = sorted(set(values) - known) if isinstance(values, Mapping) else []
         if unknown:
             near = [(name, get_close_matches(name, sorted(known), 1)) for name in unknown]
             said = [f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else "") for name, close in near]
@@ -121,6 +132,8 @@ class SekaSettings(Serializable):
         engine = values.get("steered_model") if isinstance(values, Mapping) else None
         if engine is not None and "model" not in values:
             return {**values, "model": getattr(engine, "name", "")}
+        if isinstance(values, Mapping) and values.get("base_url") and not values.get("model"):
+            return {**values, "model": ""}
         return values
 
     @field_validator("steered_model")
@@ -132,6 +145,14 @@ class SekaSettings(Serializable):
 
     @model_validator(mode="after")
     def _is_one_model(self) -> Self:
+        if self.base_url is not None:
+            for name in ("steered_model", "bank", "model_kwargs"):
+                if getattr(self, name):
+                    raise ValueError(
+                        f"{name} is of a model in this process, and base_url is of a server: give one of the two"
+                    )
+            if unknown := sorted(set(self.generate_kwargs) - RemoteModel.OPTIONS):
+                raise ValueError(f"generate_kwargs: a server takes no {', '.join(unknown)}")
         if self.steered_model is not None and self.model != self.steered_model.name:
             raise ValueError(
                 f"model={self.model!r} and a steered_model named {self.steered_model.name!r}: give one of the two"
@@ -156,10 +177,16 @@ class SekaSettings(Serializable):
         return value
 
     @property
-    def engine(self) -> SteeredModel:
-        """The loaded model. The first use of its name loads it, which takes a while; models are shared by name."""
+    def engine(self) -> SteeredModel | RemoteModel:
+        """The loaded model, or the one behind ``base_url``.
+
+        The first use of its name loads it, which takes a while; models are shared by name.
+        """
         if self.steered_model is not None:
             return self.steered_model
+        if self._loaded is None and self.base_url is not None:
+            key = self.api_key.get_secret_value() if self.api_key else None
+            self._loaded = RemoteModel(self.base_url, self.model or None, key, max_retries=self.max_retries)
         if self._loaded is None:
             bank = os.fspath(self.bank) if isinstance(self.bank, os.PathLike) else self.bank
             self._loaded = shared_model(self.model, bank, self.model_kwargs)
@@ -175,6 +202,7 @@ class SekaSettings(Serializable):
         engine = self.steered_model
         return {
             "model": self.model,
+            "base_url": self.base_url,
             "bank": bank_name(self.bank if engine is None else engine.bank),
             "steering": repr(engine.steering if engine is not None and self.steering == "auto" else self.steering),
             "highlight": self.highlight,
@@ -213,12 +241,9 @@ class SekaSettings(Serializable):
 
     def _metadata(self, generation: Generation, request: Request) -> dict[str, Any]:
         report = generation.report.as_dict()
-        if report["tokens_marked"]:  # of this prompt alone, whatever else was in its batch
-            report["tokens_marked"] = sum(w > 0 for w in request.tokens.weights)
-            report["tokens_edited"] = report["tokens_marked"] if report["tokens_edited"] else 0  # all of them or none
         report["warnings"] = [*report["warnings"], *request.highlights.warnings, *warnings(generation)]
         return {
-            "model_name": self.model,
+            "model_name": request.engine.name,
             "model_provider": "seka",
             "finish_reason": generation.finish_reason,
             "seka": {**report, "highlights": request.highlights.report()},

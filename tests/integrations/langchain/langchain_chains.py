@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypedDict
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
+from langchain_core.messages import AIMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnablePassthrough
+from langgraph.graph import START, StateGraph
 
 from seka_rag.demo.words import CITIES, NAMES
 
@@ -55,6 +58,26 @@ def rag(model, prompt=TEMPLATE, retriever=None):
     """The chain of every tutorial, without the parser."""
     found = (retriever or Facts()) | join
     return {"context": found, "question": RunnablePassthrough()} | prompt | model
+
+
+class State(TypedDict):
+    question: str
+    context: list[Document]
+    answer: AIMessage
+
+
+def two_nodes(model):
+    """The graph of LangGraph's RAG tutorial."""
+
+    def retrieve(state: State):
+        return {"context": Facts().invoke(state["question"])}
+
+    def generate(state: State):
+        messages = TEMPLATE.invoke({"context": join(state["context"]), "question": state["question"]})
+        return {"answer": model.invoke(messages)}
+
+    builder = StateGraph(State).add_sequence([retrieve, generate])
+    return builder.add_edge(START, "retrieve").compile()
 
 
 def sources(message) -> set[str]:

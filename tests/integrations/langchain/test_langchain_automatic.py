@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from langchain_chains import TEMPLATE, Facts, ask, documents, join, own_sources, questions, rag, sources
@@ -37,7 +36,7 @@ def all_own(asked, messages) -> None:
 
 
 class TestShapes:
-    """Many chains at once over one model; each sees its own documents and all of them."""
+    """Calls that share a root or a thread. For many chains at once see test_langchain_concurrency.py."""
 
     @pytest.fixture
     def chain(self, chat):
@@ -47,59 +46,6 @@ class TestShapes:
     def test_invoke(self, chain):
         asked = questions(3)
         all_own(asked, [chain.invoke(q) for q in asked])
-
-    def test_batch(self, chain):
-        all_own(questions(N), chain.batch(questions(N)))
-
-    def test_threads(self, chain):
-        with ThreadPoolExecutor(8) as pool:
-            all_own(questions(N), list(pool.map(chain.invoke, questions(N))))
-
-    def test_threads_that_stream(self, chain):
-        with ThreadPoolExecutor(8) as pool:
-            all_own(questions(N), list(pool.map(lambda q: whole(list(chain.stream(q))), questions(N))))
-
-    def test_interleaved_streams(self, chain):
-        """Two streams of one thread, read in turn."""
-        asked = questions(2)
-        streams = [chain.stream(q) for q in asked]
-        got = [[], []]
-        for a, b in zip(*streams, strict=False):
-            got[0].append(a)
-            got[1].append(b)
-        for i, stream in enumerate(streams):
-            got[i] += list(stream)
-        all_own(asked, [whole(chunks) for chunks in got])
-
-    async def test_abatch(self, chain):
-        all_own(questions(N), await chain.abatch(questions(N)))
-
-    async def test_gather(self, chain):
-        all_own(questions(N), await asyncio.gather(*(chain.ainvoke(q) for q in questions(N))))
-
-    async def test_astream(self, chain):
-        async def one(q):
-            return whole([chunk async for chunk in chain.astream(q)])
-
-        all_own(questions(N), await asyncio.gather(*(one(q) for q in questions(N))))
-
-    async def test_astream_events(self, chain):
-        async def one(q):
-            events = [e async for e in chain.astream_events(q, version="v2")]
-            return next(e["data"]["output"] for e in events if e["event"] == "on_chat_model_end")
-
-        all_own(questions(N), await asyncio.gather(*(one(q) for q in questions(N))))
-
-    async def test_abatch_as_completed(self, chain):
-        got = dict([pair async for pair in chain.abatch_as_completed(questions(N))])
-        all_own(questions(N), [got[i] for i in range(N)])
-
-    def test_map(self, chain):
-        """One root holds all the chains."""
-        all_own(questions(N), chain.map().invoke(questions(N)))
-
-    async def test_amap(self, chain):
-        all_own(questions(N), await chain.map().ainvoke(questions(N)))
 
     def test_the_same_documents_for_other_questions(self, chat):
         """Each chain of one root asks the highlighter its own question, though all retrieved the same."""
@@ -113,15 +59,6 @@ class TestShapes:
         got = rag(chat, retriever=Same()).map().invoke(asked)
         weights = [{h["weight"] for h in m.response_metadata["seka"]["highlights"]} for m in got]
         assert weights == [{i + 1} for i in range(N)]
-
-    def test_parallel(self, chain):
-        asked = questions(6)
-        parallel = RunnableParallel({q: RunnableLambda(lambda _, q=q: q) | chain for q in asked})
-        got = parallel.invoke("go")
-        all_own(asked, [got[q] for q in asked])
-
-    def test_batch_inside_a_step(self, chain):
-        all_own(questions(N), RunnableLambda(lambda qs: chain.batch(qs)).invoke(questions(N)))
 
     def test_one_after_the_other_in_a_step(self, chain):
         asked = questions(3)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import ClassVar
+
 import pytest
 from langchain_chains import TEMPLATE, Facts, ask, documents, join, own_sources, questions, rag, sources
 from langchain_core.caches import InMemoryCache
@@ -10,11 +13,11 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, Tool
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
-from langchain_seka import ChatSeka, SekaCallbackHandler, SekaLLM
+from langchain_seka import ChatSeka, SekaCallbackHandler, SekaLLM, mark_message
 from langchain_seka.messages import MessageError
 
-from seka_rag import SekaError, highlighting
-from seka_rag.errors import GenerationTimeoutError
+from seka_rag import SekaError, Span, highlighting
+from seka_rag.errors import GenerationTimeoutError, SteeringError
 
 PLAIN = PromptTemplate.from_template("Context: {context}\n\nQuestion: {question}\nAnswer:")
 
@@ -284,19 +287,72 @@ def _first(passage):
     return Span(0, 5, 1.0, passage.source)
 
 
-def test_a_plain_script(chat, engine):
-    """``with highlighting(...)`` reaches the model through LangChain, and its cache tells inside from outside."""
-    document = documents(ask("Astrid"))[0]
-    cached = ChatSeka(steered_model=engine, max_tokens=1, cache=InMemoryCache())
-    llm = SekaLLM(steered_model=engine, max_tokens=1, cache=InMemoryCache())
-    prompt = f"Context: {document.page_content}\n{ask('Astrid')}"
-    assert report(cached.invoke(prompt))["tokens_edited"] == 0
-    llm.invoke(prompt)
-    with highlighting([document]) as scope:
-        assert report(cached.invoke(prompt))["tokens_edited"] > 0
-        llm.invoke(prompt)
-    assert scope.marked == 2
-    assert report(cached.invoke(prompt))["tokens_edited"] == 0
+class TestBlocks:
+    """``with highlighting(...)`` reaches the model through LangChain."""
+
+    DOCUMENT = documents(ask("Astrid"))[0]
+    PROMPT = f"Context: {DOCUMENT.page_content}\n{ask('Astrid')}"
+    SPAN: ClassVar = {"start": 9, "end": 9 + len(DOCUMENT.page_content), "weight": 1.0, "source": "Astrid/1"}
+
+    def test_the_report_lists_what_it_marks(self, chat, llm):
+        messages = [SystemMessage("Be short."), AIMessage(self.DOCUMENT.page_content), HumanMessage(self.PROMPT)]
+        with highlighting([self.DOCUMENT]) as scope:
+            reports = [report(chat.invoke(messages)), report(list(chat.stream(messages))[-1])]
+            reports.append(llm.generate([self.PROMPT]).generations[0][0].generation_info["seka"])
+            list(llm.stream(self.PROMPT))
+        assert [r["highlights"] for r in reports] == [[{"message": i, **self.SPAN}] for i in (2, 2, 0)]
+        assert all(r["tokens_edited"] == r["tokens_marked"] > 0 for r in reports)
+        assert (scope.prompts, scope.marked, scope.ambiguous) == (4, 4, 0)
+
+    async def test_async_and_each_task_its_own(self, chat):
+        async def one(question):
+            with highlighting(documents(question)[:1]) as scope:
+                answer = await chat.ainvoke(documents(question)[0].page_content)
+            return sources(answer), scope.prompts, scope.marked
+
+        got = await asyncio.gather(*map(one, questions(8)))
+        assert got == [({documents(q)[0].metadata["source"]}, 1, 1) for q in questions(8)]
+
+    def test_ambiguous_and_absent_are_counted_once(self, chat, llm):
+        text = self.DOCUMENT.page_content
+        for model, twice in ((chat, [SystemMessage(text), HumanMessage(text)]), (llm, text + text)):
+            with pytest.raises(SteeringError, match="none of 1 documents stands in any of 2 prompts"):
+                with highlighting([self.DOCUMENT]) as scope:
+                    model.invoke(twice)
+                    model.invoke("Who?")
+            assert (scope.prompts, scope.marked, scope.ambiguous) == (2, 0, 1)
+
+    def test_own_highlights_come_first(self, chat):
+        with highlighting([self.DOCUMENT]) as scope:
+            own = chat.invoke([mark_message(HumanMessage(self.PROMPT), [Span(0, 7, 1.0, "own")])])
+            chained = rag(chat).invoke(ask("Boris"))
+        assert sources(own) == {"own"}
+        assert sources(chained) <= own_sources(ask("Boris"))
+        assert scope.prompts == 0
+
+    def test_off_is_off_and_says_so(self, chat, llm):
+        with highlighting([self.DOCUMENT]) as scope:
+            for options in ({"highlight": "off"}, {"steering": None}):
+                answer = report(chat.invoke(self.PROMPT, **options))
+                assert (answer["highlights"], answer["tokens_marked"]) == ([], 0)
+                assert "highlighting(...) marks nothing" in answer["warnings"][0]
+            assert llm.bind(highlight="off").invoke(self.PROMPT)
+        assert scope.prompts == 0
+
+    def test_caches_tell_inside_from_outside(self, engine, passes):
+        cached = ChatSeka(steered_model=engine, max_tokens=1, cache=InMemoryCache())
+        llm = SekaLLM(steered_model=engine, max_tokens=1, cache=InMemoryCache())
+        for model in (cached, llm):
+            model.invoke(self.PROMPT)
+            before = len(passes)
+            with highlighting([self.DOCUMENT]) as scope:
+                model.invoke(self.PROMPT)
+                assert len(passes) == before + 1
+                model.invoke(self.PROMPT)
+                assert len(passes) == before + 1
+            assert scope.marked == 2
+            model.invoke(self.PROMPT)
+            assert len(passes) == before + 1
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from langchain_chains import TEMPLATE, ask, join, rag
+from langchain_chains import TEMPLATE, ask, join, rag, sources
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+
+from seka_rag.highlight.select import AllPassages
+from seka_rag.highlight.trust import Trusted, TrustPolicy
 
 SYSTEM = TEMPLATE.messages[0].prompt.template
 HONEST = "Astrid moved to Lyon last year."
@@ -167,3 +170,12 @@ def test_tool_output(chat, poison):
     own = [h for h in report["highlights"] if h["source"] == "p"]
     assert {h["message"] for h in report["highlights"]} == {3}
     assert [(h["start"], h["end"]) for h in own] == [(len("Found: "), len("Found: ") + len(poison))]
+
+
+def test_a_policy_is_named_with_the_sources_that_it_kept_unmarked(chat):
+    policy = TrustPolicy(sources=["*/2"], name="reviewed")
+    chat.highlighter = Trusted(AllPassages(), policy)
+    answer = rag(chat).invoke(ask("Astrid"))
+    assert sources(answer) == {"Astrid/2"}
+    (warning,) = answer.response_metadata["seka"]["warnings"]
+    assert warning == "reviewed: its source is not on the list, so it is not highlighted: 'Astrid/1'"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal, TypedDict
 
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
-from langchain_chains import TEMPLATE, Facts, ask, documents, join, own_sources, questions, rag, sources
+from langchain_chains import Facts, ask, documents, join, own_sources, questions, rag, sources, two_nodes
 from langchain_classic.chains import create_history_aware_retriever, create_retrieval_chain
 from langchain_classic.chains.combine_documents import create_stuff_documents_chain
 from langchain_classic.retrievers import (
@@ -160,39 +159,9 @@ class TestChains:
 # --- graphs
 
 
-class State(TypedDict):
-    question: str
-    context: list[Document]
-    answer: AIMessage
-
-
 class TestGraphs:
-    @pytest.fixture
-    def graph(self, chat):
-        """The graph of LangGraph's RAG tutorial."""
-
-        def retrieve(state: State):
-            return {"context": Facts().invoke(state["question"])}
-
-        def generate(state: State):
-            messages = TEMPLATE.invoke({"context": join(state["context"]), "question": state["question"]})
-            return {"answer": chat.invoke(messages)}
-
-        builder = StateGraph(State).add_sequence([retrieve, generate])
-        return builder.add_edge(START, "retrieve").compile()
-
-    def test_two_nodes(self, graph):
-        asked = questions(12)
-        got = graph.batch([{"question": q} for q in asked])
-        assert [sources(s["answer"]) for s in got] == [own_sources(q) for q in asked]
-
-    async def test_two_nodes_at_once(self, graph):
-        asked = questions(12)
-        got = await asyncio.gather(*(graph.ainvoke({"question": q}) for q in asked))
-        assert [sources(s["answer"]) for s in got] == [own_sources(q) for q in asked]
-
-    def test_streamed(self, graph):
-        updates = list(graph.stream({"question": ask("Astrid")}, stream_mode=["messages", "updates"]))
+    def test_streamed(self, chat):
+        updates = list(two_nodes(chat).stream({"question": ask("Astrid")}, stream_mode=["messages", "updates"]))
         (final,) = [u["generate"]["answer"] for kind, u in updates if kind == "updates" and "generate" in u]
         assert sources(final) == own_sources(ask("Astrid"))
 

@@ -17,8 +17,8 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.llms.seka import SekaLLM, SekaLLMError, mark_message
 from llama_index.llms.seka import settings as settings_module
 
-from seka_rag import Prompt, Seka, SekaError, Span
-from seka_rag.errors import GenerationTimeoutError, ModelNotFoundError
+from seka_rag import Passage, Prompt, Seka, SekaError, Span, highlighting
+from seka_rag.errors import GenerationTimeoutError, ModelNotFoundError, SteeringError
 
 TEXT = "Astrid moved to Lyon last year. Where does Astrid live?"
 USER = [ChatMessage(TEXT)]
@@ -392,3 +392,32 @@ def test_two_models(engine):
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(ModelNotFoundError):
         SekaLLM(model=str(tmp_path / "none")).complete("Hello")
+
+
+async def test_a_block_of_highlighting_is_in_the_report(llm, either):
+    """Every way of asking looks at the open block once."""
+    document = Passage(TEXT[:31], source="a.txt")
+    span = {"message": 0, "start": 0, "end": 31, "weight": 1.0, "source": "a.txt"}
+    plain = [mark_message(ChatMessage(TEXT), ())]
+    for model in (llm, either):
+        with highlighting([document]) as scope:
+            ways = await every_way(model, plain)
+        for name, responses in ways.items():
+            report = responses[-1].additional_kwargs["seka"]
+            assert report["highlights"] == [span], name
+            assert report["tokens_edited"] == report["tokens_marked"] > 0, name
+        assert (scope.prompts, scope.marked, scope.ambiguous) == (8, 8, 0)
+
+
+def test_a_block_of_highlighting_leaves_others_alone(llm, either):
+    with highlighting([TEXT[32:]]) as scope:
+        own = llm.chat(MARKED).additional_kwargs["seka"]
+        off = [m.complete(TEXT, highlight="off").additional_kwargs["seka"] for m in (llm, either)]
+    assert [h["end"] for h in own["highlights"]] == [31]
+    assert all(r["tokens_marked"] == 0 and "highlighting(...) marks nothing" in r["warnings"][0] for r in off)
+    assert scope.prompts == 0
+    with pytest.raises(SteeringError, match="any of 2 prompts"):
+        with highlighting([TEXT[32:]]) as scope:
+            llm.chat([ChatMessage(TEXT), ChatMessage(TEXT)])
+            either.complete("Who?")
+    assert (scope.prompts, scope.ambiguous) == (2, 1)

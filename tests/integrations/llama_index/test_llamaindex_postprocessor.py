@@ -186,7 +186,14 @@ def test_trust_by_source_and_metadata_of_real_nodes(engine, marked):
         asked = VectorStoreIndex(nodes).as_query_engine(
             llm=llm, response_mode=mode, similarity_top_k=4, node_postprocessors=[chosen]
         )
-        asked.query(QUESTION)
+        with collect_reports() as reports:
+            asked.query(QUESTION)
+        told = [w for report in reports for w in report["warnings"]]
+        for why, source in (
+            ("source is not on the list", "upload/a.txt"),
+            ("metadata 'reviewed' is not", "handbook/b.txt"),
+        ):
+            assert any(f"TrustPolicy: its {why}" in w and f"'{source}'" in w for w in told), (mode, told)
     assert texts(marked()) == [EVIDENCE] * len(MODES)
 
 

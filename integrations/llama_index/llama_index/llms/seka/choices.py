@@ -24,6 +24,7 @@ class Choice:
 
     question: str
     nodes: tuple[Prompt, ...]
+    warnings: tuple[str, ...] = ()
 
     def spans_in(self, context: str) -> tuple[Span, ...] | None:
         """The highlights in a context, or None if it is not made of these nodes.
@@ -75,7 +76,7 @@ class ChoiceStore:
             self._kept.append(choice)
         _current.set(choice)
 
-    def find(self, question: str, context: str) -> tuple[tuple[Span, ...], str | None]:
+    def find(self, question: str, context: str) -> tuple[tuple[Span, ...], tuple[str, ...]]:
         """The highlights chosen for a context, and what the report should say of them.
 
         Of several choices for the same nodes the one for this question counts. A chat engine that rewrites the
@@ -86,12 +87,13 @@ class ChoiceStore:
         for choice in kept:
             spans = choice.spans_in(context)
             if spans is not None:
-                return spans, None
+                return spans, choice.warnings
         current = _current.get()
         spans = current.spans_in(context) if current is not None and current in self._kept else None
-        if spans is not None:
-            return spans, "highlighted as chosen for another question, which the nodes were retrieved with"
-        return (), "not text of nodes that its HighlightPostprocessor was given: nothing in it is highlighted"
+        if current is not None and spans is not None:
+            other = "highlighted as chosen for another question, which the nodes were retrieved with"
+            return spans, (other, *current.warnings)
+        return (), ("not text of nodes that its HighlightPostprocessor was given: nothing in it is highlighted",)
 
     def __copy__(self) -> ChoiceStore:
         return self

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from seka_rag import Highlighter, Passage, Span, check_spans
+from seka_rag import Highlighter, Passage, Span, choose_spans
 
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LINE = re.compile(r"\n")
@@ -49,15 +49,18 @@ def context_passages(name: str, text: str, *, by_line: bool = False) -> list[Con
     return found
 
 
-def choose(passages: Sequence[ContextPassage], question: str, highlighter: Highlighter) -> tuple[Span, ...]:
-    """What a highlighter chooses in the passages, in characters of the value.
+def choose(
+    passages: Sequence[ContextPassage], question: str, highlighter: Highlighter
+) -> tuple[tuple[Span, ...], tuple[str, ...]]:
+    """What a highlighter chooses in the passages, in characters of the value, and warnings of its trust policy.
 
     Raises:
         SpanError: a result that does not fit the passages.
     """
     own = [p.passage for p in passages]
-    marked = check_spans(own, highlighter(question, own)) if own else []
-    return tuple(span for passage, spans in zip(passages, marked, strict=True) for span in passage.place(spans))
+    marked, warnings = choose_spans(highlighter, question, own) if own else ([], ())
+    spans = (span for passage, spans in zip(passages, marked, strict=True) for span in passage.place(spans))
+    return tuple(spans), warnings
 
 
 def is_metadata(part: str) -> bool:

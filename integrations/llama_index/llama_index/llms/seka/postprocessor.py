@@ -14,7 +14,7 @@ from llama_index.llms.seka.choices import Choice, ChoiceStore
 from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.marks import KEY, write_marks
 
-from seka_rag import Passage, Prompt, SekaError, Span, as_highlighter, as_passage, check_spans, locate_values
+from seka_rag import Passage, Prompt, SekaError, Span, as_highlighter, as_passage, choose_spans, locate_values
 
 #: How many choices are kept for calls of the model that are still to come.
 _KEEP = 1024
@@ -61,8 +61,8 @@ class HighlightPostprocessor(BaseNodePostprocessor):
     def _write_highlighter(self, value: Any) -> str:
         return value if isinstance(value, str) else repr(value)
 
-    def chosen_in(self, question: str, context: str) -> tuple[tuple[Span, ...], str | None]:
-        """The highlights in a context that is made of nodes from here, and why there are none."""
+    def chosen_in(self, question: str, context: str) -> tuple[tuple[Span, ...], tuple[str, ...]]:
+        """The highlights in a context that is made of nodes from here, and what the report should say of them."""
         return self._choices.find(question, context)
 
     def _postprocess_nodes(
@@ -85,7 +85,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         passages = [as_passage(n) for n in nodes]
         places = [(0, text) if self.include_metadata else _text_in(n.node, text) for text, n in shown]
         passages = [replace(p, text=text) for p, (_, text) in zip(passages, places, strict=True)]
-        marked = check_spans(passages, as_highlighter(self.highlighter)(question, passages))
+        marked, warnings = choose_spans(as_highlighter(self.highlighter), question, passages)
         return Choice(
             question,
             tuple(
@@ -94,6 +94,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
                     shown, places, marked, self._weights(passages), strict=True
                 )
             ),
+            warnings,
         )
 
     def _weights(self, passages: Sequence[Passage]) -> list[float]:

@@ -90,11 +90,12 @@ def read_filling(
             warnings.append(f"{name} is a {type(given[name]).__name__}, not a text: nothing in it is highlighted")
             continue
         if isinstance(highlighter, HighlightPostprocessor):
-            chosen[name], reason = highlighter.chosen_in(question, text)
-            warnings += [f"{name}: {reason}"] if reason else []
+            chosen[name], reasons = highlighter.chosen_in(question, text)
+            warnings += [f"{name}: {reason}" for reason in reasons]
         else:
             passages = context_passages(name, text, by_line=_is_texts(given[name]))
-            chosen[name] = choose(passages, question, highlighter)
+            chosen[name], told = choose(passages, question, highlighter)
+            warnings += told
         if chosen[name]:
             texts[name] = text
     if not texts and not warnings and instructions == "off":

@@ -101,19 +101,21 @@ def _arguments(value: Any) -> dict[str, Any]:
 
 def highlight_tool_outputs(
     messages: Sequence[ChatMessage], prompts: Sequence[Prompt], highlighter: Highlighter
-) -> list[Prompt]:
-    """The prompts with highlights in what tools returned.
+) -> tuple[list[Prompt], list[str]]:
+    """The prompts with highlights in what tools returned, and warnings.
 
     The source of such a passage is the tool's name, as the model's call with the same id gives it. The question is
     the last message of the user before.
     """
     names = {c.id: c.name for m in messages for c in earlier_calls(m)}
-    question, marked = "", list(prompts)
+    question, marked, warnings = "", list(prompts), list[str]()
     for i, message in enumerate(messages):
         if message.role == MessageRole.USER:
             question = message.content or ""
         name = names.get(str(message.additional_kwargs.get("tool_call_id")))
         if message.role in TOOL_ROLES and name is not None:
             passages = context_passages(name, prompts[i].text)
-            marked[i] = Prompt(prompts[i].text, choose(passages, question, highlighter))
-    return marked
+            spans, told = choose(passages, question, highlighter)
+            marked[i] = Prompt(prompts[i].text, spans)
+            warnings += told
+    return marked, warnings

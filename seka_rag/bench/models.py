@@ -1,0 +1,49 @@
+"""Random models of a chosen size, and banks for them: for time and memory it does not matter what they know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from seka_rag.bank import ProjectionBank
+from seka_rag.hf.identity import identify
+from seka_rag.hf.sites import find_key_sites
+
+
+def random_model(
+    hidden: int,
+    layers: int,
+    attention: str = "sdpa",
+    *,
+    vocabulary: int = 32_000,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A random Qwen3, of about 80M parameters at 640 and 12."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=max(1, hidden // 128),
+        head_dim=64,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+    )
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    return model.to(device).eval()
+
+
+def random_bank(model: nn.Module, rank: int = 8) -> ProjectionBank:
+    """Orthogonal projections of the given rank for every head."""
+    identity, u = identify(model), {}
+    for layer in find_key_sites(model).modules:
+        u[layer] = torch.linalg.qr(torch.randn(identity.heads, identity.head_dim, identity.head_dim))[0][..., :rank]
+    return ProjectionBank(identity, u)

@@ -1,0 +1,43 @@
+"""Keys of chosen tokens, for no more work than they take."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from torch import Tensor
+
+from seka_rag.hf.sites import KeySites
+from seka_rag.hf.taps import tapped
+
+
+class _Complete(Exception):  # noqa: N818 (it is no error)
+    """Ends a forward pass: what was wanted of it is known."""
+
+
+def read_keys(sites: KeySites, input_ids: Tensor, rows: Tensor, columns: Tensor) -> dict[int, Tensor]:
+    """The keys of named tokens in every layer, at the place where they are edited.
+
+    The pass ends at the last layer's keys: what that layer computes of them, and the logits, are never computed. There is
+    no attention mask, so a shorter row stands at the start of its row, and what pads it is not to be named.
+
+    Args:
+        input_ids: ``[B, T]``, on the model's device.
+        rows, columns: ``[n]`` indices of the tokens.
+
+    Returns:
+        Layer -> ``[n, H, D]``.
+    """
+    keys: dict[int, Tensor] = {}
+    rows, columns = rows.to(input_ids.device), columns.to(input_ids.device)
+
+    def record(layer: int, output: Tensor) -> None:
+        found = sites.read(output).detach()
+        keys[layer] = found[rows.to(found.device), columns.to(found.device)]
+        if len(keys) == len(sites.modules):
+            raise _Complete
+
+    with tapped(sites.decoder, lambda _: [(module, partial(record, i)) for i, module in sites.modules.items()]):
+        with suppress(_Complete):
+            sites.decoder(input_ids=input_ids, use_cache=False)
+    return keys

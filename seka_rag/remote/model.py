@@ -1,0 +1,165 @@
+"""RemoteModel: what SteeredModel does, by a server of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from seka_rag.errors import RemoteError
+from seka_rag.generation import Generation
+from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.remote.http import Server
+from seka_rag.remote.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
+from seka_rag.stream import TextStream
+from seka_rag.text.prompt import Prompt
+
+_CHAT, _COMPLETE = "/v1/chat/completions", "/v1/completions"
+_AT_ONCE = 8  # of the prompts of one list
+
+
+class RemoteModel:
+    """A model behind ``seka-rag serve``, used like a SteeredModel. Highlights are sent as character offsets.
+
+    Calls take these options, as ``SteeredModel.generate`` has them: ``steering``, ``max_new_tokens``, ``stop``, ``seed``,
+    ``timeout``, ``json_schema``, ``tools``, ``tool_choice``, ``strict``, ``temperature``, ``top_p``, ``top_k``, ``min_p`` and
+    ``repetition_penalty``. Errors are of the classes that a local model raises.
+
+    Args:
+        base_url: of the server, as ``http://host:8000/v1``.
+        model: the name that it serves; by default whatever it serves.
+        api_key: if it wants one.
+        timeout: seconds for an answer, if a call does not say.
+        max_retries: how often a request is repeated if the server was not reached or is busy.
+
+    Raises:
+        RemoteError: by calls, if the server cannot be reached, fails, or is none of ours.
+        AccessError: by calls, for a missing or wrong key.
+        BusyError: by calls, if the server has too many requests.
+    """
+
+    OPTIONS = OPTIONS
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = 600.0,
+        max_retries: int = 2,
+    ) -> None:
+        self.base_url, self.model = base_url, model
+        self._server = Server(base_url, api_key, timeout, max_retries)
+        self._card: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"RemoteModel({self.base_url!r}, model={self.model!r})"
+
+    # --- what the server says of its model
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the server says of its model; asked once."""
+        if self._card is None:
+            told = self._server.send("/v1/models", None).get("data") or [{}]
+            if not {"id", "max_model_len", "seka"} <= set(told[0]):
+                raise RemoteError(f"{self.base_url} does not describe its model as seka-rag's server does")
+            self._card = told[0]
+        return self._card
+
+    @property
+    def name(self) -> str:
+        return self.model or self.card["id"]
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of prompt and answer together, or None if the model does not say."""
+        return self.card["max_model_len"]
+
+    @property
+    def can_call_tools(self) -> bool:
+        """Whether the chat template writes tool calls in a form that is known to the server."""
+        return self.card["seka"]["can_call_tools"]
+
+    # --- prompts
+
+    def generate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
+        """Continue a prompt, or several: a Generation, or a list of them."""
+        if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+            return self._ask(_COMPLETE, prompt_body(prompt, options), options)
+        bodies = [prompt_body(p, options) for p in prompt]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(lambda body: self._ask(_COMPLETE, body, options), bodies))
+
+    async def agenerate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
+        """``generate`` without blocking the event loop; cancelling the task ends the generation."""
+        if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+            return await self._aask(_COMPLETE, prompt_body(prompt, options), options)
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(body: dict[str, Any]) -> Generation:
+            async with turns:
+                return await self._aask(_COMPLETE, body, options)
+
+        return list(await asyncio.gather(*(one(prompt_body(p, options)) for p in prompt)))
+
+    def stream(self, prompt: Prompt | str, **options: Any) -> TextStream[Generation]:
+        """The answer in pieces; leaving the loop early, or ``close()``, ends the generation on the server."""
+        return self._stream(_COMPLETE, prompt_body(prompt, options), options)
+
+    def astream(self, prompt: Prompt | str, **options: Any) -> AsyncIterator[str]:
+        """``stream`` for ``async for``."""
+        return self.stream(prompt, **options).__aiter__()
+
+    # --- conversations
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+        """Answer a conversation, as ``SteeredModel.chat``."""
+        return self._ask(_CHAT, chat_body(messages, options), options)
+
+    async def achat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+        """``chat`` without blocking the event loop."""
+        return await self._aask(_CHAT, chat_body(messages, options), options)
+
+    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream[Generation]:
+        """``chat`` in pieces; see ``stream``."""
+        return self._stream(_CHAT, chat_body(messages, options), options)
+
+    # --- tokens
+
+    def tokenize(self, prompt: Prompt | str) -> TokenizedPrompt:
+        """A prompt as the server's tokens, with their highlights."""
+        return self._tokens(prompt_body(prompt, {}))
+
+    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None) -> TokenizedPrompt:
+        """A conversation as the server's tokens, through its chat template."""
+        return self._tokens(chat_body(messages, {}) | ({"tools": list(tools)} if tools else {}))
+
+    def _tokens(self, body: dict[str, Any]) -> TokenizedPrompt:
+        told = self._server.send("/tokenize", self._named(body))
+        own = told["seka"]
+        return TokenizedPrompt(told["tokens"], own["weights"], [(start, end) for start, end in own["offsets"]])
+
+    # --- one request
+
+    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+        return body if self.model is None else {"model": self.model, **body}
+
+    def _ask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> Generation:
+        answer = self._server.send(path, self._named(body), options.get("timeout"))
+        return read_answer(answer, url=self.base_url)
+
+    async def _aask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> Generation:
+        answer = await self._server.asend(path, self._named(body), options.get("timeout"))
+        return read_answer(answer, url=self.base_url)
+
+    def _stream(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> TextStream[Generation]:
+        sent = self._named({**body, "stream": True, "stream_options": {"include_usage": True}})
+
+        def work(emit: Any, cancel: Any) -> Any:
+            chunks = self._server.stream(path, sent, options.get("timeout"), emit, cancel)
+            return None if cancel.is_set() and not chunks else read_answer(joined(chunks), url=self.base_url)
+
+        return TextStream(work)

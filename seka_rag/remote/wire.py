@@ -1,0 +1,152 @@
+"""What goes over the wire: calls as bodies of OpenAI's API with ``seka`` beside them, and answers read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from seka_rag import errors
+from seka_rag.errors import RemoteError, SekaError, SettingError, TokenizationError
+from seka_rag.generation import Generation
+from seka_rag.hf.forms import as_schema
+from seka_rag.scope import in_scope, messages_in_scope
+from seka_rag.steering.base import SteeringReport
+from seka_rag.steering.registry import as_steering, steering_as_dict
+from seka_rag.text.prompt import Prompt
+from seka_rag.text.spans import Span
+from seka_rag.text.toolcalls import InvalidToolCall, ToolCall, as_tool_call
+
+#: Options of a call, and what they are called on the wire.
+_NAMES = {"max_new_tokens": "max_tokens"} | {
+    name: name for name in ("stop", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+}
+OPTIONS = frozenset({*_NAMES, "steering", "json_schema", "tools", "tool_choice", "strict", "timeout"})
+_TURN = ("role", "content", "name", "tool_calls", "tool_call_id")
+
+
+def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A prompt to continue."""
+    if not isinstance(prompt, Prompt | str):
+        raise TokenizationError(f"a remote model takes text, a str or Prompt, not {type(prompt).__name__}")
+    own = in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+    return _body({"prompt": own.text}, [_span(s) for s in own.spans], options)
+
+
+def chat_body(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A conversation."""
+    turns, spans = [], []
+    for i, message in enumerate(messages_in_scope(messages)):
+        if unknown := sorted(set(message) - {*_TURN}):
+            raise SettingError(f"message {i}: a server takes no {', '.join(unknown)}")
+        turn = {key: value for key, value in message.items() if value is not None}
+        content = turn.get("content", "")
+        if isinstance(content, Prompt):
+            spans += [{"message": i, **_span(s)} for s in content.spans]
+        turn["content"] = str(content)
+        if turn.get("tool_calls"):
+            turn["tool_calls"] = [_call(call) for call in turn["tool_calls"]]
+        turns.append(turn)
+    return _body({"messages": turns}, spans, options)
+
+
+def _body(own: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := sorted(set(options) - OPTIONS):
+        raise SettingError(
+            f"a remote model takes no option {', '.join(unknown)}: it takes {', '.join(sorted(OPTIONS))}"
+        )
+    steering = steering_as_dict(as_steering(options.get("steering", "auto")))
+    own["seka"] = {"spans": spans, "steering": steering, **({"strict": True} if options.get("strict") else {})}
+    own |= {wire: options[name] for name, wire in _NAMES.items() if options.get(name) is not None}
+    if options.get("json_schema") is not None:
+        schema = as_schema(options["json_schema"])
+        own["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    if options.get("tools"):
+        choice = options.get("tool_choice", "auto")
+        named = {"type": "function", "function": {"name": choice}}
+        own["tools"] = list(options["tools"])
+        own["tool_choice"] = {"any": "required", "auto": "auto", "none": "none", "required": "required"}.get(
+            choice, named
+        )
+    return own
+
+
+def _span(span: Span) -> dict[str, Any]:
+    return {"start": span.start, "end": span.end, "weight": span.weight, "source": span.source}
+
+
+def _call(value: Any) -> dict[str, Any]:
+    try:
+        call = as_tool_call(value)
+    except ValueError as error:
+        raise TokenizationError(str(error)) from error
+    arguments = json.dumps(dict(call.arguments), ensure_ascii=False)
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+# --- answers
+
+
+def read_answer(answer: Mapping[str, Any], *, url: str) -> Generation:
+    """The Generation in a whole answer.
+
+    Raises:
+        RemoteError: it is not in the form of our servers, so nothing says whether it was steered.
+    """
+    try:
+        choice, usage = answer["choices"][0], answer["usage"]
+        message = choice.get("message") or {"content": choice.get("text")}
+        return Generation(
+            message.get("content") or "",
+            _report(answer["seka"]),
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            "length" if choice["finish_reason"] == "length" else "stop",
+            tuple(_tool_call(call) for call in message.get("tool_calls") or ()),
+            tuple(InvalidToolCall(**call) for call in answer["seka"].get("invalid_tool_calls", ())),
+        )
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        raise RemoteError(
+            f"{url} answered, but without a steering report as seka-rag's server gives it, so nothing says that it steered. "
+            "Is it another kind of server?"
+        ) from None
+
+
+def piece_of(chunk: Mapping[str, Any]) -> str:
+    """The new text in a chunk of a stream."""
+    choice = (chunk.get("choices") or [{}])[0]
+    return (choice.get("delta") or choice).get("content" if "delta" in choice else "text") or ""
+
+
+def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The chunks of a stream as one whole answer."""
+    choices = [chunk["choices"][0] for chunk in chunks if chunk.get("choices")]
+    calls = [call for choice in choices for call in (choice.get("delta") or {}).get("tool_calls") or ()]
+    message = {"content": "".join(map(piece_of, chunks)), "tool_calls": calls}
+    reason = next((c["finish_reason"] for c in reversed(choices) if c.get("finish_reason")), None)
+    whole = {key: chunk[key] for chunk in chunks for key in ("usage", "seka") if chunk.get(key)}
+    return {**whole, "choices": [{"message": message, "finish_reason": reason}] if reason else []}
+
+
+def read_error(status: int, body: Any, *, url: str) -> SekaError:
+    """The error that a server tells of, of the same class as it would be here."""
+    told = body.get("error") if isinstance(body, Mapping) else None
+    told = told if isinstance(told, Mapping) else {}
+    kind = getattr(errors, str(told.get("code")), None)
+    message = str(told.get("message") or f"status {status}")
+    if not (isinstance(kind, type) and issubclass(kind, SekaError)):
+        kind = {401: errors.AccessError, 429: errors.BusyError, 503: errors.BusyError}.get(status, RemoteError)
+        message = f"{url} answered with {status}: {message}"
+    error: SekaError = kind.__new__(kind, message)  # some classes make their message of other arguments
+    error.args = (message,)
+    return error
+
+
+def _report(told: Mapping[str, Any]) -> SteeringReport:
+    own = {f.name: told[f.name] for f in fields(SteeringReport) if f.name != "routing"}
+    return replace(SteeringReport(**own), layers=tuple(told["layers"]))
+
+
+def _tool_call(call: Mapping[str, Any]) -> ToolCall:
+    return ToolCall(call["function"]["name"], json.loads(call["function"]["arguments"]), call["id"])

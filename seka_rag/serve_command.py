@@ -1,0 +1,64 @@
+"""The command ``serve``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from seka_rag.terminal import console, errors, quiet, reporting
+
+
+@reporting
+def serve(
+    model: Annotated[str, typer.Argument(help="Model name on the Hub, folder, or seka-demo.")],
+    bank: Annotated[str | None, typer.Option(help="Folder of a bank, or its name on the Hub.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="SEKA_API_KEY", help="Key that clients must send; by default everybody may ask."),
+    ] = None,
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Generations that run at once.")] = 4,
+    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 64,
+    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Of a request; by default the context.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 4096,
+    max_spans: Annotated[int, typer.Option(min=0, help="Highlights of a request.")] = 256,
+    max_gain: Annotated[float, typer.Option(min=0, help="Most gain times weight.")] = 4.0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a request, its wait included.")] = 300.0,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 4 * 2**20,
+) -> None:
+    """Serve a model over HTTP, in the form of OpenAI, with highlights."""
+    from pydantic import SecretStr
+
+    from seka_rag.errors import MissingExtraError
+    from seka_rag.model import SteeredModel
+    from seka_rag.server import ServerSettings, create_app
+
+    try:
+        import uvicorn
+    except ImportError:
+        raise MissingExtraError("uvicorn", "server") from None
+    settings = ServerSettings(
+        api_key=SecretStr(api_key) if api_key else None,
+        max_concurrent=max_concurrent,
+        max_queue=max_queue,
+        max_prompt_tokens=max_prompt_tokens,
+        max_new_tokens=max_new_tokens,
+        max_spans=max_spans,
+        max_gain=max_gain,
+        timeout=timeout,
+        max_body=max_body,
+    )
+    quiet()
+    loaded = SteeredModel.from_pretrained(model, bank=bank)
+    app = create_app(loaded, settings)
+    if settings.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
+        errors.print("[yellow]warning:[/] no --api-key: whoever reaches this address may use the model")
+    audit = logging.getLogger("seka_rag.server")
+    audit.setLevel(logging.INFO)
+    audit.addHandler(logging.StreamHandler())
+    console.print(f"serving {escape(loaded.name)} at http://{escape(host)}:{port}/v1")
+    uvicorn.run(app, host=host, port=port, log_level="warning")

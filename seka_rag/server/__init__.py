@@ -1,0 +1,31 @@
+"""OpenAI-compatible HTTP over one SteeredModel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from seka_rag.errors import MissingExtraError
+from seka_rag.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from seka_rag.model import SteeredModel
+
+__all__ = ["ServerSettings", "create_app"]
+
+
+def create_app(model: SteeredModel, settings: ServerSettings | None = None) -> Any:
+    """An ASGI application (FastAPI) that serves this model.
+
+    Raises:
+        SteeringError: the model has no bank, or a trial request shows that it is not steered.
+        MissingExtraError: FastAPI is not installed.
+    """
+    try:
+        import fastapi  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("fastapi", "server") from None
+    from seka_rag.server.app import build
+    from seka_rag.server.canary import check_steering
+
+    check_steering(model)
+    return build(model, settings or ServerSettings())

@@ -1,0 +1,303 @@
+"""What a server refuses, how it says so, and what ends a generation."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+
+import httpx
+import pytest
+from serving import running
+from typer.testing import CliRunner
+
+from seka_rag import Prompt, Seka, SteeredModel
+from seka_rag.errors import MissingExtraError, SteeringError
+from seka_rag.server import create_app
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+SECRET = "Astrid hides it in Lyon"
+MESSAGES = [{"role": "user", "content": SECRET}]
+
+
+@pytest.fixture
+def passes(demo):
+    """Lengths of the forward passes so far."""
+    seen: list[int] = []
+    hook = demo.hf_model.model.register_forward_hook(lambda module, args, out: seen.append(out[0].shape[1]))
+    yield seen
+    hook.remove()
+
+
+def spans(*own, **steering):
+    return {"messages": MESSAGES, "seka": {"spans": list(own), **({"steering": steering} if steering else {})}}
+
+
+BAD = [
+    ({"messages": MESSAGES, "model": "other"}, 404, "ModelNotFoundError", None),
+    ({"messages": []}, 400, "RequestError", "messages"),
+    ({}, 400, "RequestError", "messages"),
+    ({"messages": MESSAGES, "n": 2}, 400, "RequestError", "n"),
+    ({"messages": MESSAGES, "logprobs": True}, 400, "RequestError", "logprobs"),
+    ({"messages": MESSAGES, "logit_bias": {"3": 1}}, 400, "RequestError", "logit_bias"),
+    ({"messages": MESSAGES, "presence_penalty": 0.5}, 400, "RequestError", "presence_penalty"),
+    ({"messages": MESSAGES, "max_new_tokens": 3}, 400, "RequestError", "max_new_tokens"),
+    ({"messages": MESSAGES, "chat_template": "{{ 1 }}"}, 400, "RequestError", "chat_template"),
+    ({"messages": MESSAGES, "bank": "/etc"}, 400, "RequestError", "bank"),
+    ({"messages": MESSAGES, "temperature": -1}, 400, "RequestError", "temperature"),
+    ({"messages": MESSAGES, "max_tokens": 0}, 400, "RequestError", "max_tokens"),
+    ({"messages": MESSAGES, "max_tokens": 99999}, 400, "LimitError", None),
+    ({"messages": MESSAGES, "max_tokens": 2040}, 400, "ContextLengthError", None),
+    ({"messages": MESSAGES, "tool_choice": "required"}, 400, "RequestError", None),
+    ({"messages": MESSAGES, "tools": [{"type": "x"}]}, 400, "TokenizationError", None),
+    ({"messages": MESSAGES, "response_format": {"type": "xml"}}, 400, "RequestError", None),
+    ({"messages": [{"role": "root", "content": "x"}]}, 400, "RequestError", "messages"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+        400,
+        "RequestError",
+        "messages",
+    ),
+    (spans({"message": 0, "start": 5, "end": 900}), 400, "SpanError", None),
+    (spans({"message": 0, "start": 5, "end": 5}), 400, "SpanError", None),
+    (spans({"message": 0, "start": -1, "end": 5}), 400, "SpanError", None),
+    (spans({"message": 1, "start": 0, "end": 5}), 400, "SpanError", None),
+    (spans({"start": 0, "end": 5}), 400, "SpanError", None),
+    (spans({"message": 0, "start": 0, "end": 5, "weight": -1}), 400, "SpanError", None),
+    (spans({"message": 0, "start": "0", "end": 5}), 400, "RequestError", "seka"),
+    (spans({"message": 0, "start": 0, "end": 5, "weight": 1000}), 400, "LimitError", None),
+    (spans({"message": 0, "start": 0, "end": 5}, method="Seka", gain=4.1), 400, "LimitError", None),
+    (spans({"message": 0, "start": 0, "end": 5}, method="Seka", gain=1, gain_neg=-9), 400, "LimitError", None),
+    (spans({"message": 0, "start": 0, "end": 5}, method="Seka", path="/etc"), 400, "SettingError", None),
+    (spans({"message": 0, "start": 0, "end": 5}, method="os.system"), 400, "SettingError", None),
+    (spans({"message": 0, "start": 0, "end": 5}, method="AdaSeka"), 400, "BankError", None),
+    (spans(*[{"message": 0, "start": 0, "end": 5}] * 257), 400, "LimitError", None),
+]
+
+
+@pytest.mark.parametrize(("body", "status", "code", "param"), BAD)
+def test_refused(post, passes, body, status, code, param):
+    for stream in ({}, {"stream": True}):  # what fails before the first piece has its own status in a stream as well
+        answer = post("/chat/completions", {**body, **stream})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (status, code, param), error
+        assert set(error) == {"message", "type", "param", "code"}
+        assert SECRET not in answer.text
+    assert passes == []
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'"x"', b"", b"\xff", b'{"messages": ' + b"[" * 30000])
+def test_no_json(post, body):
+    answer = post("/chat/completions", body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_numbers_that_are_none(post, number):
+    for body in (
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "temperature": {number}}}',
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "seka": {{"spans": [{{"message": 0, "start": 0, "end": 1, '
+        f'"weight": {number}}}]}}}}',
+        f'{{"messages": [{{"role": "user", "content": "x"}}], "seka": {{"steering": {{"method": "Seka", '
+        f'"gain": {number}}}}}}}',
+    ):
+        assert post("/chat/completions", body.encode()).status_code == 400
+
+
+def test_harmless_fields_and_other_paths(post, url):
+    body = {
+        "messages": MESSAGES,
+        "max_tokens": 1,
+        "user": "a",
+        "metadata": {},
+        "store": True,
+        "n": 1,
+        "logprobs": False,
+    }
+    assert post("/chat/completions", body).status_code == 200
+    lone = {"role": "user", "content": "\ud800"}
+    assert post("/chat/completions", {"messages": [lone]}).status_code == 400
+    for answer in (httpx.get(url + "/nothing"), httpx.get(url + "/chat/completions")):
+        assert answer.status_code in (404, 405)
+        assert "message" in answer.json()["error"]
+
+
+def test_own_limits_and_key(demo):
+    limits = {"max_body": 2000, "max_prompt_tokens": 20, "max_spans": 1, "max_new_tokens": 5, "max_gain": 1}
+    with running(demo, api_key="sesame", **limits) as url:
+        key = {"Authorization": "Bearer sesame"}
+
+        def ask(body, headers=key, **own):
+            answer = httpx.post(url + "/chat/completions", headers=headers, **({"json": body} | own))
+            return answer.status_code, answer.json().get("error", {}).get("code")
+
+        good = {"messages": MESSAGES}
+        assert ask(good) == (200, None)
+        for wrong in (
+            {},
+            {"Authorization": "Bearer sesam"},
+            {"Authorization": "sesame"},
+            {"Authorization": "Bearer \xe9"},
+        ):
+            assert ask(good, {k: v.encode("latin-1") for k, v in wrong.items()}) == (401, "AccessError")
+        assert httpx.get(url + "/models").status_code == 401
+        assert httpx.get(url.removesuffix("/v1") + "/health").status_code == 200
+        assert ask({"messages": [{"role": "user", "content": "x" * 3000}]}) == (413, "LimitError")
+        chunks = iter([b"x" * 1500, b"x" * 1500])
+        assert ask(None, json=None, content=chunks) == (413, "LimitError")
+        assert ask({"messages": [{"role": "user", "content": "a " * 30}]}) == (400, "LimitError")
+        assert ask({**good, "max_tokens": 6}) == (400, "LimitError")
+        two = [{"message": 0, "start": i, "end": i + 5} for i in (0, 3)]
+        assert ask({**good, "seka": {"spans": two}}) == (400, "LimitError")
+        assert ask({**good, "seka": {"spans": two[:1], "steering": {"method": "Seka", "gain": 1.5}}}) == (
+            400,
+            "LimitError",
+        )
+
+
+LONG = {"prompt": "Alec", "max_tokens": 2000, "repetition_penalty": 5.0}
+
+
+@pytest.fixture
+def endless(demo, monkeypatch):
+    """The demo's model without an end token."""
+    monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", -1)
+
+
+def until(done):
+    end = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_its_generation(demo, passes, endless, stream):
+    with running(demo, max_concurrent=1) as url:
+        host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+        body = json.dumps({**LONG, "stream": stream}).encode()
+        head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(head.encode() + body)
+            until(lambda: len(passes) > 3)
+        answer = httpx.post(
+            url + "/completions", json={"prompt": "Alec", "max_tokens": 1}, timeout=30
+        )  # its slot is free
+        assert answer.status_code == 200
+        ran = len(passes)
+        assert ran < 1500
+        time.sleep(0.1)
+        assert len(passes) == ran
+
+
+async def test_a_full_queue_and_a_timeout(demo, endless):
+    with running(demo, max_concurrent=1, max_queue=1, timeout=0.7) as url:
+        async with httpx.AsyncClient(timeout=30) as client:
+            answers = await asyncio.gather(*(client.post(url + "/completions", json=LONG) for _ in range(4)))
+    told = sorted((a.status_code, a.json()["error"]["code"]) for a in answers)
+    assert told == [(429, "BusyError")] * 2 + [(504, "GenerationTimeoutError")] * 2
+    assert next(a for a in answers if a.status_code == 429).headers["retry-after"] == "1"
+
+
+async def test_fifty_at_once_are_as_each_alone(demo):
+    names = ["Alec", "Maud", "Edna", "Astrid", "Boris"]
+    asked = []
+    for i in range(50):
+        name, other = names[i % 5], ["Oslo", "Lyon", "Rome"][i % 3]
+        text = (
+            f"Context:\nThe home of {name} is in {other}.\n\nThe home of {name} is in Paris.\n\n"
+            f"Question: Which city is the home of {name}?"
+        )
+        start = text.index("The home") if i % 2 else text.rindex("The home")
+        asked.append((text, start, start + 20 + i % 7, i % 10 / 4))
+    with running(demo, max_concurrent=8) as url:
+        async with httpx.AsyncClient(timeout=60) as client:
+            bodies = [
+                {
+                    "messages": [{"role": "user", "content": text}],
+                    "max_tokens": 4,
+                    "seka": {
+                        "spans": [{"message": 0, "start": start, "end": end}],
+                        "steering": {"method": "Seka", "gain": gain},
+                    },
+                }
+                for text, start, end, gain in asked
+            ]
+            answers = await asyncio.gather(*(client.post(url + "/chat/completions", json=b) for b in bodies))
+    for (text, start, end, gain), answer in zip(asked, answers, strict=True):
+        alone = demo.chat(
+            [{"role": "user", "content": Prompt(text).mark(start, end)}], steering=Seka(gain=gain), max_new_tokens=4
+        )
+        told = answer.json()
+        assert told["choices"][0]["message"]["content"] == alone.text
+        own = told["seka"]
+        mark = own.pop("highlights")[0]
+        assert (mark["start"], mark["end"]) == (start, end)
+        assert own == alone.report.as_dict()
+    assert len({a.json()["choices"][0]["message"]["content"] for a in answers}) > 3
+
+
+def test_a_failure_tells_nothing(demo, post, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError(f"bad luck with {SECRET}")
+
+    monkeypatch.setattr(demo.hf_model, "generate", fail)
+    for stream in (False, True):
+        answer = post("/chat/completions", {"messages": MESSAGES, "stream": stream})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "InternalError")
+        assert "Traceback" not in answer.text
+        assert SECRET not in answer.text + caplog.text
+    assert "RuntimeError at" in caplog.text
+
+
+def test_the_audit_line(post, caplog, demo):
+    with caplog.at_level(logging.INFO, "seka_rag.server"):
+        post("/chat/completions", spans({"message": 0, "start": 0, "end": 6, "source": "note\n1"}))
+        post("/chat/completions", spans({"message": 0, "start": 0, "end": 600}))
+    lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "seka_rag.server"]
+    good, bad = lines
+    assert good["highlights"] == [{"message": 0, "start": 0, "end": 6, "weight": 1.0, "source": "note\n1"}]
+    assert (good["bank"], good["tokens_edited"], good["gain"]) == (demo.bank.digest, 1, 0.5)
+    assert bad["outcome"] == "SpanError"
+    assert SECRET not in caplog.text
+
+
+class TestStart:
+    def test_a_model_that_is_not_steered_is_not_served(self, demo, monkeypatch):
+        with pytest.raises(SteeringError, match="has no bank"):
+            create_app(SteeredModel(demo.hf_model, demo.tokenizer, name="bare"))
+        still = SteeredModel(demo.hf_model, demo.tokenizer, bank=demo.bank, steering=Seka(gain=0), name="still")
+        with pytest.raises(SteeringError, match="edited no key"):
+            create_app(still)
+        faint = SteeredModel(demo.hf_model, demo.tokenizer, bank=demo.bank, steering=Seka(gain=1e-30), name="faint")
+        with pytest.raises(SteeringError, match="the answer is as without"):
+            create_app(faint)
+
+    def test_the_command(self, monkeypatch):
+        import uvicorn
+
+        from seka_rag.cli import app
+
+        audit = logging.getLogger("seka_rag.server")
+        monkeypatch.setattr(audit, "handlers", [])
+        monkeypatch.setattr(audit, "level", logging.NOTSET)
+        given = {}
+        monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.update(app=app, **options))
+        args = ["serve", "seka-demo", "--port", "8123", "--max-gain", "2"]
+        done = CliRunner().invoke(app, args, env={"SEKA_API_KEY": "k", "COLUMNS": "200"})
+        assert done.exit_code == 0, done.output
+        assert "http://127.0.0.1:8123/v1" in done.output
+        assert (given["host"], given["port"]) == ("127.0.0.1", 8123)
+        settings = given["app"].user_middleware[0].kwargs["settings"]
+        assert (settings.api_key.get_secret_value(), settings.max_gain) == ("k", 2.0)
+
+    def test_without_the_extra(self, demo, monkeypatch):
+        import sys
+
+        monkeypatch.setitem(sys.modules, "fastapi", None)
+        with pytest.raises(MissingExtraError, match=r"seka-rag\[server\]"):
+            create_app(demo)

@@ -1,0 +1,140 @@
+"""What the pages show runs: every Python block and every ``seka-rag`` command, page by page, from top to bottom.
+
+Each page has one namespace and an empty working folder with the demo's documents as ``my-folder``. A block that is not run
+says why in a comment before its fence, ``<!-- not run: the reason -->``; its code must still compile, and its commands
+have only options that exist.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from seka_rag.cli import app
+from seka_rag.demo.run import documents_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+NOT_RUN = re.compile(r"<!--\s*not run\b(.*?)-->\n\Z", re.S)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    line: int
+    language: str
+    text: str
+    not_run: str | None  # the reason
+
+    @property
+    def commands(self) -> list[str]:
+        shell = self.language in ("", "sh")
+        return [line for line in self.text.splitlines() if shell and line.startswith("seka-rag ")]
+
+
+def blocks_in(text: str, name: str) -> list[Block]:
+    blocks = []
+    for fence in FENCE.finditer(text):
+        marker = NOT_RUN.search(text[: fence.start()])
+        line = text[: fence.start()].count("\n") + 2  # of its first line
+        reason = marker[1].strip(": \n") if marker else None
+        blocks.append(Block(name, line, fence[1], fence[2], reason))
+    return [b for b in blocks if b.language == "python" or b.commands]
+
+
+TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+BLOCKS = {name: found for name, text in TEXTS.items() if (found := blocks_in(text, name))}
+
+
+@pytest.fixture(autouse=True)
+def _put_back():
+    """Pages set LlamaIndex's global settings."""
+    from llama_index.core import Settings
+
+    before = dict(vars(Settings))
+    yield
+    vars(Settings).clear()
+    vars(Settings).update(before)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the blocks of one page, in a folder of its own."""
+    shutil.copytree(documents_folder(), tmp_path / "my-folder")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
+    module = ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)  # where pydantic looks for the names of annotations
+
+    def run_all(blocks: list[Block]) -> None:
+        for block in blocks:
+            if block.language == "python":
+                # counted from the top of the page, so that a traceback shows its line
+                code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
+                if block.not_run is None:
+                    exec(code, vars(module))
+            for command in block.commands:
+                run_command(block, command) if block.not_run is None else check_options(command)
+
+    return run_all
+
+
+@pytest.mark.parametrize("page", BLOCKS)
+def test_page(page, run):
+    run(BLOCKS[page])
+
+
+def run_command(block: Block, command: str) -> None:
+    arguments = []
+    for argument in shlex.split(command, comments=True)[1:]:
+        found = sorted(map(str, Path().glob(argument))) if "*" in argument else []
+        arguments += found or [argument]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "140", "TERM": "dumb"})
+    assert result.exit_code == 0, f"{block.page}:{block.line}: {command}\n{result.output}{result.exception}"
+
+
+def check_options(command: str) -> None:
+    name, *arguments = shlex.split(command, comments=True)[1:]
+    group = typer.main.get_command(app)
+    chosen = group.get_command(None, name)
+    assert chosen is not None, f"there is no command {name}"
+    chosen.make_context(name, arguments)
+
+
+def test_what_is_not_run_has_a_reason():
+    marked = [b for blocks in BLOCKS.values() for b in blocks if b.not_run is not None]
+    assert marked
+    for block in marked:
+        assert len(block.not_run.split()) > 2, f"{block.page}:{block.line}: write <!-- not run: and the reason -->"
+    written = sum(len(re.findall(r"<!--\s*not run", text)) for text in TEXTS.values())
+    assert written == len(marked), "a marker stands directly above the fence of Python or of seka-rag commands"
+
+
+def test_all_examples_are_tested():
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*example.py"))
+    missing = [path.name for path in (ROOT / "examples").glob("*.py") if f'"{path.name}"' not in tests]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("```python\n1 / 0\n```\n", "division by zero"),
+        ("```sh\nseka-rag inspect nowhere\n```\n", "not a bank"),
+        ("<!-- not run: needs a GPU -->\n```sh\nseka-rag ask --nonsense\n```\n", "No such option"),
+        ("<!-- not run: needs a GPU -->\n```python\nthis is no Python\n```\n", "invalid syntax"),
+    ],
+)
+def test_a_wrong_page_fails(text, says, run):
+    with pytest.raises(BaseException, match=says):
+        run(blocks_in(text, "wrong.md"))
