@@ -48,11 +48,13 @@ class Requests:
         rows, tokens = self.rows[manager], len(request.initial_tokens)
         row = len(rows)
         if row >= len(self.lengths):
-            self._error = SteeringError(f"request {row + 1} of a batch whose mask has {row} rows: give a row for each request")
+            self._error = SteeringError(
+                f"request {row + 1} of a batch whose mask has {row} rows: give a row for each request"
+            )
         elif tokens != self.lengths[row]:
             self._error = SteeringError(
-                f"request {row + 1} has {tokens} tokens and its row of the mask {self.lengths[row]}: continuous batching has no "
-                "padding. Give a list of rows, each as long as its request, in the order of the requests"
+                f"request {row + 1} has {tokens} tokens and its row of the mask {self.lengths[row]}: continuous batching has "
+                "no padding. Give a list of rows, each as long as its request, in the order of the requests"
             )
         elif request.request_id in rows:
             self._error = SteeringError(f"two requests with the id {request.request_id!r}")
