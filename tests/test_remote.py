@@ -153,7 +153,7 @@ def test_keys_and_names(far):
 @pytest.fixture
 def passes(near, monkeypatch):
     """Forward passes so far of a model that never ends by itself."""
-    monkeypatch.setattr(near.hf_model.generation_config, "eos_token_id", -1)
+    monkeypatch.setattr(near.hf_model.generation_config, "eos_token_id", 10**6)
     seen: list[int] = []
     hook = near.hf_model.model.register_forward_hook(lambda module, args, out: seen.append(1))
     yield seen

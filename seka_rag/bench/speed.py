@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -119,8 +120,8 @@ def measure(
         used = time.perf_counter() - began
         if i and used * (i + 1) > seconds * i:  # another round like those before would not fit
             break
-        turn = i % len(fitting)  # each is first in turn
-        for way in fitting[turn:] + fitting[:turn]:
+        # after the first round in another order each time, so that none always follows the same one
+        for way in random.Random(i).sample(fitting, len(fitting)) if i else fitting:
             if i == 0 and way is not given[0] and time.perf_counter() - began > seconds:
                 break
             model.set_attn_implementation(way.attention)

@@ -53,8 +53,8 @@ class Requests:
             )
         elif tokens != self.lengths[row]:
             self._error = SteeringError(
-                f"request {row + 1} has {tokens} tokens and its row of the mask {self.lengths[row]}: continuous batching has no "
-                "padding. Give a list of rows, each as long as its request, in the order of the requests"
+                f"request {row + 1} has {tokens} tokens and its row of the mask {self.lengths[row]}: continuous batching has "
+                "no padding. Give a list of rows, each as long as its request, in the order of the requests"
             )
         elif request.request_id in rows:
             self._error = SteeringError(f"two requests with the id {request.request_id!r}")

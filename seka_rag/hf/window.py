@@ -58,9 +58,9 @@ class Windows:
             )
         if not self._complete and start < self.length < start + length and not _speculates():
             raise SteeringError(
-                f"a forward pass over positions {start} to {start + length} and a mask of {self.length}: positions count from the "
-                "first token, so a mask without the padding in front, or without special tokens, marks other tokens. The mask "
-                "must be as wide as the padded prompt; where more tokens follow in one pass, add zeros for them"
+                f"a forward pass over positions {start} to {start + length} and a mask of {self.length}: positions count from "
+                "the first token, so a mask without the padding in front, or without special tokens, marks other tokens. "
+                "The mask must be as wide as the padded prompt; where more tokens follow in one pass, add zeros for them"
             )
         if start + length >= self.length:
             self._complete = True

@@ -14,8 +14,8 @@ from seka_rag.stream import TextStream
 
 class Turns:
     def __init__(self, running: int, waiting: int, timeout: float) -> None:
-        self._slots, self._most, self._timeout = asyncio.Semaphore(running), waiting, timeout
-        self._waiting = 0
+        self._slots, self._most, self._timeout = asyncio.Semaphore(running), running + waiting, timeout
+        self._here = 0  # running or waiting
         self._ending: set[asyncio.Task[None]] = set()
 
     async def pieces(self, start: Callable[[float], TextStream[Generation]]) -> AsyncIterator[str | Generation]:
@@ -28,16 +28,17 @@ class Turns:
             BusyError: too many wait.
             GenerationTimeoutError: no turn, or no end, within the time.
         """
-        if self._slots.locked() and self._waiting >= self._most:
-            raise BusyError(f"{self._waiting} requests wait already: try again later")
+        if self._here >= self._most:
+            raise BusyError(f"{self._here} requests run or wait already: try again later")
         end = time.monotonic() + self._timeout
-        self._waiting += 1
+        self._here += 1
         try:
             await asyncio.wait_for(self._slots.acquire(), self._timeout)
-        except asyncio.TimeoutError:
-            raise GenerationTimeoutError(f"the request waited {self._timeout:g} seconds for its turn") from None
-        finally:
-            self._waiting -= 1
+        except BaseException as error:
+            self._here -= 1
+            if isinstance(error, asyncio.TimeoutError):
+                raise GenerationTimeoutError(f"the request waited {self._timeout:g} seconds for its turn") from None
+            raise
         stream: TextStream[Generation] | None = None
         try:
             stream = await asyncio.to_thread(start, max(end - time.monotonic(), 0.001))
@@ -55,4 +56,5 @@ class Turns:
             if stream is not None:
                 await asyncio.to_thread(stream.close)
         finally:
+            self._here -= 1
             self._slots.release()

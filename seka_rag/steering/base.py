@@ -200,8 +200,8 @@ def _why(marks: Marks, edits: Mapping[int, LayerEdit], tally: Tally) -> str:
     if not tally.seen:
         return (
             "steering was asked for, but no forward pass over the prompt ran inside the `with` in this thread, or the "
-            "whole prompt was in the cache already. Open the `with` in the thread that generates, around the prefill; a manager "
-            "of continuous batching must be opened inside it, and its requests added in this thread"
+            "whole prompt was in the cache already. Open the `with` in the thread that generates, around the prefill; a "
+            "manager of continuous batching must be opened inside it, and its requests added in this thread"
         )
     skipped = [layer for layer in edits if layer not in tally.done]
     if tally.done and skipped:

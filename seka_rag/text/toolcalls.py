@@ -100,7 +100,7 @@ class ToolFormat:
     def read(self, text: str) -> ReadText:
         """A finished text, taken apart."""
         at = text.find(self.marker)
-        if self.bare and at < 0 and re.match(r'\s*\{\s*"(name|type|parameters)"\s*:', text):
+        if self.bare and re.match(r'\s*\{\s*"(name|type|parameters)"\s*:', text):
             at, body = 0, 0
         else:
             body = at + len(self.marker)
@@ -123,10 +123,10 @@ class ToolFormat:
 
     def visible(self, text: str) -> str:
         """The beginning of an unfinished text that cannot become part of a call any more."""
+        if self.bare and text.lstrip()[:1] in ("", "{"):  # first: what stands in its strings is no marker
+            return ""
         if self.marker in text:
             return text[: text.index(self.marker)].rstrip()
-        if self.bare and text.lstrip()[:1] in ("", "{"):
-            return ""
         for n in range(min(len(self.marker) - 1, len(text)), 0, -1):
             if text.endswith(self.marker[:n]):
                 text = text[:-n]

@@ -164,7 +164,7 @@ LONG = {"prompt": "Alec", "max_tokens": 2000, "repetition_penalty": 5.0}
 @pytest.fixture
 def endless(demo, monkeypatch):
     """The demo's model without an end token."""
-    monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", -1)
+    monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", 10**6)
 
 
 def until(done):
@@ -195,7 +195,7 @@ def test_a_client_that_goes_away_ends_its_generation(demo, passes, endless, stre
 
 
 async def test_a_full_queue_and_a_timeout(demo, endless):
-    with running(demo, max_concurrent=1, max_queue=1, timeout=2) as url:
+    with running(demo, max_concurrent=1, max_queue=1, timeout=0.7) as url:
         async with httpx.AsyncClient(timeout=30) as client:
             answers = await asyncio.gather(*(client.post(url + "/completions", json=LONG) for _ in range(4)))
     told = sorted((a.status_code, a.json()["error"]["code"]) for a in answers)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from seka_rag.text.toolcalls import FORMATS, ToolCall, as_tool_call, choose, format_of
@@ -122,6 +122,7 @@ def test_ids():
         max_size=3,
     ),
 )
+@example(form=LLAMA, calls=[("a", {"": "<|python_tag|>"})])
 def test_what_is_written_is_read(form, calls):
     if form.bare:  # without a marker there is one call
         calls = calls[:1]
