@@ -190,7 +190,7 @@ def main(
     batch: list[int] = [1, 4],  # noqa: B006
     length: list[int] = [512, 2048, 8192],  # noqa: B006
     share: list[float] = [0.05, 0.25, 1.0],  # noqa: B006
-    hidden: int = 640,
+    hidden: int = 768,
     layers: int = 12,
     device: str = "cpu",
     dtype: str = "float32",
