@@ -102,6 +102,16 @@ def test_tokens_and_card(near, far):
     assert (far.name, far.context_length, far.can_call_tools) == ("seka-demo", 2048, True)
 
 
+async def test_an_answer_tells_the_name_so_that_nothing_more_is_asked(near, far):
+    for ask in ("achat", "stream_chat"):
+        model = RemoteModel(far.base_url, api_key="k")
+        answer = getattr(model, ask)(MESSAGES, max_new_tokens=1)
+        assert (await answer if ask == "achat" else answer.result).text
+        assert model._card is None
+        assert model.name == near.name
+        assert model._card is None
+
+
 async def test_highlighting_blocks(near, far):
     with highlighting([EVIDENCE]):
         wanted = near.chat([{"role": "user", "content": PROMPT.text}], max_new_tokens=4)

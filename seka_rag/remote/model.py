@@ -53,6 +53,7 @@ class RemoteModel:
         self.base_url, self.model = base_url, model
         self._server = Server(base_url, api_key, timeout, max_retries)
         self._card: dict[str, Any] | None = None
+        self._name = model
 
     def __repr__(self) -> str:
         return f"RemoteModel({self.base_url!r}, model={self.model!r})"
@@ -71,7 +72,7 @@ class RemoteModel:
 
     @property
     def name(self) -> str:
-        return self.model or self.card["id"]
+        return self._name or self.card["id"]
 
     @property
     def context_length(self) -> int | None:
@@ -148,18 +149,21 @@ class RemoteModel:
         return body if self.model is None else {"model": self.model, **body}
 
     def _ask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> Generation:
-        answer = self._server.send(path, self._named(body), options.get("timeout"))
-        return read_answer(answer, url=self.base_url)
+        return self._read(self._server.send(path, self._named(body), options.get("timeout")))
 
     async def _aask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> Generation:
-        answer = await self._server.asend(path, self._named(body), options.get("timeout"))
-        return read_answer(answer, url=self.base_url)
+        return self._read(await self._server.asend(path, self._named(body), options.get("timeout")))
 
     def _stream(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> TextStream[Generation]:
         sent = self._named({**body, "stream": True, "stream_options": {"include_usage": True}})
 
         def work(emit: Any, cancel: Any) -> Any:
             chunks = self._server.stream(path, sent, options.get("timeout"), emit, cancel)
-            return None if cancel.is_set() and not chunks else read_answer(joined(chunks), url=self.base_url)
+            return None if cancel.is_set() and not chunks else self._read(joined(chunks))
 
         return TextStream(work)
+
+    def _read(self, answer: dict[str, Any]) -> Generation:
+        generation = read_answer(answer, url=self.base_url)
+        self._name = self._name or answer.get("model")
+        return generation

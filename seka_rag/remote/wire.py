@@ -125,7 +125,7 @@ def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     calls = [call for choice in choices for call in (choice.get("delta") or {}).get("tool_calls") or ()]
     message = {"content": "".join(map(piece_of, chunks)), "tool_calls": calls}
     reason = next((c["finish_reason"] for c in reversed(choices) if c.get("finish_reason")), None)
-    whole = {key: chunk[key] for chunk in chunks for key in ("usage", "seka") if chunk.get(key)}
+    whole = {key: chunk[key] for chunk in chunks for key in ("model", "usage", "seka") if chunk.get(key)}
     return {**whole, "choices": [{"message": message, "finish_reason": reason}] if reason else []}
 
 
