@@ -49,7 +49,7 @@ def main(folder):
         assert processes == 2
         if family != "phi3":  # whose fused projection is gathered again: each process sees all heads
             weight = model.model.layers[0].self_attn.k_proj.weight
-            assert weight.to_local().shape[0] == 16  # one head of two
+            assert weight.to_local().shape[0] == 32  # two heads of four
         try:
             with steer(model, banks[0], MASK, Seka(gain=2.0)):
                 model.generate_batch(

@@ -19,7 +19,8 @@ TESTS = Path(__file__).resolve().parents[1]
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     for family in parallel.FAMILIES:
-        model, folder = tiny_model(family), tmp_path / family
+        heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 128}
+        model, folder = tiny_model(family, **heads), tmp_path / family
         model.save_pretrained(folder / "model")
         random_bank(model).save(folder / "bank")
         random_expert(model, 1).save(folder / "a")
