@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -53,6 +55,7 @@ def serve(
         max_body=max_body,
     )
     quiet()
+    place = _bound(host, port)  # before the model is loaded, which takes a while
     loaded = SteeredModel.from_pretrained(model, bank=bank)
     app = create_app(loaded, settings)
     if settings.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
@@ -60,5 +63,19 @@ def serve(
     audit = logging.getLogger("seka_rag.server")
     audit.setLevel(logging.INFO)
     audit.addHandler(logging.StreamHandler())
-    console.print(f"serving {escape(loaded.name)} at http://{escape(host)}:{port}/v1")
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    console.print(f"serving {escape(loaded.name)} at http://{escape(host)}:{place.getsockname()[1]}/v1")
+    with suppress(KeyboardInterrupt):  # how it ends
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[place])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    from seka_rag.errors import SettingError
+
+    place = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        place.bind((host, port))
+    except OSError as error:
+        place.close()
+        raise SettingError(f"cannot listen at {host}, port {port}: {error}. Choose another --port or --host") from error
+    return place

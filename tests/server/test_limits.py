@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import httpx
@@ -277,27 +281,39 @@ class TestStart:
         with pytest.raises(SteeringError, match="the answer is as without"):
             create_app(faint)
 
-    def test_the_command(self, monkeypatch):
-        import uvicorn
+    def test_the_command(self):
+        command = [sys.executable, "-c", "from seka_rag.cli import app; app()", "serve", "seka-demo"]
+        environment = {**os.environ, "SEKA_API_KEY": "k", "COLUMNS": "200"}
+        started = subprocess.Popen(
+            [*command, "--port", "0", "--max-gain", "2"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            url = started.stdout.readline().split()[-1]
+            body = {"prompt": "Alec", "max_tokens": 1, "seka": {"steering": {"method": "Seka", "gain": 3}}}
+            assert httpx.post(url + "/completions", json=body).status_code == 401
+            answer = httpx.post(url + "/completions", json=body, headers={"Authorization": "Bearer k"})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "LimitError")
+        finally:
+            started.send_signal(signal.SIGINT)
+            _, told = started.communicate(timeout=60)
+        assert started.returncode == 0
+        assert '"outcome": "LimitError"' in told
+        assert "Traceback" not in told
 
+    def test_a_port_in_use(self):
         from seka_rag.cli import app
 
-        audit = logging.getLogger("seka_rag.server")
-        monkeypatch.setattr(audit, "handlers", [])
-        monkeypatch.setattr(audit, "level", logging.NOTSET)
-        given = {}
-        monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.update(app=app, **options))
-        args = ["serve", "seka-demo", "--port", "8123", "--max-gain", "2"]
-        done = CliRunner().invoke(app, args, env={"SEKA_API_KEY": "k", "COLUMNS": "200"})
-        assert done.exit_code == 0, done.output
-        assert "http://127.0.0.1:8123/v1" in done.output
-        assert (given["host"], given["port"]) == ("127.0.0.1", 8123)
-        settings = given["app"].user_middleware[0].kwargs["settings"]
-        assert (settings.api_key.get_secret_value(), settings.max_gain) == ("k", 2.0)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = str(other.getsockname()[1])
+            done = CliRunner().invoke(app, ["serve", "seka-demo", "--port", port], env={"COLUMNS": "200"})
+        assert done.exit_code == 1
+        assert f"cannot listen at 127.0.0.1, port {port}" in done.output
 
     def test_without_the_extra(self, demo, monkeypatch):
-        import sys
-
         monkeypatch.setitem(sys.modules, "fastapi", None)
         with pytest.raises(MissingExtraError, match=r"seka-rag\[server\]"):
             create_app(demo)
