@@ -127,7 +127,7 @@ class Decoder:
     ) -> list[Generation]:
         if not prompts:
             return []
-        stop = [stop] if isinstance(stop, str) else [s for s in stop or () if s]
+        stop = [s for s in ([stop] if isinstance(stop, str) else stop or ()) if s]
         prompts = [self._fit(p, max_new_tokens, truncate if prefix is None else "error") for p in prompts]
         batch = pad(prompts, pad_id(self.tokenizer))
         weights, method = batch.weights, self._method(steering, bool((batch.weights > 0).any()))

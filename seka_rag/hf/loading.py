@@ -79,6 +79,8 @@ def _check_connection(name: str, options: Mapping[str, Any]) -> None:
 def _explain(name: str, is_folder: bool, error: Exception) -> str:
     reason = str(error).strip().split("\n")[0]
     if is_folder:
+        if not (Path(name) / "config.json").is_file():
+            reason = "it has no config.json"
         return f"the folder {name} does not hold a complete transformers model and tokenizer: {reason}"
     return (
         f"model {name!r} is neither a folder here nor could it be fetched from the Hugging Face Hub. Check the name and the "

@@ -31,6 +31,7 @@ _STATUS: dict[type[SekaError], int] = {
     MissingExtraError: 501,
     GenerationTimeoutError: 504,
 }
+_NO_OBJECT = ("missing", "dict_type", "model_type", "model_attributes_type")
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -57,6 +58,9 @@ def told_error(error: Exception) -> dict[str, Any]:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"] if part != "body"]
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "json_invalid" or (not where and first["type"] in _NO_OBJECT):
+            where = []
+            message = "the body must be one JSON object, sent with the header Content-Type = application/json"
         param = where[0] if where else message.split(":")[0] if ":" in message else None
         message = f"{'.'.join(where)}: {message}" if where else message
     elif isinstance(error, BodyTooLarge):

@@ -270,6 +270,26 @@ def test_the_audit_line(post, caplog, demo):
     assert SECRET not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [(b"{", "application/json"), (b"", "application/json"), (b"{}", "text/plain"), (b"3", "application/json")],
+)
+def test_a_body_that_is_no_object(url, body, kind):
+    answer = httpx.post(url + "/chat/completions", content=body, headers={"content-type": kind})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, None)
+    assert error["message"] == "the body must be one JSON object, sent with the header Content-Type = application/json"
+
+
+def test_an_empty_stop_string_stops_nothing(demo, url):
+    asked = [{"role": "user", "content": "Which city is the home of Alec?"}]
+    wanted = demo.chat(asked, max_new_tokens=3).text
+    assert wanted
+    assert demo.chat(asked, max_new_tokens=3, stop="").text == wanted
+    answer = httpx.post(url + "/chat/completions", json={"messages": asked, "max_tokens": 3, "stop": ""}).json()
+    assert answer["choices"][0]["message"]["content"] == wanted
+
+
 class TestStart:
     def test_a_model_that_is_not_steered_is_not_served(self, demo, monkeypatch):
         with pytest.raises(SteeringError, match="has no bank"):
@@ -303,6 +323,13 @@ class TestStart:
         assert started.returncode == 0
         assert '"outcome": "LimitError"' in told
         assert "Traceback" not in told
+
+    def test_a_folder_without_a_model(self, tmp_path):
+        from seka_rag.cli import app
+
+        done = CliRunner().invoke(app, ["serve", str(tmp_path), "--port", "0"], env={"COLUMNS": "300"})
+        assert done.exit_code == 1
+        assert "it has no config.json" in done.output
 
     def test_a_port_in_use(self):
         from seka_rag.cli import app
