@@ -45,10 +45,9 @@ class Call:
 
     def highlights(self) -> list[dict[str, Any]]:
         """Where the highlights are, without any text."""
-        prompts = [self.asked] if isinstance(self.asked, Prompt) else [m["content"] for m in self.asked]
         return [
             {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}
-            for i, prompt in enumerate(prompts)
+            for i, prompt in enumerate(_prompts(self.asked))
             for s in prompt.spans
         ]
 
@@ -69,8 +68,7 @@ def read_call(body: ChatBody | CompletionBody, model: SteeredModel, settings: Se
     else:
         prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
         asked, new = read_prompt(prompt, body.seka.spans), body.max_tokens
-    prompts = [asked] if isinstance(asked, Prompt) else [m["content"] for m in asked]
-    check_limits([s for p in prompts for s in p.spans], steering, model, settings)
+    check_limits(_spans(asked), steering, model, settings)
     if new is not None and new > settings.max_new_tokens:
         raise LimitError(f"max_tokens={new}: this server gives at most {settings.max_new_tokens}")
     options: dict[str, Any] = {
@@ -98,12 +96,7 @@ def read_tokenize(body: TokenizeBody, model: SteeredModel, settings: ServerSetti
         asked: Any = read_prompt(body.prompt or "", spans)
     else:
         asked = read_messages(body.messages, spans)
-    check_limits(
-        [s for p in ([asked] if body.messages is None else [m["content"] for m in asked]) for s in p.spans],
-        None,
-        model,
-        settings,
-    )
+    check_limits(_spans(asked), None, model, settings)
     return Call(asked, {"tools": body.tools} if body.tools else {})
 
 
@@ -153,6 +146,14 @@ def check_limits(spans: Sequence[Span], steering: Any, model: SteeredModel, sett
         raise LimitError(
             f"gain {strongest:g} with weight {weight:g}: this server steers with at most {settings.max_gain:g}"
         )
+
+
+def _prompts(asked: Prompt | list[dict[str, Any]]) -> list[Prompt]:
+    return [asked] if isinstance(asked, Prompt) else [message["content"] for message in asked]
+
+
+def _spans(asked: Prompt | list[dict[str, Any]]) -> list[Span]:
+    return [span for prompt in _prompts(asked) for span in prompt.spans]
 
 
 def _part(text: str, highlight: bool | float, source: str | None, message: int) -> Prompt:
