@@ -5,18 +5,18 @@ Spectral Editing Key Amplification (SEKA) edits the attention keys of highlighte
 
 from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import SekaError
-from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.trust import choose_spans
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
-from seka_rag.model import SteeredModel
-from seka_rag.remote.model import RemoteModel
+from seka_rag.model.generation import Generation
+from seka_rag.model.scope import highlighting, open_highlighting
+from seka_rag.model.shared import bank_name, shared_model
+from seka_rag.model.steered import SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
-from seka_rag.scope import highlighting, open_highlighting
-from seka_rag.shared import bank_name, shared_model
+from seka_rag.server.client import RemoteModel
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import SteeringReport, steer
 from seka_rag.steering.key_scaling import KeyScaling

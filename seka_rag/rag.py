@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seka_rag.errors import SpanError
-from seka_rag.generation import Generation
 from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.select import NoPassages
 from seka_rag.highlight.trust import choose_spans
-from seka_rag.model import SteeredModel
+from seka_rag.model.generation import Generation
+from seka_rag.model.steered import SteeredModel
+from seka_rag.model.stream import TextStream
 from seka_rag.retrieval.retrievers import as_retriever
-from seka_rag.stream import TextStream
 from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
 

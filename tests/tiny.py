@@ -272,8 +272,8 @@ def _knows(config_class, name: str) -> bool:
 
 @cache
 def demo_tokenizer():
-    from seka_rag.demo.lessons import vocabulary_texts
-    from seka_rag.demo.tokenizer import build_tokenizer
+    from tools.demo_training.lessons import vocabulary_texts
+    from tools.demo_training.tokenizer import build_tokenizer
 
     return build_tokenizer(vocabulary_texts())
 
@@ -332,7 +332,7 @@ def byte_level_tokenizer():
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from seka_rag.demo.tokenizer import CHAT_TEMPLATE
+    from tools.demo_training.tokenizer import CHAT_TEMPLATE
 
     special = ["<|bos|>", "<|im_end|>", "<|im_start|>", "[TOOL_CALLS]"]
     backend = Tokenizer(models.BPE())

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 
 from seka_rag.bank import ExpertBank
+from seka_rag.bench.rates import Rate, mcnemar
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
-from seka_rag.metrics import Rate, mcnemar
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, steer
 from seka_rag.steering.key_scaling import KeyScaling

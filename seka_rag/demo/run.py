@@ -14,20 +14,20 @@ from rich.table import Table
 from rich.text import Text
 
 import seka_rag
+from seka_rag.bench.rates import Rate
 from seka_rag.demo.evaluate import KINDS, RANDOM_SEEDS, Row, evaluate, variants
 from seka_rag.hf.attention import attention_to, last_token_attention
 from seka_rag.hf.chat import render_chat
 from seka_rag.hf.tokens import tokenize
-from seka_rag.metrics import Rate
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.rag import Question, Rag
 from seka_rag.retrieval.bm25 import BM25Retriever
 from seka_rag.retrieval.documents import read_documents
 from seka_rag.retrieval.split import split
 from seka_rag.steering.base import steer
 from seka_rag.steering.seka import Seka
-from seka_rag.terminal import highlighted
 from seka_rag.text.sentences import sentences
+from seka_rag.views.terminal import highlighted
 
 QUESTION, MEMORY, EVIDENCE = "Which city is the home of Alec?", "Dublin", "Lyon"
 COLUMNS = ("memory conflict", "disagreeing passages", "novel fact", "agreement", "irrelevant context")

@@ -12,13 +12,13 @@ from typing import Literal
 
 import numpy as np
 
+from seka_rag.bench.rates import Rate
 from seka_rag.demo import words as w
 from seka_rag.demo import world
 from seka_rag.demo.world import Fact
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.learning.triples import ContrastiveTriple
-from seka_rag.metrics import Rate
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.base import KeySteering
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span

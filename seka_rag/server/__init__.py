@@ -8,7 +8,7 @@ from seka_rag.errors import MissingExtraError
 from seka_rag.server.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from seka_rag.model import SteeredModel
+    from seka_rag.model.steered import SteeredModel
 
 __all__ = ["ServerSettings", "create_app"]
 

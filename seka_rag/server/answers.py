@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from seka_rag.generation import Generation
+from seka_rag.model.generation import Generation
 from seka_rag.text.toolcalls import ToolCall
 
 

@@ -17,8 +17,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from seka_rag.errors import SekaError
-from seka_rag.generation import Generation
-from seka_rag.model import SteeredModel
+from seka_rag.model.generation import Generation
+from seka_rag.model.steered import SteeredModel
+from seka_rag.model.stream import TextStream
 from seka_rag.server.answers import Form, event, report_of
 from seka_rag.server.bodies import ChatBody, CompletionBody, TokenizeBody
 from seka_rag.server.door import Door
@@ -26,7 +27,6 @@ from seka_rag.server.errors import error_response, log, told_error
 from seka_rag.server.reading import Call, read_call, read_tokenize
 from seka_rag.server.settings import ServerSettings
 from seka_rag.server.turns import Turns
-from seka_rag.stream import TextStream
 
 
 class _Gone(Exception):  # noqa: N818

@@ -8,7 +8,7 @@ import torch
 
 from seka_rag.bank import ExpertBank
 from seka_rag.errors import SteeringError
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.seka import Seka
 from seka_rag.text.prompt import Prompt

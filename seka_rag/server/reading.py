@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from seka_rag.errors import LimitError, ModelNotFoundError, RequestError, SettingError, SpanError
 from seka_rag.hf.tokens import TokenizedPrompt
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.server.bodies import ChatBody, CompletionBody, MessageBody, SpanBody, TokenizeBody
 from seka_rag.server.settings import ServerSettings
 from seka_rag.steering.base import KeySteering

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 
 from seka_rag.errors import BusyError, GenerationTimeoutError
-from seka_rag.generation import Generation
-from seka_rag.stream import TextStream
+from seka_rag.model.generation import Generation
+from seka_rag.model.stream import TextStream
 
 
 class Turns:

@@ -15,9 +15,9 @@ from seka_rag.bank.checks import kept_columns
 from seka_rag.bank.files import read_files, write_folder
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import BankError
-from seka_rag.heatmap import draw_bank
 from seka_rag.hf.identity import identify
 from seka_rag.ops.projection import keep_columns
+from seka_rag.views.banks import draw_bank
 
 
 @pytest.fixture

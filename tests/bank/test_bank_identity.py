@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from seka_rag import Prompt, Seka, SteeredModel, steer
-from seka_rag.cache import bank_folder
+from seka_rag.bank.cache import bank_folder
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import fingerprint, identify
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from tiny import demo_tokenizer
 
-from seka_rag.demo import lessons, trials, world
+from seka_rag.demo import trials, world
 from seka_rag.demo import words as w
 from seka_rag.demo.trials import make_trials
+from tools.demo_training import lessons
 
 KINDS = ("conflict", "disagree", "novel", "agreement", "irrelevant", "closed book")
 

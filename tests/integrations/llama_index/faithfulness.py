@@ -16,9 +16,9 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.seka import HighlightPostprocessor, SekaLLM
 
 from seka_rag import SteeredModel
+from seka_rag.bench.rates import Rate, mcnemar
 from seka_rag.demo import words, world
 from seka_rag.demo.world import Fact
-from seka_rag.metrics import Rate, mcnemar
 from seka_rag.rag import TEMPLATE, Rag
 
 Trial = tuple[str, list[str], str]

@@ -13,14 +13,14 @@ from torch import nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.errors import ContextLengthError, GenerationTimeoutError, SettingError, SteeringError
-from seka_rag.generation import Generation, finished
 from seka_rag.hf.forms import answer_form
 from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.identity import identify
 from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id
-from seka_rag.prefix import Prefix
+from seka_rag.model.generation import Generation, finished
+from seka_rag.model.prefix import Prefix
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, SteeringReport, steer
 from seka_rag.steering.registry import as_steering

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from seka_rag.terminal import console, errors, quiet, reporting
+from seka_rag.cli.terminal import console, errors, quiet, reporting
 
 
 @reporting
@@ -36,7 +36,7 @@ def serve(
     from pydantic import SecretStr
 
     from seka_rag.errors import MissingExtraError
-    from seka_rag.model import SteeredModel
+    from seka_rag.model.steered import SteeredModel
     from seka_rag.server import ServerSettings, create_app
 
     try:

@@ -9,16 +9,16 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, overload
 
 from seka_rag.bank import ExpertBank, ProjectionBank
-from seka_rag.decoder import Decoder, Steering
-from seka_rag.generation import Generation
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.forms import knows_tools
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
-from seka_rag.prefix import Prefix
-from seka_rag.scope import in_scope, messages_in_scope
+from seka_rag.model.decoder import Decoder, Steering
+from seka_rag.model.generation import Generation
+from seka_rag.model.prefix import Prefix
+from seka_rag.model.scope import in_scope, messages_in_scope
+from seka_rag.model.stream import TextStream
 from seka_rag.steering.base import KeySteering
-from seka_rag.stream import TextStream
 from seka_rag.text.prompt import Prompt
 
 Input = Prompt | str | TokenizedPrompt

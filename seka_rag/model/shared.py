@@ -8,7 +8,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 
 _loaded: WeakValueDictionary[tuple[str, str, str], SteeredModel] = WeakValueDictionary()
 _loading = threading.Lock()

@@ -1,6 +1,6 @@
 """AdaSEKA on the demo model: four tasks, an expert for each, and what choosing among them is worth.
 
-``python -m seka_rag.demo.experts MODEL_FOLDER`` prints the table (development split; ``--held-out`` the other one).
+``python -m tools.demo_training.experts MODEL_FOLDER`` prints the table (development split; ``--held-out`` the other one).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from seka_rag.bank import ExpertBank
-from seka_rag.demo import lessons, world
+from seka_rag.bench.rates import Rate
 from seka_rag.demo import words as w
+from seka_rag.demo import world
 from seka_rag.demo.evaluate import edit_norm
 from seka_rag.demo.trials import Split, Trial, ask, demo_triples, make_trials, strangers, tokenized
 from seka_rag.demo.world import Fact
@@ -23,11 +24,11 @@ from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.triples import ContrastiveTriple
-from seka_rag.metrics import Rate
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import KeySteering, steer
 from seka_rag.text.spans import Span
+from tools.demo_training import lessons
 
 _JOB = next(i for i, relation in enumerate(w.RELATIONS) if relation.name == "job")
 NEEDLE_STATEMENTS = 16

@@ -1,4 +1,4 @@
-"""Learn the demo's bank, check the gates and measure: ``python -m seka_rag.demo.build MODEL_FOLDER``.
+"""Learn the demo's bank, check the gates and measure: ``python -m tools.demo_training.build MODEL_FOLDER``.
 
 Every choice (gates, gain) is made on the development split; ``--held-out`` reports the held-out one, once.
 """
@@ -14,7 +14,7 @@ import torch
 from seka_rag.demo.evaluate import against, evaluate, gates, variants
 from seka_rag.demo.trials import Kind, Split, ask, demo_triples, make_trials, share
 from seka_rag.learning.learn import learn_bank
-from seka_rag.model import SteeredModel
+from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.seka import Seka
 
 GAINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -12,10 +12,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from seka_rag.errors import SekaError
-from seka_rag.text.prompt import Prompt
 
 console, errors = Console(), Console(stderr=True)
 P = ParamSpec("P")
@@ -53,11 +51,3 @@ def quiet() -> None:
     from seka_rag.hf import loading
 
     loading.quiet()
-
-
-def highlighted(prompt: Prompt) -> Text:
-    """A prompt as terminal text, its highlights in colour."""
-    text = Text(prompt.text)
-    for span in prompt.spans:
-        text.stylize("black on yellow" if span.weight >= 0.75 else "black on light_goldenrod2", span.start, span.end)
-    return text

@@ -1,8 +1,7 @@
-"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``merge``, ``inspect`` and ``serve``."""
+"""The command ``ask``."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,40 +10,13 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from seka_rag import bank_commands, serve_command
-from seka_rag.terminal import console, errors, highlighted, quiet, reporting
+from seka_rag.cli.learn import learn_with_progress
+from seka_rag.cli.terminal import console, errors, quiet, reporting
+from seka_rag.views.terminal import highlighted
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from seka_rag import __version__
-
-        console.print(f"seka-rag {__version__}", highlight=False)
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and end.")
-    ] = False,
-) -> None:
-    """RAG answers that follow the evidence: attention steering towards retrieved passages."""
-
-
-for command in (bank_commands.learn, bank_commands.merge, bank_commands.inspect, serve_command.serve):
-    app.command()(command)
-
-
-@app.command()
 @reporting
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
@@ -104,19 +76,6 @@ def ask(
     )
 
 
-@app.command()
-@reporting
-def demo(
-    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("demo.html"),
-    n: Annotated[int, typer.Option(min=20, help="Held-out questions of each kind.")] = 300,
-) -> None:
-    """Show plain and steered answers of the built-in model, and its rates on held-out questions."""
-    quiet()
-    from seka_rag.demo.run import run_demo
-
-    run_demo(console, out, n)
-
-
 def _experts_of(report: Any) -> str:
     weights = report.experts[0].items() if report.experts else ()
     return f"experts {', '.join(f'{name} {weight:.2f}' for name, weight in weights)}; " if weights else ""
@@ -125,10 +84,10 @@ def _experts_of(report: Any) -> str:
 def _with_bank(name: str, bank: str | None) -> Any:
     """The model with its bank: given, built in, cached, or learned from the templates now and cached."""
     from seka_rag.bank import ProjectionBank
-    from seka_rag.cache import bank_folder
+    from seka_rag.bank.cache import bank_folder
     from seka_rag.hf.identity import identify
     from seka_rag.learning.tasks.lookup import template_triples
-    from seka_rag.model import SteeredModel
+    from seka_rag.model.steered import SteeredModel
 
     quiet()
     loaded = SteeredModel.from_pretrained(name, bank=bank)
@@ -139,13 +98,5 @@ def _with_bank(name: str, bank: str | None) -> Any:
         errors.print(
             f"no bank for {escape(name)} yet: learning one from templates (once; kept in {escape(str(folder))})"
         )
-        bank_commands.learn_with_progress(loaded, template_triples(200), best=0.2).save(folder)
+        learn_with_progress(loaded, template_triples(200), best=0.2).save(folder)
     return SteeredModel(loaded.hf_model, loaded.tokenizer, bank=ProjectionBank.load(folder), name=name)
-
-
-def main() -> None:
-    sys.exit(app())
-
-
-if __name__ == "__main__":
-    main()

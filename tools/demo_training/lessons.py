@@ -15,8 +15,8 @@ import numpy as np
 
 from seka_rag.demo import words as w
 from seka_rag.demo import world
-from seka_rag.demo.tokenizer import BOS, END, START
 from seka_rag.demo.world import Fact
+from tools.demo_training.tokenizer import BOS, END, START
 
 T = TypeVar("T")
 

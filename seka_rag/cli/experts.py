@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from seka_rag.terminal import console, quiet
+from seka_rag.cli.terminal import console, quiet
 
 
 def expert_triples(names: str | None, given: Sequence[str], n: int, seed: int) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def expert_triples(names: str | None, given: Sequence[str], n: int, seed: int) -
 def show_choices(model: str, experts: Any, queries: Sequence[str]) -> list[dict[str, float]]:
     """Print which experts each query chooses, by an unsteered pass of the model, and return the weights."""
     from seka_rag.hf.tokens import pad, pad_id
-    from seka_rag.model import SteeredModel
+    from seka_rag.model.steered import SteeredModel
     from seka_rag.steering.adaseka import AdaSeka, route
     from seka_rag.steering.base import mean_weights
 

@@ -1,4 +1,4 @@
-"""Commands about banks: ``learn``, ``merge`` and ``inspect``."""
+"""The command ``learn``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
-from seka_rag.expert_commands import expert_triples, show_choices
-from seka_rag.terminal import console, errors, progress, quiet, reporting
+from seka_rag.cli.experts import expert_triples
+from seka_rag.cli.terminal import console, errors, progress, quiet, reporting
 
 Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
 MinGap = Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")]
@@ -62,7 +59,7 @@ def learn(
     from seka_rag.learning.statistics import collect_statistics
     from seka_rag.learning.tasks.lookup import template_triples
     from seka_rag.learning.triples import read_triples
-    from seka_rag.model import SteeredModel
+    from seka_rag.model.steered import SteeredModel
     from seka_rag.retrieval.documents import read_documents
 
     if triples and docs:
@@ -121,102 +118,7 @@ def learn(
         )
         return
     assert out is not None
-    _save(learn_with_progress(loaded, data, **settings), out)
-
-
-@reporting
-def merge(
-    files: Annotated[list[Path], typer.Argument(help="Files of seka-rag learn --statistics-out, each share once.")],
-    out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
-    energy: Energy = 0.9,
-    min_gap: MinGap = None,
-    best: Best = None,
-    quantile: Quantile = None,
-    gain: Gain = 0.5,
-    negative: Negative = False,
-    partial: Annotated[bool, typer.Option("--partial", help="Make a bank though shares are missing.")] = False,
-) -> None:
-    """Make one bank of statistics that were collected in parts."""
-    from seka_rag.learning.learn import bank_from_statistics
-    from seka_rag.learning.shards import merge_statistics
-
-    model, statistics = merge_statistics(files, partial=partial)
-    bank = bank_from_statistics(
-        model,
-        statistics,
-        energy=energy,
-        min_gap=min_gap,
-        best=best,
-        quantile=quantile,
-        negative=negative,
-        suggested_gain=gain,
-    )
-    _save(bank, out)
-
-
-@reporting
-def inspect(
-    bank: Annotated[str, typer.Argument(help="Folder of a bank or of experts, or its name on the Hub.")],
-    picture: Annotated[
-        Path | None, typer.Option(help="Where to draw layers by heads, or queries by experts (png, svg or pdf).")
-    ] = None,
-    query: Annotated[
-        list[str] | None, typer.Option(help="With experts: show which of them this prompt chooses; may be repeated.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The model of the experts, needed for --query.")] = None,
-) -> None:
-    """Show what a bank holds: its model, the gap and rank of every head; of experts, which of them queries choose."""
-    from seka_rag.bank import ExpertBank, load_bank
-    from seka_rag.errors import SettingError
-    from seka_rag.heatmap import draw_bank, draw_routing
-
-    loaded = load_bank(bank)
-    if not isinstance(loaded, ExpertBank):
-        if query:
-            raise SettingError(f"{bank} is one bank and chooses nothing: --query is for experts")
-        _show(loaded)
-        if picture:
-            console.print(f"picture: {draw_bank(loaded, picture)}")
-        return
-    if query and model is None:
-        raise SettingError("--query needs --model, the model that the experts were learned for")
-    if picture and not query:
-        raise SettingError("the picture of experts shows what queries choose: give --query and --model")
-    for name in loaded.names:
-        console.rule(f"expert {name}, gain {loaded.gains[name]:g}", align="left")
-        _show(loaded[name])
-    if query and model:
-        weights = show_choices(model, loaded, query)
-        if picture:
-            console.print(f"picture: {draw_routing(weights, query, picture)}")
-
-
-def _show(loaded: Any) -> None:
-    from seka_rag.bank.sensitivity import ENERGIES, bank_sensitivity
-
-    facts = Table.grid(padding=(0, 2))
-    for name, value in {**loaded.model.model_dump(), **loaded.learning.model_dump()}.items():
-        if value not in (None, {}):
-            facts.add_row(f"[dim]{name}[/]", escape(str(value)))
-    facts.add_row("[dim]suggested gain[/]", f"{loaded.suggested_gain:g}")
-    facts.add_row("[dim]digest[/]", loaded.digest)
-    console.print(facts)
-    table = Table("layer", *(f"head {h}" for h in range(loaded.model.heads)), title="relevance gap (kept rank)")
-    largest = max(float(loaded.gap.max()), 1e-9)
-    for layer, (gaps, ranks) in enumerate(zip(loaded.gap.tolist(), loaded.ranks.tolist(), strict=True)):
-        cells = [
-            Text(f"{g:.3f}" + (f" ({r})" if r else ""), style=("bold " if r else "dim ") + _shade(g / largest))
-            for g, r in zip(gaps, ranks, strict=True)
-        ]
-        table.add_row(str(layer), *cells)
-    console.print(table)
-    if loaded.gap.any():
-        table = Table("best", "heads", "min gap", *(f"{e:.0%}" for e in ENERGIES))
-        table.title = "heads by share, and their mean rank by share of the bank's singular values"
-        for row in bank_sensitivity(loaded):
-            ranks = ("-" if r is None else f"{r:.1f}" for r in row.ranks)
-            table.add_row(f"{row.best:.0%}", str(row.heads), f"{row.min_gap:.3f}", *ranks)
-        console.print(table)
+    save_bank(learn_with_progress(loaded, data, **settings), out)
 
 
 def learn_with_progress(model: Any, triples: Any, **settings: Any) -> Any:
@@ -227,7 +129,7 @@ def learn_with_progress(model: Any, triples: Any, **settings: Any) -> Any:
         return learn_bank(model, triples, progress=advance, **settings)
 
 
-def _save(bank: Any, out: Path) -> None:
+def save_bank(bank: Any, out: Path) -> None:
     bank.save(out)
     learning = bank.learning
     console.print(f"{bank!r}\nlearned from {learning.triples} triples, {learning.tokens} tokens", highlight=False)
@@ -243,7 +145,3 @@ def _parsed(shard: str) -> tuple[int, int]:
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise LearningError(f"--shard {shard}: write 1/4 for the first of four shares")
     return int(index) - 1, int(count)
-
-
-def _shade(share: float) -> str:
-    return "green" if share > 0.66 else "cyan" if share > 0.33 else "white"

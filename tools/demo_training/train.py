@@ -1,4 +1,4 @@
-"""Train the embedded model: ``python -m seka_rag.demo.train --out DIR --seed 0`` (about half an hour on two cores).
+"""Train the embedded model: ``python -m tools.demo_training.train --out DIR --seed 0`` (about half an hour on two cores).
 
 Muon on the matrices and AdamW on the rest, loss on answers only, bfloat16 autocast on the CPU or a GPU.
 The number of steps is fixed, so a seed gives the same data in the same order everywhere.
@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from seka_rag.demo import lessons
-from seka_rag.demo.tokenizer import build_tokenizer
+from tools.demo_training import lessons
+from tools.demo_training.tokenizer import build_tokenizer
 
 #: Of the phases: copy, read, weigh passage against memory, twice more with longer contexts and a smaller rate.
 STEPS = (400, 1300, 2000, 2000, 2000)

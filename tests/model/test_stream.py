@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from seka_rag.stream import TextStream
+from seka_rag.model.stream import TextStream
 
 
 def counting(emit, cancel):

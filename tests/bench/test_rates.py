@@ -1,6 +1,6 @@
 import pytest
 
-from seka_rag.metrics import Rate, mcnemar
+from seka_rag.bench.rates import Rate, mcnemar
 
 
 @pytest.mark.parametrize(

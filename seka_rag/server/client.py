@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from seka_rag.errors import RemoteError
-from seka_rag.generation import Generation
 from seka_rag.hf.tokens import TokenizedPrompt
-from seka_rag.remote.http import Server
-from seka_rag.remote.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
-from seka_rag.stream import TextStream
+from seka_rag.model.generation import Generation
+from seka_rag.model.stream import TextStream
+from seka_rag.server.http import Server
+from seka_rag.server.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
 from seka_rag.text.prompt import Prompt
 
 _CHAT, _COMPLETE = "/v1/chat/completions", "/v1/completions"

@@ -9,9 +9,9 @@ from typing import Any
 
 from seka_rag import errors
 from seka_rag.errors import RemoteError, SekaError, SettingError, TokenizationError
-from seka_rag.generation import Generation
 from seka_rag.hf.forms import as_schema
-from seka_rag.scope import in_scope, messages_in_scope
+from seka_rag.model.generation import Generation
+from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import SteeringReport
 from seka_rag.steering.registry import as_steering, steering_as_dict
 from seka_rag.text.prompt import Prompt

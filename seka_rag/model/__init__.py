@@ -1,0 +1,1 @@
+"""One model with its bank: text in, steered answers and reports out."""

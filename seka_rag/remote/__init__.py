@@ -1,1 +1,0 @@
-"""A model that a server of ours runs, with the face of a local one."""

@@ -1,0 +1,1 @@
+"""What people look at: prompts in colour, pictures of banks."""
