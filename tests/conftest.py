@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from real import load_smollm2
 from tiny import KINDS, demo_tokenizer, random_bank, tiny_model
 
 from seka_rag import SteeredModel
@@ -57,3 +58,9 @@ def make_bank():
 def steered(qwen3, tokenizer):
     """A tiny random model that is strongly steered: what it says is noise, but it depends on the highlights."""
     return SteeredModel(qwen3, tokenizer, bank=random_bank(qwen3), name="tiny")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """SmolLM2-135M-Instruct in float32 and its tokenizer, without a bank; for tests marked ``real``."""
+    return load_smollm2()

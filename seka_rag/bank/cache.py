@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
 from seka_rag.bank.header import FORMAT_VERSION
+from seka_rag.hf.cache import cache_folder
 from seka_rag.hf.identity import ModelIdentity
-
-
-def cache_folder() -> Path:
-    """``SEKA_RAG_CACHE``, else ``seka-rag`` below the user's cache folder."""
-    given = os.environ.get("SEKA_RAG_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seka-rag"
 
 
 def bank_folder(name: str, model: ModelIdentity) -> Path:

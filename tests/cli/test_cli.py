@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from seka_rag import ProjectionBank
 from seka_rag.cli import app
-from seka_rag.hf.loading import BUILT_IN
+from seka_rag.hf.packaged import PACKAGED
 from seka_rag.learning.triples import write_triples
 
 runner = CliRunner()
@@ -114,7 +114,7 @@ def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkey
 
 def test_inspect_shows_identity_and_draws(model_folder, tmp_path, qwen3, make_bank):
     make_bank(qwen3, layers=[1, 2]).save(tmp_path / "bank")
-    learned = run("inspect", BUILT_IN["seka-demo"][1])
+    learned = run("inspect", PACKAGED["seka-demo"].bank)
     assert "mean rank" in learned
     assert "100% 6" in " ".join(learned.replace("│", " ").split())  # 6 heads of 8 have a gap
     out = run("inspect", tmp_path / "bank", "--picture", tmp_path / "bank.png")
