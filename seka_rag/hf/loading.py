@@ -81,7 +81,8 @@ def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple
     if not path.exists():
         _check_connection(name, options)
     try:
-        return AutoModelForCausalLM.from_pretrained(source, **options), AutoTokenizer.from_pretrained(source, **shared)
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(_explain(name, path.exists(), error)) from error
 

@@ -129,7 +129,7 @@ def test_inspect_shows_identity_and_draws(model_folder, tmp_path, qwen3, make_ba
         (("ask", "x", "--docs", "{tmp}/nowhere"), "nowhere"),
         (("ask", "x", "--docs", "{tmp}/empty"), "empty"),
         (("ask", "x", "--docs", "{tmp}/latin.txt"), "utf-8"),
-        (("ask", "x", "--docs", "{docs}", "--model", "nobody/nothing"), "seka-demo"),
+        (("ask", "x", "--docs", "{docs}", "--model", "nobody/nothing"), "smollm2"),
         (("ask", "x", "--docs", "{docs}", "--model", "{model}", "--bank", "{tmp}/empty"), "not a bank"),
         (("ask", "x", "--docs", "{docs}", "--model", "{model}", "--bank", "{tmp}/bank"), "another model"),
         (("inspect", "{tmp}/nowhere"), "not a bank"),
