@@ -32,20 +32,21 @@ class Form:
         if self.chat:
             calls = generation.tool_calls
             message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
-            choice["message"] = {**message, **({"tool_calls": told(calls)} if calls else {})}
+            choice["message"] = {**message, **({"tool_calls": tool_calls_body(calls)} if calls else {})}
         else:
             choice["text"] = generation.text
         return {**self.head(chunk=False), "choices": [choice], "usage": usage(generation), "seka": report}
 
     def piece(self, text: str, *, role: bool = False) -> dict[str, Any]:
-        own = {"delta": {**({"role": "assistant"} if role else {}), "content": text}} if self.chat else {"text": text}
-        return self._chunk(own, None)
+        role_field = {"role": "assistant"} if role else {}
+        content = {"delta": {**role_field, "content": text}} if self.chat else {"text": text}
+        return self._chunk(content, None)
 
     def last(self, generation: Generation, report: dict[str, Any], *, with_usage: bool) -> list[dict[str, Any]]:
-        """What ends a stream: calls, the reason of the end and the report, and usage where it was asked for."""
+        """What ends a stream: calls, the reason of the end and the report, and usage if the request wants it."""
         chunks = []
         if generation.tool_calls:
-            calls = [{"index": i, **call} for i, call in enumerate(told(generation.tool_calls))]
+            calls = [{"index": i, **call} for i, call in enumerate(tool_calls_body(generation.tool_calls))]
             chunks.append(self._chunk({"delta": {"tool_calls": calls}}, None))
         end = self._chunk({"delta": {}} if self.chat else {"text": ""}, finish(generation))
         chunks.append(end)
@@ -54,8 +55,8 @@ class Form:
         chunks[-1]["seka"] = report
         return chunks
 
-    def _chunk(self, own: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, **own, "logprobs": None, "finish_reason": reason}
+    def _chunk(self, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        choice = {"index": 0, **content, "logprobs": None, "finish_reason": reason}
         return {**self.head(chunk=True), "choices": [choice]}
 
 
@@ -68,7 +69,7 @@ def usage(generation: Generation) -> dict[str, int]:
     return {"prompt_tokens": used, "completion_tokens": new, "total_tokens": used + new}
 
 
-def told(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+def tool_calls_body(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     """Calls in the form of OpenAI, their arguments as JSON text."""
     return [
         {

@@ -20,13 +20,13 @@ from seka_rag.errors import SekaError
 from seka_rag.model.generation import Generation
 from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
+from seka_rag.server.admission import Admission
 from seka_rag.server.answers import Form, event, report_of
 from seka_rag.server.bodies import ChatBody, CompletionBody, TokenizeBody
-from seka_rag.server.door import Door
-from seka_rag.server.errors import error_response, log, told_error
+from seka_rag.server.errors import error_body, error_response, log
+from seka_rag.server.guard import RequestGuard
 from seka_rag.server.reading import Call, read_call, read_tokenize
 from seka_rag.server.settings import ServerSettings
-from seka_rag.server.turns import Turns
 
 
 class _Gone(Exception):  # noqa: N818
@@ -36,9 +36,9 @@ class _Gone(Exception):  # noqa: N818
 def build(model: SteeredModel, settings: ServerSettings) -> FastAPI:
     """The application; every request goes to this one model."""
     app = FastAPI(title="seka-rag", description=f"OpenAI-compatible, steered: {model.name}")
-    turns = Turns(settings.max_concurrent, settings.max_queue, settings.timeout)
+    admission = Admission(settings.max_concurrent, settings.max_queue, settings.timeout)
     started = int(time.time())
-    app.add_middleware(Door, settings=settings)
+    app.add_middleware(RequestGuard, settings=settings)
     for kind in (SekaError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, lambda _, error: error_response(error))
 
@@ -48,9 +48,9 @@ def build(model: SteeredModel, settings: ServerSettings) -> FastAPI:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        own = {"id": model.name, "object": "model", "created": started, "owned_by": "seka-rag"}
+        card = {"id": model.name, "object": "model", "created": started, "owned_by": "seka-rag"}
         seka = {"bank": model.bank.digest if model.bank else None, "can_call_tools": model.can_call_tools}
-        return {"object": "list", "data": [{**own, "max_model_len": model.context_length, "seka": seka}]}
+        return {"object": "list", "data": [{**card, "max_model_len": model.context_length, "seka": seka}]}
 
     @app.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def build(model: SteeredModel, settings: ServerSettings) -> FastAPI:
         name, call = form.head(chunk=False)["id"], None
         try:
             call = read_call(body, model, settings)
-            pieces = turns.pieces(lambda left: _start(model, call, settings, left))
+            pieces = admission.pieces(lambda left: _start(model, call, settings, left))
             if not body.stream:
                 generation = await _unless_gone(request, _end_of(pieces, call))
                 _audit(name, call, generation)
@@ -100,10 +100,10 @@ async def _end_of(pieces: AsyncIterator[str | Generation], call: Call) -> Genera
     async with aclosing(pieces) as read:  # type: ignore[type-var]
         async for piece in read:
             last = piece
-    return _asked(last, call)
+    return _first_call_only(last, call)
 
 
-def _asked(generation: Generation, call: Call) -> Generation:
+def _first_call_only(generation: Generation, call: Call) -> Generation:
     if call.one_call and len(generation.tool_calls) > 1:
         return replace(generation, tool_calls=generation.tool_calls[:1])
     return generation
@@ -125,14 +125,14 @@ async def _events(
             while isinstance(piece, str):
                 yield event(form.piece(piece))
                 piece = await anext(read)
-            outcome = _asked(piece, call)
+            outcome = _first_call_only(piece, call)
         report = report_of(outcome, call.highlights())
         for chunk in form.last(outcome, report, with_usage=usage):
             yield event(chunk)
         yield b"data: [DONE]\n\n"
     except Exception as error:
         outcome = type(error).__name__
-        yield event(told_error(error))
+        yield event(error_body(error))
     finally:
         _audit(name, call, outcome)
 
@@ -162,8 +162,8 @@ def _audit(name: str, call: Call | None, outcome: Generation | str) -> None:
     line: dict[str, Any] = {"request": name, "highlights": call.highlights() if call else []}
     if isinstance(outcome, Generation):
         report = outcome.report
-        told = ("method", "gain", "bank", "tokens_marked", "tokens_edited")
-        line |= {key: getattr(report, key) for key in told}
+        fields = ("method", "gain", "bank", "tokens_marked", "tokens_edited")
+        line |= {key: getattr(report, key) for key in fields}
         line |= {"prompt_tokens": outcome.prompt_tokens, "completion_tokens": outcome.completion_tokens}
     line["outcome"] = outcome.finish_reason if isinstance(outcome, Generation) else outcome
     log.info("%s", json.dumps(line))

@@ -1,4 +1,4 @@
-"""Before a server takes requests, two of its own show that highlights take effect."""
+"""Trial requests before a server starts, which prove that highlights take effect."""
 
 from __future__ import annotations
 

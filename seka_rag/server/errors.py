@@ -50,7 +50,7 @@ def status_of(error: Exception) -> int:
     return 400 if isinstance(error, RequestValidationError | RecursionError) else 500
 
 
-def told_error(error: Exception) -> dict[str, Any]:
+def error_body(error: Exception) -> dict[str, Any]:
     """The body of an error."""
     status, param = status_of(error), None
     code = type(error).__name__ if isinstance(error, SekaError) else RequestError.__name__
@@ -82,4 +82,4 @@ def told_error(error: Exception) -> dict[str, Any]:
 def error_response(error: Exception) -> JSONResponse:
     status = status_of(error)
     headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
-    return JSONResponse(told_error(error), status, headers)
+    return JSONResponse(error_body(error), status, headers)

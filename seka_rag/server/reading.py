@@ -23,7 +23,7 @@ from seka_rag.text.spans import Span
 class Call:
     """One request, checked: a conversation or a prompt, and the options of ``SteeredModel.generate``."""
 
-    asked: Prompt | list[dict[str, Any]]
+    prompt: Prompt | list[dict[str, Any]]
     options: dict[str, Any]
     one_call: bool = False
 
@@ -33,11 +33,11 @@ class Call:
         Raises:
             LimitError: more than the server takes.
         """
-        if isinstance(self.asked, Prompt):
-            tokens = model.tokenize(self.asked)
+        if isinstance(self.prompt, Prompt):
+            tokens = model.tokenize(self.prompt)
         else:
             tools = self.options.get("tools") if self.options.get("tool_choice") != "none" else None
-            tokens = model.tokenize_chat(self.asked, **({"tools": tools} if tools else {}))
+            tokens = model.tokenize_chat(self.prompt, **({"tools": tools} if tools else {}))
         limit = settings.max_prompt_tokens
         if limit is not None and len(tokens) > limit:
             raise LimitError(f"the prompt has {len(tokens)} tokens; this server takes {limit}")
@@ -47,7 +47,7 @@ class Call:
         """Where the highlights are, without any text."""
         return [
             {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}
-            for i, prompt in enumerate(_prompts(self.asked))
+            for i, prompt in enumerate(_prompts(self.prompt))
             for s in prompt.spans
         ]
 
@@ -61,14 +61,14 @@ def read_call(body: ChatBody | CompletionBody, model: SteeredModel, settings: Se
     check_model(body.model, model)
     steering = _steering(body.seka.steering)
     chat = isinstance(body, ChatBody)
-    asked: Prompt | list[dict[str, Any]]
+    prompt: Prompt | list[dict[str, Any]]
     if isinstance(body, ChatBody):
-        asked = read_messages(body.messages, body.seka.spans)
+        prompt = read_messages(body.messages, body.seka.spans)
         new = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     else:
-        prompt = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-        asked, new = read_prompt(prompt, body.seka.spans), body.max_tokens
-    check_limits(_spans(asked), steering, model, settings)
+        text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+        prompt, new = read_prompt(text, body.seka.spans), body.max_tokens
+    check_limits(_spans(prompt), steering, model, settings)
     if new is not None and new > settings.max_new_tokens:
         raise LimitError(f"max_tokens={new}: this server gives at most {settings.max_new_tokens}")
     options: dict[str, Any] = {
@@ -86,45 +86,45 @@ def read_call(body: ChatBody | CompletionBody, model: SteeredModel, settings: Se
         options |= {"tools": body.tools, "tool_choice": _choice(body.tool_choice), "strict": strict}
     elif isinstance(body, ChatBody) and body.tool_choice not in (None, "none", "auto"):
         raise RequestError("tool_choice: there are no tools to choose from")
-    return Call(asked, {**options, "steering": steering}, chat and not body.parallel_tool_calls)  # type: ignore[union-attr]
+    return Call(prompt, {**options, "steering": steering}, chat and not body.parallel_tool_calls)  # type: ignore[union-attr]
 
 
 def read_tokenize(body: TokenizeBody, model: SteeredModel, settings: ServerSettings) -> Call:
     check_model(body.model, model)
     spans = body.seka.spans
     if body.messages is None:
-        asked: Any = read_prompt(body.prompt or "", spans)
+        prompt: Any = read_prompt(body.prompt or "", spans)
     else:
-        asked = read_messages(body.messages, spans)
-    check_limits(_spans(asked), None, model, settings)
-    return Call(asked, {"tools": body.tools} if body.tools else {})
+        prompt = read_messages(body.messages, spans)
+    check_limits(_spans(prompt), None, model, settings)
+    return Call(prompt, {"tools": body.tools} if body.tools else {})
 
 
-def check_model(asked: str | None, model: SteeredModel) -> None:
-    if asked not in (None, model.name):
+def check_model(name: str | None, model: SteeredModel) -> None:
+    if name not in (None, model.name):
         raise ModelNotFoundError(f"this server has no model of that name: it serves {model.name!r}")
 
 
 def read_messages(messages: Sequence[MessageBody], spans: Sequence[SpanBody]) -> list[dict[str, Any]]:
-    """Messages as ``SteeredModel.chat`` takes them, each with its own highlights."""
-    own: dict[int, list[SpanBody]] = {}
+    """Messages as ``SteeredModel.chat`` takes them, each with its highlights."""
+    by_message: dict[int, list[SpanBody]] = {}
     for span in spans:
         if span.message is None or not 0 <= span.message < len(messages):
             raise SpanError(f"seka.spans: message {span.message} of a conversation of {len(messages)}")
-        own.setdefault(span.message, []).append(span)
-    turns = []
+        by_message.setdefault(span.message, []).append(span)
+    read = []
     for i, message in enumerate(messages):
         content = message.content
         parts = [] if content is None else [content] if isinstance(content, str) else content
         text = Prompt("")
         for part in parts:
             text += part if isinstance(part, str) else _part(part.text, part.highlight, part.source, i)
-        turn: dict[str, Any] = {"role": message.role, "content": _marked(text, own.get(i, ()))}
-        turn |= {
+        fields: dict[str, Any] = {"role": message.role, "content": _marked(text, by_message.get(i, ()))}
+        fields |= {
             key: value for key in ("name", "tool_calls", "tool_call_id") if (value := getattr(message, key)) is not None
         }
-        turns.append(turn)
-    return turns
+        read.append(fields)
+    return read
 
 
 def read_prompt(text: str, spans: Sequence[SpanBody]) -> Prompt:
@@ -148,12 +148,12 @@ def check_limits(spans: Sequence[Span], steering: Any, model: SteeredModel, sett
         )
 
 
-def _prompts(asked: Prompt | list[dict[str, Any]]) -> list[Prompt]:
-    return [asked] if isinstance(asked, Prompt) else [message["content"] for message in asked]
+def _prompts(prompt: Prompt | list[dict[str, Any]]) -> list[Prompt]:
+    return [prompt] if isinstance(prompt, Prompt) else [message["content"] for message in prompt]
 
 
-def _spans(asked: Prompt | list[dict[str, Any]]) -> list[Span]:
-    return [span for prompt in _prompts(asked) for span in prompt.spans]
+def _spans(prompt: Prompt | list[dict[str, Any]]) -> list[Span]:
+    return [span for part in _prompts(prompt) for span in part.spans]
 
 
 def _part(text: str, highlight: bool | float, source: str | None, message: int) -> Prompt:
@@ -174,8 +174,8 @@ def _steering(value: Any) -> Any:
     try:
         return as_steering(value)
     except ValidationError as error:
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingError(f"seka.steering: {told}") from None
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise SettingError(f"seka.steering: {wrong}") from None
     except SettingError:
         raise SettingError(
             'seka.steering: "auto", null, or {"method": a method of the server such as "Seka", "gain": ...}'

@@ -274,7 +274,7 @@ def test_a_server_that_is_not_there():
 
 
 def test_errors_keep_their_class():
-    from seka_rag.server.wire import read_error
+    from seka_rag.server.client.wire import read_error
 
     for kind in [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, SekaError)]:
         told = read_error(400, {"error": {"code": kind.__name__, "message": "so"}}, url="u")

@@ -1,4 +1,4 @@
-"""Whose turn it is: so many generations at once, so many that wait, and each ends when nobody wants it any more."""
+"""Admission of requests: a number of generations run at once, a number wait, and each ends when its client has gone."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from seka_rag.model.generation import Generation
 from seka_rag.model.stream import TextStream
 
 
-class Turns:
+class Admission:
     def __init__(self, running: int, waiting: int, timeout: float) -> None:
-        self._slots, self._most, self._timeout = asyncio.Semaphore(running), running + waiting, timeout
-        self._here = 0  # running or waiting
+        self._slots, self._capacity, self._timeout = asyncio.Semaphore(running), running + waiting, timeout
+        self._admitted = 0  # running or waiting
         self._ending: set[asyncio.Task[None]] = set()
 
     async def pieces(self, start: Callable[[float], TextStream[Generation]]) -> AsyncIterator[str | Generation]:
         """Pieces of text, at last the Generation. Leaving the loop ends the generation.
 
         Args:
-            start: called in a thread when it is this request's turn, with the seconds that are left.
+            start: called in a thread when this request has a slot, with the seconds that are left.
 
         Raises:
             BusyError: too many wait.
-            GenerationTimeoutError: no turn, or no end, within the time.
+            GenerationTimeoutError: no slot, or no end, within the time.
         """
-        if self._here >= self._most:
-            raise BusyError(f"{self._here} requests run or wait already: try again later")
+        if self._admitted >= self._capacity:
+            raise BusyError(f"{self._admitted} requests run or wait already: try again later")
         end = time.monotonic() + self._timeout
-        self._here += 1
+        self._admitted += 1
         try:
             await asyncio.wait_for(self._slots.acquire(), self._timeout)
         except BaseException as error:
-            self._here -= 1
+            self._admitted -= 1
             if isinstance(error, asyncio.TimeoutError):
-                raise GenerationTimeoutError(f"the request waited {self._timeout:g} seconds for its turn") from None
+                raise GenerationTimeoutError(f"the request waited {self._timeout:g} seconds for a slot") from None
             raise
         stream: TextStream[Generation] | None = None
         try:
@@ -46,7 +46,7 @@ class Turns:
                 async for piece in pieces:
                     yield piece
             yield stream.result
-        finally:  # the slot is free when the thread has really ended; whoever left does not wait for it
+        finally:  # the slot is freed when the thread has ended; a client that has gone does not wait for it
             task = asyncio.ensure_future(self._free(stream))
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
@@ -56,5 +56,5 @@ class Turns:
             if stream is not None:
                 await asyncio.to_thread(stream.close)
         finally:
-            self._here -= 1
+            self._admitted -= 1
             self._slots.release()

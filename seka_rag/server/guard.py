@@ -1,4 +1,4 @@
-"""What is looked at before anything else: the key, and the size of the body."""
+"""The first check of every request: its key, and the size of its body."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from seka_rag.server.errors import BodyTooLarge, error_response
 from seka_rag.server.settings import ServerSettings
 
 
-class Door:
-    """An ASGI middleware; it also turns failures nobody foresaw into answers without a traceback."""
+class RequestGuard:
+    """ASGI middleware; it also answers unforeseen failures, without a traceback."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
         self.app, self.settings = app, settings

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields as dataclass_fields
+from dataclasses import replace
 from typing import Any
 
 from seka_rag import errors
@@ -23,53 +24,53 @@ _NAMES = {"max_new_tokens": "max_tokens"} | {
     name: name for name in ("stop", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 }
 OPTIONS = frozenset({*_NAMES, "steering", "json_schema", "tools", "tool_choice", "strict", "timeout"})
-_TURN = ("role", "content", "name", "tool_calls", "tool_call_id")
+_MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
 def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, Any]:
     """A prompt to continue."""
     if not isinstance(prompt, Prompt | str):
         raise TokenizationError(f"a remote model takes text, a str or Prompt, not {type(prompt).__name__}")
-    own = in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt))
-    return _body({"prompt": own.text}, [_span(s) for s in own.spans], options)
+    marked = in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt))
+    return _body({"prompt": marked.text}, [_span(s) for s in marked.spans], options)
 
 
 def chat_body(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
     """A conversation."""
-    turns, spans = [], []
+    sent, spans = [], []
     for i, message in enumerate(messages_in_scope(messages)):
-        if unknown := sorted(set(message) - {*_TURN}):
+        if unknown := sorted(set(message) - {*_MESSAGE}):
             raise SettingError(f"message {i}: a server takes no {', '.join(unknown)}")
-        turn = {key: value for key, value in message.items() if value is not None}
-        content = turn.get("content", "")
+        fields = {key: value for key, value in message.items() if value is not None}
+        content = fields.get("content", "")
         if isinstance(content, Prompt):
             spans += [{"message": i, **_span(s)} for s in content.spans]
-        turn["content"] = str(content)
-        if turn.get("tool_calls"):
-            turn["tool_calls"] = [_call(call) for call in turn["tool_calls"]]
-        turns.append(turn)
-    return _body({"messages": turns}, spans, options)
+        fields["content"] = str(content)
+        if fields.get("tool_calls"):
+            fields["tool_calls"] = [_call(call) for call in fields["tool_calls"]]
+        sent.append(fields)
+    return _body({"messages": sent}, spans, options)
 
 
-def _body(own: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := sorted(set(options) - OPTIONS):
         raise SettingError(
             f"a remote model takes no option {', '.join(unknown)}: it takes {', '.join(sorted(OPTIONS))}"
         )
     steering = steering_as_dict(as_steering(options.get("steering", "auto")))
-    own["seka"] = {"spans": spans, "steering": steering, **({"strict": True} if options.get("strict") else {})}
-    own |= {wire: options[name] for name, wire in _NAMES.items() if options.get(name) is not None}
+    body["seka"] = {"spans": spans, "steering": steering, **({"strict": True} if options.get("strict") else {})}
+    body |= {wire: options[name] for name, wire in _NAMES.items() if options.get(name) is not None}
     if options.get("json_schema") is not None:
         schema = as_schema(options["json_schema"])
-        own["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
     if options.get("tools"):
         choice = options.get("tool_choice", "auto")
         named = {"type": "function", "function": {"name": choice}}
-        own["tools"] = list(options["tools"])
-        own["tool_choice"] = {"any": "required", "auto": "auto", "none": "none", "required": "required"}.get(
+        body["tools"] = list(options["tools"])
+        body["tool_choice"] = {"any": "required", "auto": "auto", "none": "none", "required": "required"}.get(
             choice, named
         )
-    return own
+    return body
 
 
 def _span(span: Span) -> dict[str, Any]:
@@ -130,11 +131,11 @@ def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_error(status: int, body: Any, *, url: str) -> SekaError:
-    """The error that a server tells of, of the same class as it would be here."""
-    told = body.get("error") if isinstance(body, Mapping) else None
-    told = told if isinstance(told, Mapping) else {}
-    kind = getattr(errors, str(told.get("code")), None)
-    message = str(told.get("message") or f"status {status}")
+    """The error that a server answers with, of the same class as it would be here."""
+    given = body.get("error") if isinstance(body, Mapping) else None
+    given = given if isinstance(given, Mapping) else {}
+    kind = getattr(errors, str(given.get("code")), None)
+    message = str(given.get("message") or f"status {status}")
     if not (isinstance(kind, type) and issubclass(kind, SekaError)):
         kind = {401: errors.AccessError, 429: errors.BusyError, 503: errors.BusyError}.get(status, RemoteError)
         message = f"{url} answered with {status}: {message}"
@@ -143,9 +144,9 @@ def read_error(status: int, body: Any, *, url: str) -> SekaError:
     return error
 
 
-def _report(told: Mapping[str, Any]) -> SteeringReport:
-    own = {f.name: told[f.name] for f in fields(SteeringReport) if f.name != "routing"}
-    return replace(SteeringReport(**own), layers=tuple(told["layers"]))
+def _report(report: Mapping[str, Any]) -> SteeringReport:
+    values = {f.name: report[f.name] for f in dataclass_fields(SteeringReport) if f.name != "routing"}
+    return replace(SteeringReport(**values), layers=tuple(report["layers"]))
 
 
 def _tool_call(call: Mapping[str, Any]) -> ToolCall:

@@ -14,7 +14,7 @@ import httpx
 from tenacity import AsyncRetrying, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from seka_rag.errors import BusyError, GenerationTimeoutError, RemoteError, SekaError
-from seka_rag.server.wire import piece_of, read_error
+from seka_rag.server.client.wire import piece_of, read_error
 
 
 class _NotReachedError(RemoteError):

@@ -11,8 +11,8 @@ from seka_rag.errors import RemoteError
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.generation import Generation
 from seka_rag.model.stream import TextStream
-from seka_rag.server.http import Server
-from seka_rag.server.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
+from seka_rag.server.client.http import Server
+from seka_rag.server.client.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
 from seka_rag.text.prompt import Prompt
 
 _CHAT, _COMPLETE = "/v1/chat/completions", "/v1/completions"
@@ -58,16 +58,16 @@ class RemoteModel:
     def __repr__(self) -> str:
         return f"RemoteModel({self.base_url!r}, model={self.model!r})"
 
-    # --- what the server says of its model
+    # --- the server's description of its model
 
     @property
     def card(self) -> dict[str, Any]:
-        """What the server says of its model; asked once."""
+        """The server's description of its model; requested once."""
         if self._card is None:
-            told = self._server.send("/v1/models", None).get("data") or [{}]
-            if not {"id", "max_model_len", "seka"} <= set(told[0]):
+            models = self._server.send("/v1/models", None).get("data") or [{}]
+            if not {"id", "max_model_len", "seka"} <= set(models[0]):
                 raise RemoteError(f"{self.base_url} does not describe its model as seka-rag's server does")
-            self._card = told[0]
+            self._card = models[0]
         return self._card
 
     @property
@@ -98,10 +98,10 @@ class RemoteModel:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         if isinstance(prompt, str) or not isinstance(prompt, Sequence):
             return await self._aask(_COMPLETE, prompt_body(prompt, options), options)
-        turns = asyncio.Semaphore(_AT_ONCE)
+        limit = asyncio.Semaphore(_AT_ONCE)
 
         async def one(body: dict[str, Any]) -> Generation:
-            async with turns:
+            async with limit:
                 return await self._aask(_COMPLETE, body, options)
 
         return list(await asyncio.gather(*(one(prompt_body(p, options)) for p in prompt)))
@@ -139,9 +139,9 @@ class RemoteModel:
         return self._tokens(chat_body(messages, {}) | ({"tools": list(tools)} if tools else {}))
 
     def _tokens(self, body: dict[str, Any]) -> TokenizedPrompt:
-        told = self._server.send("/tokenize", self._named(body))
-        own = told["seka"]
-        return TokenizedPrompt(told["tokens"], own["weights"], [(start, end) for start, end in own["offsets"]])
+        answer = self._server.send("/tokenize", self._named(body))
+        offsets = [(start, end) for start, end in answer["seka"]["offsets"]]
+        return TokenizedPrompt(answer["tokens"], answer["seka"]["weights"], offsets)
 
     # --- one request
 
