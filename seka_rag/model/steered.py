@@ -6,14 +6,19 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
-from seka_rag.bank import ExpertBank, ProjectionBank
+from torch import nn
+
+from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.forms import knows_tools
+from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
-from seka_rag.model.decoder import Decoder, Steering
+from seka_rag.model.call import Call, Steering
+from seka_rag.model.decoder import Decoder
 from seka_rag.model.generation import Generation
 from seka_rag.model.prefix import Prefix
 from seka_rag.model.scope import in_scope, messages_in_scope
@@ -24,7 +29,7 @@ from seka_rag.text.prompt import Prompt
 Input = Prompt | str | TokenizedPrompt
 
 
-class SteeredModel(Decoder):
+class SteeredModel:
     """A transformers model, its tokenizer and, for steering, a bank.
 
     Safe to use from several threads: steering belongs to one call. The model itself is never changed.
@@ -41,6 +46,21 @@ class SteeredModel(Decoder):
     Raises:
         BankError: the bank belongs to another model.
     """
+
+    def __init__(
+        self,
+        hf_model: nn.Module,
+        tokenizer: Any,
+        *,
+        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
+        steering: KeySteering | None = None,
+        name: str | None = None,
+    ) -> None:
+        loaded = load_bank(bank) if isinstance(bank, str | os.PathLike) else bank
+        if loaded is not None:
+            loaded.model.check(identify(hf_model))
+        name = name or getattr(hf_model.config, "_name_or_path", "") or type(hf_model).__name__
+        self._decoder = Decoder(hf_model, tokenizer, loaded, steering, name)
 
     @classmethod
     def from_pretrained(
@@ -66,6 +86,36 @@ class SteeredModel(Decoder):
 
     def __repr__(self) -> str:
         return f"SteeredModel({self.name!r}, bank={self.bank!r})"
+
+    @property
+    def hf_model(self) -> nn.Module:
+        """The transformers model."""
+        return self._decoder.hf_model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._decoder.tokenizer
+
+    @property
+    def bank(self) -> ProjectionBank | ExpertBank | None:
+        """What it is steered with."""
+        return self._decoder.bank
+
+    @property
+    def steering(self) -> KeySteering | None:
+        """The method used when a call names none, if one was given."""
+        return self._decoder.steering
+
+    @property
+    def name(self) -> str:
+        """Its name, for reports and metadata."""
+        return self._decoder.name
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens of prompt and answer together, or None if the model does not say."""
+        return self._decoder.context_length
 
     @property
     def can_call_tools(self) -> bool:
@@ -107,8 +157,8 @@ class SteeredModel(Decoder):
             TokenizationError: the tokens of the prefix are not the first tokens of the whole prompt.
             GenerationTimeoutError: ``timeout`` has passed.
         """
-        single, prompts = _listed(prompt)
-        return _unwrapped(self._run(self._tokens(prompts, options), **options), single)
+        call, (single, prompts) = self._call(options), _listed(prompt)
+        return _unwrapped(self._run(self._with_prompts(call, prompts)), single)
 
     def prefill(self, prompt: Input, *, steering: Steering = "auto") -> Prefix:
         """Compute the beginning that several prompts share (a system prompt, passages) once, highlights included.
@@ -119,9 +169,9 @@ class SteeredModel(Decoder):
         Raises:
             SteeringError: as in ``generate``; or highlights to be steered by experts, which the question is to choose.
         """
-        tokens = self._fit(self.tokenize(prompt), 0, "error")
+        tokens = self._decoder.fit(self.tokenize(prompt), 0, "error")
         text = None if isinstance(prompt, TokenizedPrompt) else Prompt("") + prompt
-        method = self._method(steering, any(w > 0 for w in tokens.weights))
+        method = self._decoder.method(steering, any(w > 0 for w in tokens.weights))
         return Prefix.compute(self.hf_model, self.bank, method, tokens, text)
 
     def stream(self, prompt: Input, **options: Any) -> TextStream[Generation]:
@@ -129,17 +179,17 @@ class SteeredModel(Decoder):
 
         Leaving the loop early, or ``close()``, ends the generation. After the last piece, ``.result`` is the Generation.
         """
-        return self._stream(self._tokens([prompt], options)[0], **options)
+        return self._stream(self._with_prompts(self._call(options), [prompt]))
 
     async def agenerate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
-        single, prompts = _listed(prompt)
-        tokens = await asyncio.to_thread(self._tokens, prompts, options)
-        return _unwrapped(await self._arun(tokens, **options), single)
+        call, (single, prompts) = self._call(options), _listed(prompt)
+        call = await asyncio.to_thread(self._with_prompts, call, prompts)
+        return _unwrapped(await self._arun(call), single)
 
     def astream(self, prompt: Input, **options: Any) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
-        return self._stream(self._tokens([prompt], options)[0], **options).__aiter__()
+        return self.stream(prompt, **options).__aiter__()
 
     # --- conversations
 
@@ -158,20 +208,20 @@ class SteeredModel(Decoder):
                 "parameters"}}``. tool_choice: "auto" (the model decides), "none", or "any" or a name: one call, held to
                 the schema of its arguments. strict: hold calls to their schemas also where the model decides.
         """
-        return self._run([self._tokenize_turn(messages, template, options)], **options)[0]
+        return self._run(self._with_messages(self._call(options), messages, template))[0]
 
     def stream_chat(
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``. It can also be read with ``async for``."""
-        return self._stream(self._tokenize_turn(messages, template, options), **options)
+        return self._stream(self._with_messages(self._call(options), messages, template))
 
     async def achat(
         self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
     ) -> Generation:
         """``chat`` without blocking the event loop."""
-        tokens = await asyncio.to_thread(self._tokenize_turn, messages, template, options)
-        return (await self._arun([tokens], **options))[0]
+        call = await asyncio.to_thread(self._with_messages, self._call(options), messages, template)
+        return (await self._arun(call))[0]
 
     # --- tokens
 
@@ -191,23 +241,29 @@ class SteeredModel(Decoder):
         chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
         return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
 
-    def _tokenize_turn(
-        self, messages: Sequence[Message], template: dict[str, Any] | None, options: dict[str, Any]
-    ) -> TokenizedPrompt:
-        tools = options.get("tools") if options.get("tool_choice") != "none" else None
-        return self.tokenize_chat(messages, **(template or {}), **({"tools": tools} if tools else {}))
+    # --- calls
 
-    def _tokens(self, prompts: Sequence[Input], options: dict[str, Any]) -> list[TokenizedPrompt]:
-        prefix: Prefix | None = options.get("prefix")
-        return [self.tokenize(p if prefix is None else prefix.before(p)) for p in prompts]
+    def _call(self, options: dict[str, Any]) -> Call:
+        return Call.of(options, self.hf_model)
 
-    def _stream(self, prompt: TokenizedPrompt, **options: Any) -> TextStream[Generation]:
-        return TextStream(lambda emit, cancel: self._run([prompt], pieces=emit, cancel=cancel, **options)[0])
+    def _with_prompts(self, call: Call, prompts: Sequence[Input]) -> Call:
+        whole = prompts if call.prefix is None else [call.prefix.before(p) for p in prompts]
+        return replace(call, prompts=[self.tokenize(p) for p in whole])
 
-    async def _arun(self, prompts: list[TokenizedPrompt], **options: Any) -> list[Generation]:
+    def _with_messages(self, call: Call, messages: Sequence[Message], template: dict[str, Any] | None) -> Call:
+        tools = {"tools": call.tools} if call.tools and call.tool_choice != "none" else {}
+        return replace(call, prompts=[self.tokenize_chat(messages, **(template or {}), **tools)])
+
+    def _run(self, call: Call) -> list[Generation]:
+        return self._decoder.run(call)
+
+    def _stream(self, call: Call) -> TextStream[Generation]:
+        return TextStream(lambda emit, cancel: self._run(replace(call, pieces=emit, cancel=cancel))[0])
+
+    async def _arun(self, call: Call) -> list[Generation]:
         cancel = threading.Event()
         try:
-            return await asyncio.to_thread(self._run, prompts, cancel=cancel, **options)
+            return await asyncio.to_thread(self._run, replace(call, cancel=cancel))
         finally:
             cancel.set()
 

@@ -252,10 +252,10 @@ def given(engine, monkeypatch):
     seen: list[tuple[str, str]] = []
     run, decode = engine._run, engine.tokenizer.decode
 
-    def recorded(prompts, **options):
-        for p in prompts:
+    def recorded(call):
+        for p in call.prompts:
             seen.append((decode(p.ids), decode([i for i, w in zip(p.ids, p.weights, strict=True) if w > 0])))
-        return run(prompts, **options)
+        return run(call)
 
     monkeypatch.setattr(engine, "_run", recorded)
     return seen

@@ -48,9 +48,9 @@ def seen(engine, monkeypatch) -> list:
     prompts = []
     run = engine._run
 
-    def recorded(given, **options):
-        prompts.extend(given)
-        return run(given, **options)
+    def recorded(call):
+        prompts.extend(call.prompts)
+        return run(call)
 
     monkeypatch.setattr(engine, "_run", recorded)
     return prompts

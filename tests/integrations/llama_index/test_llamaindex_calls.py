@@ -249,9 +249,9 @@ async def test_a_cancelled_task_ends_the_generation(engine, monkeypatch):
     llm = SekaLLM(steered_model=engine, max_tokens=2000)
     started, lengths, run = threading.Event(), [], engine._run
 
-    def recorded(*args, **options):
+    def recorded(call):
         started.set()
-        (generation,) = run(*args, **options)
+        (generation,) = run(call)
         lengths.append(generation.completion_tokens)
         return [generation]
 
@@ -278,9 +278,9 @@ async def test_async_methods_leave_the_event_loop_free(engine, monkeypatch):
     llm = SekaLLM(steered_model=engine, max_tokens=1)
     run, go_on, in_time = engine._run, threading.Event(), []
 
-    def waiting(*args, **kwargs):
+    def waiting(call):
         in_time.append(go_on.wait(30))  # only the event loop can end this
-        return run(*args, **kwargs)
+        return run(call)
 
     monkeypatch.setattr(engine, "_run", waiting)
 

@@ -59,8 +59,8 @@ def script(engine, monkeypatch):
         left: Iterator = iter(lines)
         run = engine._run
 
-        def scripted(prompts, **options):
-            (generation,) = run(prompts, **{**options, "max_new_tokens": 1})
+        def scripted(call):
+            (generation,) = run(replace(call, max_new_tokens=1))
             line = next(left)
             if isinstance(line, ToolCall):
                 return [replace(generation, text="", tool_calls=(line,))]
@@ -114,8 +114,8 @@ def test_tools_pass_through_the_models_template_and_stay_text(caller, engine, se
 def test_invalid_calls_are_reported_and_not_repaired(caller, engine, monkeypatch):
     run = engine._run
 
-    def broken(prompts, **options):
-        (generation,) = run(prompts, **options)
+    def broken(call):
+        (generation,) = run(call)
         return [replace(generation, tool_calls=(), invalid_tool_calls=(InvalidToolCall("{", "this is not JSON"),))]
 
     monkeypatch.setattr(engine, "_run", broken)

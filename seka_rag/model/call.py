@@ -1,0 +1,132 @@
+"""Call: one request to a model with all its options, checked before any work begins."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from torch import nn
+
+from seka_rag.errors import SettingError
+from seka_rag.hf.options import generation_options
+from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.model.prefix import Prefix
+from seka_rag.steering.base import KeySteering
+from seka_rag.steering.registry import as_steering
+
+Steering = KeySteering | Literal["auto"] | None
+Truncation = Literal["error", "left"]
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
+_SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+#: Options of transformers that a call sets itself, and what to use instead.
+_SET_HERE = {
+    **dict.fromkeys(["inputs", "input_ids", "inputs_embeds"], "give the prompt as text, a Prompt or tokens"),
+    "attention_mask": "padding is masked already",
+    "pad_token_id": "padding is that of the tokenizer",
+    "past_key_values": "use prefix, made by prefill",
+    "streamer": "use stream or stream_chat",
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Call:
+    """Prompts and options of one ``generate``; see ``SteeredModel.generate`` for the options.
+
+    Attributes:
+        prompts: the prompts of one batch, as tokens.
+        pieces: called with each new piece of the text.
+        cancel: ends the generation when it is set.
+        generation: the options that are passed on to ``generate`` of transformers.
+
+    Raises:
+        SettingError: an option with a value that means nothing.
+    """
+
+    prompts: Sequence[TokenizedPrompt] = ()
+    prefix: Prefix | None = None
+    steering: Steering = "auto"
+    max_new_tokens: int = 256
+    stop: Sequence[str] | str | None = None
+    seed: int | None = None
+    truncate: Truncation = "error"
+    timeout: float | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: str = "auto"
+    strict: bool = False
+    json_schema: Any = None
+    pieces: Callable[[str], None] | None = None
+    cancel: threading.Event | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        as_steering(self.steering)
+        if self.truncate not in ("error", "left"):
+            raise SettingError(f"truncate={self.truncate!r}: use 'error', or 'left' to drop the beginning")
+        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
+            raise SettingError(f"max_new_tokens={self.max_new_tokens!r}: give a whole number of tokens, at least 1")
+        if self.prefix is not None and any(self.generation.get(name) is not None for name in _SPECULATIVE):
+            raise SettingError(
+                "transformers' assisted decoding and prompt lookup compute the whole prompt again on top of a cache that "
+                "holds its beginning; use them without prefix"
+            )
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], model: nn.Module) -> Call:
+        """A call without prompts, from the options that a user gave.
+
+        Raises:
+            SettingError: an option that is neither one of this library nor one of transformers, or a bad value.
+        """
+        known = {f.name for f in fields(cls)} - {"prompts", "pieces", "cancel", "generation"}
+        passed_on = {name: value for name, value in options.items() if name not in known}
+        if passed_on:
+            _check_names(passed_on, known, model)
+        return cls(**{name: options[name] for name in options.keys() & known}, generation=passed_on)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """What ends the answer; an empty string ends nothing."""
+        return tuple(s for s in ([self.stop] if isinstance(self.stop, str) else self.stop or ()) if s)
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn: where ``do_sample`` does not say, if there is an option of sampling."""
+        given = self.generation.get("do_sample")
+        if given is None:
+            given = (
+                any(self.generation.get(name) is not None for name in _SAMPLING)
+                and self.generation.get("temperature") != 0
+            )
+        return bool(given)
+
+    @property
+    def copies(self) -> int:
+        """How many rows each prompt becomes: beams, or several returned sequences."""
+        return max(self.generation.get("num_beams") or 1, self.generation.get("num_return_sequences") or 1)
+
+    def for_transformers(self) -> dict[str, Any]:
+        """The options of transformers' ``generate``; without sampling, those of sampling are off."""
+        off = {} if self.samples else dict.fromkeys(_SAMPLING)
+        return {**self.generation, **off, "do_sample": self.samples, "max_new_tokens": self.max_new_tokens}
+
+
+def _check_names(passed_on: Mapping[str, Any], known: set[str], model: nn.Module) -> None:
+    all_known = known | generation_options(model)
+    custom = passed_on.get("custom_generate") is not None  # a function with options of its own
+    for name in passed_on:
+        if name in _SET_HERE:
+            raise SettingError(f"the option {name!r} is set by the model itself: {_SET_HERE[name]}")
+        if name not in all_known and not custom:
+            near = get_close_matches(name, sorted(all_known - _SET_HERE.keys()), 1)
+            raise SettingError(
+                f"unknown option {name!r}"
+                + (
+                    f": did you mean {near[0]!r}?"
+                    if near
+                    else ": see SteeredModel.generate, and transformers' generate"
+                )
+            )
