@@ -202,7 +202,8 @@ def _follow(
     What is then not followed counts as written by the template, so no control token may be spelled in it.
     """
     for step in steps:
-        left = [t for t in steps[0].values() if t not in step.values()]
+        followed = set(step.values())
+        left = [t for t in steps[0].values() if t not in followed]
         try:
             text, placements = locate_values(render, step)
         except ProvenanceError:

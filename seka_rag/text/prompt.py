@@ -118,8 +118,15 @@ class Prompt:
     @staticmethod
     def join(parts: Iterable[Prompt | str], separator: str = "") -> Prompt:
         """Parts joined by a separator, spans kept."""
-        parts = list(parts)
-        return sum((separator + _as_prompt(p) for p in parts[1:]), _as_prompt(parts[0])) if parts else Prompt("")
+        texts: list[str] = []
+        spans: list[Span] = []
+        length = 0
+        for part in map(_as_prompt, parts):
+            length += len(separator) if texts else 0
+            spans += shift(part.spans, length)
+            texts.append(part.text)
+            length += len(part.text)
+        return Prompt(separator.join(texts), tuple(spans))
 
     @staticmethod
     def format(template: str, values: Mapping[str, Prompt | str]) -> Prompt:

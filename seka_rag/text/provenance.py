@@ -6,17 +6,21 @@ Here the places come from the template itself: literal, value, literal, ... must
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from seka_rag.errors import ProvenanceError
 from seka_rag.text.spans import Span, clip, shift
 
 #: What templates commonly do to a value without changing the characters inside it.
 _TRANSFORMS: tuple[Callable[[str], str], ...] = (lambda s: s, str.strip, str.lstrip, str.rstrip)
+#: The placements of the latest value, and the path to it.
+_Path = tuple[Any, tuple["Placement", ...]]
 #: What JSON escapes in text of any characters, and in pure ASCII.
 _ESCAPES = ((re.compile(r'[\x00-\x1f"\\]'), False), (re.compile(r'[^\x20-\x7e]|["\\]'), True))
 
@@ -54,14 +58,13 @@ def locate_values(
         ProvenanceError: the template changes a value (upper case, HTML escapes) or depends on its content.
     """
     text = render(values)
-    nonces = {name: f"Qz{secrets.token_hex(12)}zQ" for name in values}
-    pattern = re.compile("|".join(nonces.values()) or r"(?!)")
-    names = {nonce: name for name, nonce in nonces.items()}
-    template = render({**values, **nonces})
+    secret = secrets.token_hex(12)
+    names = list(values)
+    template = render({**values, **{name: f"Qz{secret}x{i}zQ" for i, name in enumerate(names)}})
     literals, order, last = [], [], 0
-    for match in pattern.finditer(template):
+    for match in re.finditer(f"Qz{secret}x([0-9]+)zQ", template):
         literals.append(template[last : match.start()])
-        order.append(names[match.group()])
+        order.append(names[int(match[1])])
         last = match.end()
     literals.append(template[last:])
     placements = _match(text, literals, order, values)
@@ -74,29 +77,42 @@ def locate_values(
 
 
 def _match(text: str, literals: list[str], order: list[str], values: Mapping[str, str]) -> tuple[Placement, ...] | None:
-    """Literal, value, literal, ... laid against the text; depth first over the transforms of each value."""
-    stack: list[tuple[int, int, tuple[Placement, ...]]] = [(0, 0, ())]
+    """Literal, value, literal, ... laid against the text; depth first over the transforms of each value.
+
+    A place in the text is tried once for each value, so that the time is bounded where values fit in many ways.
+    """
+    stack: list[tuple[int, int, _Path | None]] = [(0, 0, None)]
+    tried: set[tuple[int, int]] = set()
     while stack:
-        i, position, placed = stack.pop()
-        if not text.startswith(literals[i], position):
+        i, position, path = stack.pop()
+        if (i, position) in tried or not text.startswith(literals[i], position):
             continue
+        tried.add((i, position))
         position += len(literals[i])
         if i == len(order):
             if position == len(text):
-                return placed
+                return _placements(path)
             continue
         value = values[order[i]]
         forms = list(dict.fromkeys(t(value) for t in _TRANSFORMS))
         for form in reversed(forms):
             for length, pieces in _as_json(form, text, position):
                 offset = value.find(form)
-                own = [Placement(order[i], position + a, position + b, offset + c) for a, b, c in pieces]
-                stack.append((i + 1, position + length, (*placed, *own)))
+                placed = tuple(Placement(order[i], position + a, position + b, offset + c) for a, b, c in pieces)
+                stack.append((i + 1, position + length, (path, placed)))
         for form in reversed(forms):
             if text.startswith(form, position):
-                here = Placement(order[i], position, position + len(form), value.find(form))
-                stack.append((i + 1, position + len(form), (*placed, here)))
+                placement = Placement(order[i], position, position + len(form), value.find(form))
+                stack.append((i + 1, position + len(form), (path, (placement,))))
     return None
+
+
+def _placements(path: _Path | None) -> tuple[Placement, ...]:
+    groups = []
+    while path is not None:
+        path, placed = path
+        groups.append(placed)
+    return tuple(itertools.chain.from_iterable(reversed(groups)))
 
 
 def _as_json(value: str, text: str, position: int) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import time
 
 import pytest
 from tiny import demo_tokenizer
@@ -32,6 +33,16 @@ def test_highlights_follow_their_message_through_the_template(chat_tokenizer):
     written = "".join(chat.prompt.text[a:b] for a, b in chat.template)
     assert "Ada" not in written
     assert written.count("<|im_start|>") == 3
+
+
+def test_a_long_conversation_is_rendered_in_linear_time(chat_tokenizer):
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": f"turn {i}"} for i in range(20_000)]
+    began = time.perf_counter()
+    chat = render_chat(chat_tokenizer, messages)
+    assert time.perf_counter() - began < 10
+    assert chat.prompt.text.count("turn ") == 20_000
+    assert len(chat.template) == 20_001
 
 
 def test_a_template_that_strips_is_followed(chat_tokenizer):

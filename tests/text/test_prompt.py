@@ -1,4 +1,5 @@
 import doctest
+import time
 
 import pytest
 from hypothesis import given
@@ -34,6 +35,22 @@ def test_joining_moves_spans_with_their_text(a, b, middle):
     joined = a + middle + b
     assert joined.text == a.text + middle + b.text
     assert marked_characters(joined) == marked_characters(a) + marked_characters(b)
+
+
+@given(st.lists(prompts(), max_size=5), texts)
+def test_join_is_the_sum_of_its_parts(parts, separator):
+    joined = Prompt.join(parts, separator)
+    summed = parts[0] if parts else Prompt("")
+    for part in parts[1:]:
+        summed = summed + separator + part
+    assert joined == summed
+
+
+def test_joining_many_parts_takes_linear_time():
+    parts = [Prompt("abcd ").mark(0, 4)] * 20_000
+    began = time.perf_counter()
+    assert len(Prompt.join(parts).spans) == 20_000
+    assert time.perf_counter() - began < 5
 
 
 @given(prompts(), st.integers(0, 30), st.integers(0, 30))
