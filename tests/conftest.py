@@ -27,10 +27,16 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_parity() -> Path:
-    """A tiny model with the exact outputs of the authors' code; not part of the project."""
+    """The texts from which the authors' code computed ``parity``; not part of the project."""
     if not (SHARED / "parity").is_dir():
         pytest.skip("the folder ../shared/parity is not there")
     return SHARED / "parity"
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """A tiny model with the exact outputs of the authors' code."""
+    return Path(__file__).resolve().parent / "parity"
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from rich.text import Text
 import seka_rag
 from seka_rag.bench.rates import Rate
 from seka_rag.demo.evaluate import KINDS, RANDOM_SEEDS, Row, evaluate, variants
+from seka_rag.errors import MissingExtraError
 from seka_rag.hf.attention import attention_to, last_token_attention
 from seka_rag.hf.chat import render_chat
 from seka_rag.hf.tokens import tokenize
@@ -45,7 +46,12 @@ def demo_rag(model: SteeredModel) -> Rag:
 
 
 def run_demo(console: Console, out: Path, n: int) -> None:
-    """Print the demo and write its page to ``out``."""
+    """Print the demo and write its page to ``out``.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    template = _page_template()  # what is missing is found before the work, not after it
     model = SteeredModel.from_pretrained("seka-demo")
     assert model.bank is not None
     gain = model.bank.suggested_gain
@@ -62,7 +68,7 @@ def run_demo(console: Console, out: Path, n: int) -> None:
         task = bar.add_task(f"asking {n} held-out questions of each kind", total=sum(len(v.kinds) for v in lines))
         rows = evaluate(model, lines, n=n, progress=lambda _: bar.advance(task))
     _show_rates(console, rows, n)
-    page = _page(model, asked, plain.text, steered.text, gain, rows, n)
+    page = _page(template, model, asked, plain.text, steered.text, gain, rows, n)
     temporary = out.with_name(f".{out.name}.tmp")
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(out)
@@ -101,34 +107,42 @@ def _cell(rate: Rate | None) -> str:
     return f"{rate.value:.3f} \\[{low:.2f}, {high:.2f}]"
 
 
-def _page(
-    model: SteeredModel, asked: Question, plain: str, steered: str, gain: float, rows: Sequence[Row], n: int
-) -> str:
-    from jinja2 import Environment
+def _page_template() -> Any:
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "plots") from error
+    return Environment(autoescape=True).from_string((files("seka_rag") / "demo" / "page.html.j2").read_text("utf-8"))
 
-    template = (files("seka_rag") / "demo" / "page.html.j2").read_text(encoding="utf-8")
+
+def _page(
+    template: Any,
+    model: SteeredModel,
+    asked: Question,
+    plain: str,
+    steered: str,
+    gain: float,
+    rows: Sequence[Row],
+    n: int,
+) -> str:
     attention = _attention(asked, gain)
-    return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            version=seka_rag.__version__,
-            model="seka-demo",
-            parameters=f"{sum(p.numel() for p in model.hf_model.parameters()):,}",
-            question=QUESTION,
-            plain=plain,
-            steered=steered,
-            memory=MEMORY,
-            evidence=EVIDENCE,
-            gain=f"{gain:g}",
-            pieces=_pieces(asked),
-            attention=attention,
-            largest=max(max(row["before"], row["after"]) for row in attention),
-            n=n,
-            seeds=RANDOM_SEEDS,
-            columns=COLUMNS,
-            rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in KINDS]} for row in rows],
-        )
+    return template.render(
+        version=seka_rag.__version__,
+        model="seka-demo",
+        parameters=f"{sum(p.numel() for p in model.hf_model.parameters()):,}",
+        question=QUESTION,
+        plain=plain,
+        steered=steered,
+        memory=MEMORY,
+        evidence=EVIDENCE,
+        gain=f"{gain:g}",
+        pieces=_pieces(asked),
+        attention=attention,
+        largest=max(max(row["before"], row["after"]) for row in attention),
+        n=n,
+        seeds=RANDOM_SEEDS,
+        columns=COLUMNS,
+        rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in KINDS]} for row in rows],
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seka_rag.errors import ProvenanceError, TokenizationError
+from seka_rag.errors import MissingExtraError, ProvenanceError, TokenizationError
 from seka_rag.hf.tokens import control_tokens
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import Placement, locate_values
@@ -53,6 +53,7 @@ def render_chat(
         options: further arguments of ``apply_chat_template``.
 
     Raises:
+        MissingExtraError: jinja2, in which chat templates are written, is not installed.
         TokenizationError: the tokenizer has no chat template, or its template refuses these messages or leaves tools out.
         ProvenanceError: the template changes a highlighted message, so its highlights cannot be followed.
     """
@@ -69,6 +70,8 @@ def render_chat(
                 add_generation_prompt=add_generation_prompt,
                 **options,
             )
+        except ImportError as error:
+            raise MissingExtraError("jinja2", "plots") from error
         except Exception as error:  # jinja's own errors and whatever a template raises
             raise TokenizationError(f"the chat template refuses these messages: {error}") from error
 

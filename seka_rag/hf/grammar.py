@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
 from seka_rag.errors import MissingExtraError, SettingError, TokenizationError
 from seka_rag.text.toolcalls import ToolFormat, tool_name
@@ -101,15 +100,15 @@ class _WordPieces:
         return [i for n, word in enumerate(words) for i in ([self.unknown] if n else []) + word]
 
 
-class Constrained(LogitsProcessor):
-    """Bars every token that the grammar does not allow next. A row that has ended is left alone."""
+class Constrained:
+    """A logits processor that bars every token that the grammar does not allow next. A row that has ended is left alone."""
 
     def __init__(self, vocabulary: Vocabulary, grammar: str, prompt_length: int) -> None:
         self.vocabulary, self.grammar, self.prompt_length = vocabulary, grammar, prompt_length
         self._first = vocabulary.matcher(grammar)
         self._rows: list[tuple[Any, list[int]]] = []
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         # [B, T], [B, V] -> [B, V]
         if not self._rows:
             self._rows = [(self._first.deep_copy(), []) for _ in range(len(input_ids))]

@@ -8,8 +8,6 @@ from functools import cache
 from typing import Any
 
 from torch import nn
-from transformers import GenerationConfig
-from transformers.utils.generic import TransformersKwargs
 
 _POPPED = {"tokenizer", "assistant_tokenizer", "cache_implementation"}  # generate takes these without naming them
 
@@ -23,6 +21,9 @@ def generation_options(model: nn.Module) -> frozenset[str]:
 
 @cache
 def _options(kind: Any) -> frozenset[str]:
+    from transformers import GenerationConfig
+    from transformers.utils.generic import TransformersKwargs
+
     methods = (kind.generate, kind.prepare_inputs_for_generation, kind.forward)
     named = {
         name

@@ -1,4 +1,7 @@
-"""From generated tokens to text: stop strings, and pieces of text as they come."""
+"""From generated tokens to text: stop strings, and pieces of text as they come.
+
+``generate`` of transformers takes these as they are: it asks for callables, not for its base classes, whose import is slow.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria
-from transformers.generation.streamers import BaseStreamer
 
 from seka_rag.hf.forms import AnswerForm
 
@@ -21,40 +22,40 @@ def cut_at_stop(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     return (text[: min(found)], True) if found else (text, False)
 
 
-class StopOnText(StoppingCriteria):
+class StopOnText:
     """Ends a row as soon as its new text holds a stop string, whatever tokens spell it."""
 
     def __init__(self, decode: Callable[[list[int]], str], prompt_length: int, stop: Sequence[str]) -> None:
         self.decode, self.prompt_length, self.stop = decode, prompt_length, stop
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         rows = input_ids[:, self.prompt_length :].tolist()
         done = [cut_at_stop(self.decode(ids), self.stop)[1] for ids in rows]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
-class StopOnEvent(StoppingCriteria):
+class StopOnEvent:
     """Ends generation when somebody no longer wants it."""
 
     def __init__(self, event: threading.Event) -> None:
         self.event = event
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
-class StopAfter(StoppingCriteria):
+class StopAfter:
     """Ends generation when its time is over; ``over`` then says so."""
 
     def __init__(self, seconds: float) -> None:
         self.end, self.over = time.monotonic() + seconds, False
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
         self.over = time.monotonic() >= self.end
         return torch.full((input_ids.shape[0],), self.over, dtype=torch.bool, device=input_ids.device)
 
 
-class TextPieces(BaseStreamer):
+class TextPieces:
     """Hands on new text of one sequence as it is generated; the pieces add up to the final text.
 
     What could still change is held back: half a character, the beginning of a stop string, and tool calls.

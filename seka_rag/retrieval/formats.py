@@ -8,7 +8,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-from seka_rag.errors import DocumentError
+from seka_rag.errors import DocumentError, MissingExtraError
 
 _FRONT_MATTER = re.compile(r"(---|\+\+\+)[^\S\n]*\n(?:[^\n]*\n)*?\1[^\S\n]*(?:\n|$)")
 _UNSEEN = frozenset("head script style noscript template".split())
@@ -32,7 +32,10 @@ def read_markdown(file: Path, encoding: str) -> tuple[str, dict[str, Any]]:
 
 def read_html(file: Path, encoding: str) -> tuple[str, dict[str, Any]]:
     """What a reader of the page sees: no scripts, styles, comments or hidden elements; blocks become paragraphs."""
-    from bs4 import BeautifulSoup
+    try:
+        from bs4 import BeautifulSoup
+    except ImportError as error:
+        raise MissingExtraError("beautifulsoup4", "documents") from error
 
     # as a stream: a short str could be taken for a file name, with a warning
     soup = BeautifulSoup(StringIO(_decoded(file, encoding)), "html.parser")
@@ -43,8 +46,11 @@ def read_html(file: Path, encoding: str) -> tuple[str, dict[str, Any]]:
 
 def read_pdf(file: Path, encoding: str) -> tuple[str, dict[str, Any]]:
     """The text layer of a PDF file, a line break between pages; ``encoding`` does not apply."""
-    from pypdf import PdfReader
-    from pypdf.errors import DependencyError
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import DependencyError
+    except ImportError as error:
+        raise MissingExtraError("pypdf", "documents") from error
 
     data = file.read_bytes()
     try:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.errors import SettingError
+from seka_rag.errors import MissingExtraError, SettingError
 
 
 def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     """Write a picture (png, svg or pdf, by its ending) of layers by heads: colour is the gap, the number the kept rank."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
-
+    figure_class, rectangle = _matplotlib()
     path = _target(path)
     gap, ranks = bank.gap.numpy(), bank.ranks
     layers, heads = gap.shape
-    figure = Figure(figsize=(max(5.0, 0.5 * heads + 3.2), max(2.6, 0.34 * layers + 1.6)), layout="constrained")
+    figure = figure_class(figsize=(max(5.0, 0.5 * heads + 3.2), max(2.6, 0.34 * layers + 1.6)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(gap, aspect="auto", cmap="YlGnBu", vmin=0)
     figure.colorbar(image, label="relevance gap (mean l2)")
@@ -27,7 +26,7 @@ def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
             if ranks[layer, head] > 0:
                 dark = gap[layer, head] > 0.6 * gap.max()
                 axes.add_patch(
-                    Rectangle((head - 0.47, layer - 0.46), 0.94, 0.92, fill=False, edgecolor="#d95f02", linewidth=1.6)
+                    rectangle((head - 0.47, layer - 0.46), 0.94, 0.92, fill=False, edgecolor="#d95f02", linewidth=1.6)
                 )
                 axes.text(
                     head, layer, str(int(ranks[layer, head])), ha="center", va="center", fontsize=8,
@@ -50,13 +49,12 @@ def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], 
         weights: for each query, name of the expert -> weight, as in ``SteeringReport.experts``.
         labels: a short text for each query.
     """
-    from matplotlib.figure import Figure
-
+    figure_class, _ = _matplotlib()
     path = _target(path)
     names = list(weights[0])
     values = [[row[name] for name in names] for row in weights]
     largest = max(1.0, *(abs(v) for row in values for v in row))
-    figure = Figure(figsize=(3.6 + 1.1 * len(names), 1.6 + 0.45 * len(labels)), layout="constrained")
+    figure = figure_class(figsize=(3.6 + 1.1 * len(names), 1.6 + 0.45 * len(labels)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(values, aspect="auto", cmap="RdBu", vmin=-largest, vmax=largest)
     figure.colorbar(image, label="weight")
@@ -69,6 +67,16 @@ def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], 
     axes.set_title("experts that each query chooses (mean over the steered heads)", fontsize=10)
     figure.savefig(path, dpi=150)
     return path
+
+
+def _matplotlib() -> Any:
+    """The classes of a figure and of a rectangle; without pyplot, which keeps a state for the whole process."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "plots") from error
+    return Figure, Rectangle
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -55,10 +55,10 @@ def test_the_files_own_layers_count(qwen3, files):
     assert list(ProjectionBank.from_official(plus, model=qwen3, layers=[0, 2]).positive) == [0, 2]
 
 
-def test_files_that_were_made_by_their_code(shared_parity, tmp_path):
+def test_files_that_were_made_by_their_code(parity, tmp_path):
     """The golden tensors as their builder saves them; then their logits."""
-    golden = load_file(shared_parity / "golden_tiny-qwen3.safetensors")
-    model = AutoModelForCausalLM.from_pretrained(shared_parity / "tiny-qwen3").eval()
+    golden = load_file(parity / "reference.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(parity).eval()
     for part in ("pos", "neg"):
         torch.save({"layers": [0, 1, 2, 3], "proj": golden[f"builder.{part}_proj"]}, tmp_path / f"{part}_proj.pt")
     bank = ProjectionBank.from_official(tmp_path / "pos_proj.pt", tmp_path / "neg_proj.pt", model=model)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Seka, route, steer
 from seka_rag.hf.hooks import recording
@@ -17,13 +17,13 @@ from seka_rag.ops.projection import projection
 
 
 @pytest.fixture(scope="module")
-def golden(shared_parity):
-    return load_file(shared_parity / "golden_tiny-qwen3.safetensors")
+def golden(parity):
+    return load_file(parity / "reference.safetensors")
 
 
 @pytest.fixture(scope="module")
-def model(shared_parity):
-    return AutoModelForCausalLM.from_pretrained(shared_parity / "tiny-qwen3").eval()
+def model(parity):
+    return AutoModelForCausalLM.from_pretrained(parity).eval()
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,16 @@ def test_logits(model, bank, golden, prompts, name, method):
     assert torch.allclose(logits, golden[f"seka.{prompts}.{name}.logits_last"], atol=1e-5)
 
 
-def test_learned_projections(model, golden, shared_parity):
-    """Keys of the answer tokens that their code picked, through our statistics."""
-    from transformers import AutoTokenizer
+def test_learned_projections(model, golden):
+    """Their keys of layer 3, through our statistics: their projections."""
+    statistics = KeyStatistics.zeros(4, 2, 16)
+    statistics.add(3, *(golden[f"builder.{kind}"][0].transpose(0, 1) for kind in ("H", "Hp", "Hn")))
+    statistics.tokens = golden["builder.H"].shape[2]
+    check_learned(model, golden, statistics, layers=(3,))
 
+
+def test_learned_projections_from_texts(model, golden, shared_parity):
+    """Texts and the answer tokens that their code picked: their keys, and their projections in every layer."""
     tokenizer = AutoTokenizer.from_pretrained(shared_parity / "tiny-qwen3")
     sites = find_key_sites(model)
     statistics = KeyStatistics.zeros(4, 2, 16)
@@ -75,12 +81,18 @@ def test_learned_projections(model, golden, shared_parity):
             statistics.add(layer, *(k[layer] for k in keys))
         statistics.tokens += len(row["idx_H"])
     assert torch.allclose(torch.cat(recorded).transpose(0, 1), golden["builder.H"][0], atol=1e-5)
+    check_learned(model, golden, statistics, layers=(0, 1, 2, 3))
+
+
+def check_learned(model, golden, statistics, layers):
+    applied = torch.zeros_like(golden["builder.applied"])
+    applied[list(layers)] = golden["builder.applied"][list(layers)]
+    assert applied.any()
     for energy, name in ((0.9, "builder"), (0.75, "builder_top75")):
         learned = bank_from_statistics(identify(model), statistics, energy=energy, negative=True)
         if energy == 0.9:
-            applied = golden["builder.applied"]
             assert torch.equal(learned.ranks[applied], golden["builder.k_pos"][applied])
-        for layer, head in golden["builder.applied"].nonzero().tolist():
+        for layer, head in applied.nonzero().tolist():
             ours, theirs = learned.projection(layer)[head], golden[f"{name}.pos_proj"][layer, head]
             assert torch.allclose(ours, theirs, atol=1e-5)
             tail = projection(learned.negative[layer])[head]

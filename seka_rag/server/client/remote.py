@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from seka_rag.errors import RemoteError
+from seka_rag.errors import MissingExtraError, RemoteError
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.generation import Generation
 from seka_rag.model.stream import TextStream
-from seka_rag.server.client.http import Server
 from seka_rag.server.client.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
 from seka_rag.text.prompt import Prompt
 
@@ -34,6 +33,7 @@ class RemoteModel:
         max_retries: how often a request is repeated if the server was not reached or is busy.
 
     Raises:
+        MissingExtraError: httpx or tenacity is not installed.
         RemoteError: by calls, if the server cannot be reached, fails, or is none of ours.
         AccessError: by calls, for a missing or wrong key.
         BusyError: by calls, if the server has too many requests.
@@ -50,6 +50,10 @@ class RemoteModel:
         timeout: float = 600.0,
         max_retries: int = 2,
     ) -> None:
+        try:
+            from seka_rag.server.client.http import Server  # here, since it needs the extra
+        except ImportError as error:
+            raise MissingExtraError(error.name or "httpx", "server") from error
         self.base_url, self.model = base_url, model
         self._server = Server(base_url, api_key, timeout, max_retries)
         self._card: dict[str, Any] | None = None
