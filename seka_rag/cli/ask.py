@@ -86,6 +86,7 @@ def _with_bank(name: str, bank: str | None) -> Any:
     from seka_rag.bank import ProjectionBank
     from seka_rag.bank.cache import bank_folder
     from seka_rag.hf.identity import identify
+    from seka_rag.learning.settings import LearningSettings
     from seka_rag.learning.tasks.lookup import template_triples
     from seka_rag.model.steered import SteeredModel
 
@@ -98,5 +99,5 @@ def _with_bank(name: str, bank: str | None) -> Any:
         errors.print(
             f"no bank for {escape(name)} yet: learning one from templates (once; kept in {escape(str(folder))})"
         )
-        learn_with_progress(loaded, template_triples(200), best=0.2).save(folder)
+        learn_with_progress(loaded, template_triples(200), LearningSettings(best=0.2)).save(folder)
     return SteeredModel(loaded.hf_model, loaded.tokenizer, bank=ProjectionBank.load(folder), name=name)

@@ -1,4 +1,4 @@
-"""What ``learn`` and ``inspect`` do with experts."""
+"""Which experts a query chooses, for ``inspect``."""
 
 from __future__ import annotations
 
@@ -9,28 +9,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from seka_rag.cli.terminal import console, quiet
-
-
-def expert_triples(names: str | None, given: Sequence[str], n: int, seed: int) -> dict[str, Any]:
-    """Triples of the built-in tasks (``all``, or names with commas) and of files (``NAME=FILE``).
-
-    Raises:
-        LearningError: an unknown task, a name that is taken, or a file that cannot be read.
-    """
-    from seka_rag.errors import LearningError
-    from seka_rag.learning.experts import task_triples
-    from seka_rag.learning.triples import read_triples
-
-    chosen = None if names == "all" else [name.strip() for name in (names or "").split(",") if name.strip()]
-    triples: dict[str, Any] = dict(task_triples(chosen, n, seed))
-    for item in given:
-        name, equals, file = item.partition("=")
-        if not equals or not name or not file:
-            raise LearningError(f"--expert {item!r}: write NAME=FILE, a file of triples as --triples takes")
-        if name in triples:
-            raise LearningError(f"--expert {item!r}: there is an expert {name!r} already")
-        triples[name] = read_triples(file)
-    return triples
 
 
 def show_choices(model: str, experts: Any, queries: Sequence[str]) -> list[dict[str, float]]:

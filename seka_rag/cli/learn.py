@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seka_rag.cli.experts import expert_triples
-from seka_rag.cli.terminal import console, errors, progress, quiet, reporting
+from seka_rag.cli.terminal import console, progress, quiet, reporting
+from seka_rag.cli.triples import Source
+
+if TYPE_CHECKING:
+    from seka_rag.bank import ProjectionBank
+    from seka_rag.learning.settings import LearningSettings
+    from seka_rag.learning.triples import ContrastiveTriple
+    from seka_rag.model.steered import SteeredModel
 
 Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
 MinGap = Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")]
@@ -39,97 +46,79 @@ def learn(
     negative: Negative = False,
     seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
     encoding: Annotated[str, typer.Option(help="Of the documents.")] = "utf-8",
-    shard: Annotated[
-        str | None, typer.Option(help="Only one share of the triples, as 1/4 for the first of four.")
-    ] = None,
     statistics_out: Annotated[
         Path | None, typer.Option(help="File for the statistics of these triples, for seka-rag merge.")
     ] = None,
 ) -> None:
     """Learn a bank for a model: from templates, from your own documents, or from given triples; or several experts."""
-    from seka_rag.bank.experts import expert_files
+    from seka_rag.errors import SettingError
+    from seka_rag.learning.settings import LearningSettings
+
+    source = Source(triples, docs, n, seed, encoding)
+    settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain)
+    if (out is None) == (statistics_out is None):
+        raise SettingError("give --out for a bank, or --statistics-out for the statistics of these triples")
+    if experts or expert:
+        if out is None:
+            raise SettingError("--statistics-out is for one bank: give --out for experts")
+        save_experts(model, source.of_experts(experts, expert or []), settings, out)
+    elif statistics_out is not None:
+        save_statistics_of(model, source.read(), statistics_out)
+    elif out is not None:
+        save_learned(model, source, settings, out)
+
+
+def save_learned(model: str, source: Source, settings: LearningSettings, out: Path) -> None:
+    """Learn one bank and write it."""
     from seka_rag.bank.files import check_target
     from seka_rag.bank.projections import FILES
-    from seka_rag.errors import LearningError
-    from seka_rag.hf.identity import identify
-    from seka_rag.learning.cloze import document_triples
+
+    check_target(out, FILES)
+    triples = source.read()
+    save_bank(learn_with_progress(_loaded(model), triples, settings), out)
+
+
+def save_experts(
+    model: str, triples: Mapping[str, Sequence[ContrastiveTriple]], settings: LearningSettings, out: Path
+) -> None:
+    """Learn one expert for each set of triples and write them."""
+    from seka_rag.bank.experts import expert_files
+    from seka_rag.bank.files import check_target
     from seka_rag.learning.experts import learn_experts
-    from seka_rag.learning.shards import Share, save_statistics
-    from seka_rag.learning.shards import shard as share_of
+
+    check_target(out, expert_files(triples), "an expert bank")
+    loaded = _loaded(model)
+    with progress(f"learning {', '.join(triples)}", sum(map(len, triples.values()))) as advance:
+        bank = learn_experts(loaded, triples, settings, progress=advance)
+    bank.save(out)
+    console.print(f"{bank!r}\nsaved to {out}", highlight=False)
+
+
+def save_statistics_of(model: str, triples: Sequence[ContrastiveTriple], file: Path) -> None:
+    """Collect the statistics of these triples and write them."""
+    from seka_rag.hf.identity import identify
     from seka_rag.learning.statistics import collect_statistics
-    from seka_rag.learning.tasks.lookup import template_triples
-    from seka_rag.learning.triples import read_triples
-    from seka_rag.model.steered import SteeredModel
-    from seka_rag.retrieval.documents import read_documents
+    from seka_rag.learning.statistics_files import save_statistics
 
-    if triples and docs:
-        raise LearningError("give --triples or --docs, not both")
-    if (out is None) == (statistics_out is None):
-        raise LearningError("give --out for a bank, or --statistics-out for the statistics of a share")
-    if shard and out:
-        raise LearningError("a bank of one share is not the bank of all: give --statistics-out, then seka-rag merge")
-    settings: dict[str, Any] = {"energy": energy, "min_gap": min_gap, "best": best, "quantile": quantile}
-    settings |= {"negative": negative, "suggested_gain": gain}
-
-    def from_documents(folder: Path) -> Any:
-        made = document_triples([d.text for d in read_documents(folder, encoding=encoding)], n, seed)
-        if len(made) < n:
-            errors.print(
-                f"[yellow]warning:[/] the documents give {len(made)} triples, not {n}: a sentence gives few questions. Give "
-                "more documents, or a smaller --n"
-            )
-        return made
-
-    if experts or expert:
-        if triples or out is None:
-            raise LearningError("experts are learned whole: give --out, and your own triples as --expert NAME=FILE")
-        some = expert_triples(experts, expert or [], n, seed)
-        if docs:
-            some["documents"] = from_documents(docs)
-        check_target(out, expert_files(some), "an expert bank")
-        quiet()
-        loaded = SteeredModel.from_pretrained(model)
-        with progress(f"learning {', '.join(some)}", sum(map(len, some.values()))) as advance:
-            bank = learn_experts(loaded, some, progress=advance, **settings)
-        bank.save(out)
-        console.print(f"{bank!r}\nsaved to {out}", highlight=False)
-        return
-    if out is not None:
-        check_target(out, FILES)
-    if triples:
-        data = read_triples(triples)
-    elif docs:
-        data = from_documents(docs)
-    else:
-        data = template_triples(n, seed)
-    share = None
-    if shard:
-        index, count = _parsed(shard)
-        share = Share.of(data, index, count)
-        data = share_of(data, index, count)
-    quiet()
-    loaded = SteeredModel.from_pretrained(model)
-    if statistics_out:
-        with progress("collecting", len(data)) as advance:
-            found = collect_statistics(loaded.hf_model, loaded.tokenizer, data, progress=advance)
-        save_statistics(statistics_out, identify(loaded.hf_model), found, share)
-        console.print(
-            f"{found.triples} triples, {found.tokens} tokens, {found.skipped} skipped; saved to {statistics_out}"
-        )
-        return
-    assert out is not None
-    save_bank(learn_with_progress(loaded, data, **settings), out)
+    loaded = _loaded(model)
+    with progress("collecting", len(triples)) as advance:
+        found = collect_statistics(loaded.hf_model, loaded.tokenizer, triples, progress=advance)
+    save_statistics(file, identify(loaded.hf_model), found)
+    console.print(f"{found.triples} triples, {found.tokens} tokens, {found.skipped} skipped; saved to {file}")
 
 
-def learn_with_progress(model: Any, triples: Any, **settings: Any) -> Any:
+def learn_with_progress(
+    model: SteeredModel, triples: Sequence[ContrastiveTriple], settings: LearningSettings
+) -> ProjectionBank:
     """``learn_bank`` with a bar."""
     from seka_rag.learning.learn import learn_bank
 
     with progress("learning", len(triples)) as advance:
-        return learn_bank(model, triples, progress=advance, **settings)
+        return learn_bank(model, triples, settings, progress=advance)
 
 
-def save_bank(bank: Any, out: Path) -> None:
+def save_bank(bank: ProjectionBank, out: Path) -> None:
+    """Write a learned bank, and say what it was learned from."""
     bank.save(out)
     learning = bank.learning
     console.print(f"{bank!r}\nlearned from {learning.triples} triples, {learning.tokens} tokens", highlight=False)
@@ -138,10 +127,8 @@ def save_bank(bank: Any, out: Path) -> None:
     console.print(f"saved to {out}")
 
 
-def _parsed(shard: str) -> tuple[int, int]:
-    from seka_rag.errors import LearningError
+def _loaded(model: str) -> SteeredModel:
+    from seka_rag.model.steered import SteeredModel
 
-    index, _, count = shard.partition("/")
-    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise LearningError(f"--shard {shard}: write 1/4 for the first of four shares")
-    return int(index) - 1, int(count)
+    quiet()
+    return SteeredModel.from_pretrained(model)

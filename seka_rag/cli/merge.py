@@ -13,7 +13,7 @@ from seka_rag.cli.terminal import reporting
 
 @reporting
 def merge(
-    files: Annotated[list[Path], typer.Argument(help="Files of seka-rag learn --statistics-out, each share once.")],
+    files: Annotated[list[Path], typer.Argument(help="Files of seka-rag learn --statistics-out.")],
     out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
     energy: Energy = 0.9,
     min_gap: MinGap = None,
@@ -21,21 +21,11 @@ def merge(
     quantile: Quantile = None,
     gain: Gain = 0.5,
     negative: Negative = False,
-    partial: Annotated[bool, typer.Option("--partial", help="Make a bank though shares are missing.")] = False,
 ) -> None:
-    """Make one bank of statistics that were collected in parts."""
+    """Make one bank of statistics that were collected in one or several files."""
     from seka_rag.learning.learn import bank_from_statistics
-    from seka_rag.learning.shards import merge_statistics
+    from seka_rag.learning.settings import LearningSettings
+    from seka_rag.learning.statistics_files import merge_statistics
 
-    model, statistics = merge_statistics(files, partial=partial)
-    bank = bank_from_statistics(
-        model,
-        statistics,
-        energy=energy,
-        min_gap=min_gap,
-        best=best,
-        quantile=quantile,
-        negative=negative,
-        suggested_gain=gain,
-    )
-    save_bank(bank, out)
+    settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain)
+    save_bank(bank_from_statistics(*merge_statistics(files), settings), out)

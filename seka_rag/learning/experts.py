@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seka_rag.bank import ExpertBank
-from seka_rag.errors import LearningError
+from seka_rag.errors import LearningError, SettingError
 from seka_rag.learning.learn import learn_bank
+from seka_rag.learning.settings import LearningSettings
 from seka_rag.learning.tasks.biography import biography_triples
 from seka_rag.learning.tasks.conversation import conversation_triples
 from seka_rag.learning.tasks.instruction import instruction_triples
@@ -31,42 +32,44 @@ def task_triples(names: Sequence[str] | None = None, n: int = 300, seed: int = 0
     """Triples of the named tasks, by default of all.
 
     Raises:
-        LearningError: an unknown name.
+        SettingError: an unknown name.
     """
     if isinstance(names, str):
-        raise LearningError(f"give a list of tasks, [{names!r}]")
+        raise SettingError(f"give a list of tasks, [{names!r}]")
     unknown = sorted(set(names or ()) - set(TASKS))
     if unknown:
-        raise LearningError(f"no task {', '.join(unknown)}; there are {', '.join(TASKS)}")
+        raise SettingError(f"no task {', '.join(unknown)}; there are {', '.join(TASKS)}")
     return {name: TASKS[name](n, seed) for name in (TASKS if names is None else names)}
 
 
 def learn_experts(
     model: Any,
     triples: Mapping[str, Sequence[ContrastiveTriple]],
+    settings: LearningSettings | None = None,
     *,
     tokenizer: Any = None,
     gains: Mapping[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> ExpertBank:
     """One expert for each set of triples.
 
     Args:
-        model, tokenizer, progress: as in ``learn_bank``.
+        model, settings, tokenizer, progress, options: as in ``learn_bank``.
         triples: name of the expert -> its triples; see ``task_triples``.
         gains: name -> gain of that expert (default 1).
-        settings: further arguments of ``learn_bank`` (``energy``, ``best``, ``suggested_gain``, ...).
 
     Raises:
+        SettingError: as ``learn_bank``.
         LearningError: no triples, or triples from which an expert cannot be learned; says which.
     """
+    settings = LearningSettings.of(settings, options)
     if not triples:
         raise LearningError("no experts to learn: give at least one name with its triples")
     banks = {}
     for name, some in triples.items():
         try:
-            banks[name] = learn_bank(model, some, tokenizer=tokenizer, progress=progress, **settings)
+            banks[name] = learn_bank(model, some, settings, tokenizer=tokenizer, progress=progress)
         except LearningError as error:
             raise LearningError(f"expert {name!r}: {error}") from error
     return ExpertBank(banks, gains=gains)

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tiny import random_bank, random_expert, tiny_model
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, learn_experts, load_bank
-from seka_rag.errors import BankError, LearningError
+from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.learning.experts import TASKS, task_triples
 
 
@@ -156,5 +156,5 @@ def test_learned_experts(qwen3, tokenizer):
     assert AdaSeka(router="signed").edits(bank)
     with pytest.raises(LearningError, match="expert 'none': no triples"):
         learn_experts(qwen3, {"none": []}, tokenizer=tokenizer)
-    with pytest.raises(LearningError, match="no task rhyme; there are lookup"):
+    with pytest.raises(SettingError, match="no task rhyme; there are lookup"):
         task_triples(["rhyme"])

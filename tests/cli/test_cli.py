@@ -65,30 +65,23 @@ def test_learn_from_templates_documents_and_triples(model_folder, docs, tmp_path
     )
 
 
-def test_shares_learned_apart_are_merged(model_folder, tmp_path):
-    shared = ("--model", model_folder, "--n", 40)
-    for i in (1, 2):
-        out = run("learn", *shared, "--shard", f"{i}/2", "--statistics-out", tmp_path / f"{i}.safetensors")
-        assert "triples" in out
-    files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]
-    run("merge", *files, "--out", tmp_path / "merged", "--best", 0.5, "--energy", 0.8, "--gain", 0.6)
-    run("learn", *shared, "--out", tmp_path / "whole", "--best", 0.5, "--energy", 0.8, "--gain", 0.6)
+def test_statistics_collected_apart_are_merged(model_folder, tmp_path):
+    from seka_rag.learning.tasks.lookup import template_triples
+
+    triples, files = template_triples(40), []
+    for i, part in enumerate((triples[:16], triples[16:])):
+        write_triples(tmp_path / f"{i}.jsonl", part)
+        files.append(tmp_path / f"{i}.safetensors")
+        out = run("learn", "--model", model_folder, "--triples", tmp_path / f"{i}.jsonl", "--statistics-out", files[i])
+        assert f"{len(part)} triples" in out
+    settings = ("--best", 0.5, "--energy", 0.8, "--gain", 0.6, "--negative")
+    run("merge", *files, "--out", tmp_path / "merged", *settings)
+    run("learn", "--model", model_folder, "--n", 40, "--out", tmp_path / "whole", *settings)
     merged, whole = (ProjectionBank.load(tmp_path / name) for name in ("merged", "whole"))
     assert (merged.learning, merged.suggested_gain) == (whole.learning, whole.suggested_gain)
     assert all(torch.allclose(merged.projection(i), whole.projection(i), atol=1e-5) for i in whole.positive)
-    for args, says in [
-        (("--shard", "1/2", "--out", tmp_path / "x"), "bank of one share"),
-        (("--shard", "one", "--statistics-out", tmp_path / "x"), "write 1/4"),
-        (("--shard", "3/2", "--statistics-out", tmp_path / "x"), "write 1/4"),
-        ((), "give --out"),
-    ]:
-        assert says in run("learn", *shared, *args, code=1)
-    assert "share 2/2 of its triples; of the same triples 1/2 is missing" in run(
-        "merge", files[1], "--out", tmp_path / "x", code=1
-    )
-    assert not (tmp_path / "x").exists()
-    run("merge", files[1], "--out", tmp_path / "half", "--partial")
-    assert ProjectionBank.load(tmp_path / "half").learning.triples < whole.learning.triples
+    assert set(merged.negative) == set(whole.negative) == set(whole.positive)
+    assert "give --out" in run("learn", "--model", model_folder, code=1)
     assert "same statistics" in run("merge", files[0], files[0], "--out", tmp_path / "x", code=1)
     assert not (tmp_path / "x").exists()
 
@@ -188,7 +181,7 @@ def test_experts_are_learned_inspected_and_used(model_folder, docs, tmp_path):
         (["--expert", "mine"], "write NAME=FILE"),
         (["--experts", "lookup", "--expert", "lookup=x.jsonl"], "there is an expert 'lookup' already"),
         (["--expert", "mine=nowhere.jsonl"], "cannot read triples"),
-        (["--experts", "lookup", "--triples", "x.jsonl"], "learned whole"),
+        (["--experts", "lookup", "--triples", "x.jsonl"], "not as --triples"),
     ],
 )
 def test_bad_experts(model_folder, tmp_path, arguments, message):
@@ -216,10 +209,13 @@ def test_bad_options_are_noticed_before_the_work(model_folder, docs, tmp_path):
     assert "holds other files (needle/bank.json)" in run(
         "learn", "--model", "nowhere", "--experts", "lookup", "--n", 6, "--out", tmp_path / "experts", code=1
     )
-    for shard in ("0/2", "3/2", "x"):
-        assert "write 1/4" in run(
-            "learn", "--model", "nowhere", "--shard", shard, "--statistics-out", tmp_path / "s", code=1
+    for option, value in (("--energy", 1.5), ("--best", 0), ("--gain", "nan")):
+        assert f"{option[2:]}={value}" in run(
+            "learn", "--model", "nowhere", "--out", tmp_path / "s", option, value, code=1
         )
+    assert "is for one bank" in run(
+        "learn", "--model", "nowhere", "--experts", "lookup", "--statistics-out", tmp_path / "s", code=1
+    )
     assert "gain=nan" in run("ask", "Where?", "--docs", docs, "--model", "seka-demo", "--gain", "nan", code=1)
     run("learn", "--model", model_folder, "--out", tmp_path / "b", "--n", 6)
     assert ".png, .svg or .pdf" in run("inspect", tmp_path / "b", "--picture", tmp_path / "p.xyz", code=1)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import oracle
 import pytest
 import torch
@@ -13,7 +15,9 @@ from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning import statistics
+from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import bank_from_statistics
+from seka_rag.learning.settings import LearningSettings
 from seka_rag.learning.statistics import collect_statistics, triple_prompts
 from seka_rag.ops.projection import rank_for_energy
 
@@ -233,12 +237,14 @@ def test_learning_leaves_the_model_as_it_was(qwen3, tokenizer):
 
 
 def test_bad_arguments_say_what_to_do(qwen3, tokenizer):
-    with pytest.raises(LearningError, match="energy=1.5"):
+    with pytest.raises(SettingError, match="energy=1.5"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energy=1.5)
     with pytest.raises(LearningError, match="no triples"):
         learn_bank(qwen3, [], tokenizer=tokenizer)
-    with pytest.raises(LearningError, match="tokenizer"):
+    with pytest.raises(SettingError, match="tokenizer"):
         learn_bank(qwen3, TRIPLES)
+    with pytest.raises(SettingError, match="unknown setting 'energie': did you mean 'energy'"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energie=0.5)
     with pytest.raises(LearningError, match="largest relevance gap is"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, min_gap=1e6)
     broken = tiny_model("qwen3")
@@ -246,3 +252,24 @@ def test_bad_arguments_say_what_to_do(qwen3, tokenizer):
         broken.model.layers[1].self_attn.k_norm.weight.fill_(float("inf"))
     with pytest.raises(LearningError, match="not finite"):
         learn_bank(broken, TRIPLES, tokenizer=tokenizer)
+
+
+def test_settings_as_one_object_are_settings_by_name(qwen3, tokenizer):
+    """For a bank, for experts and for statistics; a name wins over the object."""
+    settings = LearningSettings(energy=0.7, best=0.5, negative=True, suggested_gain=0.25)
+    by_name = learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energy=0.7, best=0.5, negative=True, suggested_gain=0.25)
+    statistics = collect_statistics(qwen3, tokenizer, TRIPLES)
+    others = [
+        learn_bank(qwen3, TRIPLES, settings, tokenizer=tokenizer),
+        learn_experts(qwen3, {"one": TRIPLES}, settings, tokenizer=tokenizer)["one"],
+        bank_from_statistics(identify(qwen3), statistics, settings),
+        learn_bank(qwen3, TRIPLES, replace(settings, energy=0.9), tokenizer=tokenizer, energy=0.7),
+    ]
+    assert {bank.digest for bank in others} == {by_name.digest}
+    assert (by_name.suggested_gain, by_name.learning.energy, by_name.learning.heads) == (0.25, 0.7, "best 50%")
+
+
+@pytest.mark.parametrize("setting", [{"energy": 0.0}, {"energy": float("nan")}, {"suggested_gain": float("inf")}])
+def test_settings_that_mean_nothing(setting):
+    with pytest.raises(SettingError, match=next(iter(setting))):
+        LearningSettings(**setting)

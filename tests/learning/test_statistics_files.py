@@ -1,4 +1,4 @@
-"""Learning in parts equals learning at once."""
+"""Statistics that were collected in parts and added equal those of one run."""
 
 import json
 
@@ -11,8 +11,8 @@ from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import LearningError
 from seka_rag.hf.identity import identify
 from seka_rag.learning.learn import bank_from_statistics
-from seka_rag.learning.shards import Share, load_statistics, merge_statistics, save_statistics, shard
 from seka_rag.learning.statistics import collect_statistics
+from seka_rag.learning.statistics_files import load_statistics, merge_statistics, save_statistics
 
 TRIPLES = demo_triples(26)
 SUMS = ("relevant", "irrelevant", "mean_relevant", "gap")
@@ -31,22 +31,9 @@ def whole(qwen3):
 def parts(qwen3, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     return [
-        save_statistics(
-            folder / f"{i}.safetensors", identify(qwen3), collect(qwen3, shard(TRIPLES, i, 3, batch_size=4))
-        )
-        for i in range(3)
+        save_statistics(folder / f"{i}.safetensors", identify(qwen3), collect(qwen3, part))
+        for i, part in enumerate((TRIPLES[:8], TRIPLES[8:16], TRIPLES[16:]))  # whole batches
     ]
-
-
-def test_shares_are_whole_batches_and_miss_none():
-    shares = [shard(TRIPLES, i, 3, batch_size=4) for i in range(3)]
-    assert shares[0] == TRIPLES[0:4] + TRIPLES[12:16] + TRIPLES[24:26]
-    assert sorted(TRIPLES.index(t) for share in shares for t in share) == list(range(26))
-    with pytest.raises(LearningError, match="7 batches of 4: too few for 8 shares"):
-        shard(TRIPLES, 0, 8, batch_size=4)
-    for index in (-1, 3):
-        with pytest.raises(LearningError, match="numbered from 0 to 2"):
-            shard(TRIPLES, index, 3)
 
 
 def test_the_sum_of_the_parts_is_the_whole(qwen3, whole, parts):
@@ -112,24 +99,3 @@ def test_damage_is_named(qwen3, whole, tmp_path, damage, says):
     damage(path)
     with pytest.raises(LearningError, match=rf"s\.safetensors.*{says}|{says}.*s\.safetensors"):
         load_statistics(path)
-
-
-def test_a_missing_share_is_noticed(qwen3, parts, tmp_path):
-    def saved(name, triples, index, count, statistics=None):
-        own = load_statistics(parts[index])[1] if statistics is None else statistics
-        return save_statistics(tmp_path / name, identify(qwen3), own, Share.of(triples, index, count))
-
-    files = [saved(f"{i}.safetensors", TRIPLES, i, 3) for i in range(3)]
-    total = merge_statistics(files)[1].triples
-    assert total == merge_statistics(parts)[1].triples
-    with pytest.raises(LearningError, match=r"0.safetensors is share 1/3 .* 2/3 is missing"):
-        merge_statistics([files[0], files[2]])
-    some = merge_statistics([files[0], files[2]], partial=True)[1]
-    assert some.triples == total - load_statistics(files[1])[1].triples
-    with pytest.raises(LearningError, match="2/3, 3/3 is missing"):  # one of other triples does not stand in for it
-        merge_statistics([files[0], saved("other.safetensors", TRIPLES[1:], 1, 3), parts[2]])
-    again = load_statistics(files[0])[1]
-    again.gap += 1
-    with pytest.raises(LearningError, match="are the same share"):
-        merge_statistics([*files, saved("again.safetensors", TRIPLES, 0, 3, again)])
-    assert len({Share.of(t, 0, 3) for t in (TRIPLES, list(TRIPLES), TRIPLES[:-1], TRIPLES[::-1])}) == 3

@@ -1,11 +1,11 @@
-"""Learning in parts: shares of the triples, statistics in files, and their sum."""
+"""Statistics in files: collected where the triples are, added later, made into banks as often as you like."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,32 +18,10 @@ from seka_rag.bank.files import write_file
 from seka_rag.errors import BankError, LearningError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.learning.statistics import KeyStatistics
-from seka_rag.learning.triples import ContrastiveTriple
 
 _FORMAT = 1
 _KEY = "seka_statistics"
 _TENSORS = ("relevant", "irrelevant", "mean_relevant", "gap")
-
-
-class Share(BaseModel):
-    """Which share of which triples some statistics are of, so that a missing one is noticed.
-
-    Attributes:
-        index, count: share ``index`` (from 0) of ``count``.
-        triples: digest of all triples that were divided.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    index: int
-    count: int
-    triples: str
-
-    @classmethod
-    def of(cls, triples: Sequence[ContrastiveTriple], index: int, count: int) -> Share:
-        """Of ``shard(triples, index, count)``."""
-        told = repr([(t.context, t.answer.start, t.answer.end, t.question, t.irrelevant_question) for t in triples])
-        return cls(index=index, count=count, triples=hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 class _Header(BaseModel):
@@ -54,36 +32,11 @@ class _Header(BaseModel):
     tokens: int
     triples: int
     skipped: int
-    share: Share | None = None
     sha256: str
 
 
-def shard(
-    triples: Sequence[ContrastiveTriple], index: int, count: int, batch_size: int = 16
-) -> list[ContrastiveTriple]:
-    """Share ``index`` of ``count`` (from 0): whole batches in turn, so that every batch is the one of the whole run.
-
-    Raises:
-        LearningError: no such share, or fewer batches than shares.
-    """
-    if not 0 <= index < count:
-        raise LearningError(f"share {index} of {count}: shares are numbered from 0 to {count - 1}")
-    batches = [triples[i : i + batch_size] for i in range(0, len(triples), batch_size)]
-    if len(batches) < count:
-        raise LearningError(
-            f"{len(triples)} triples are {len(batches)} batches of {batch_size}: too few for {count} shares"
-        )
-    return [triple for batch in batches[index::count] for triple in batch]
-
-
-def save_statistics(
-    path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics, share: Share | None = None
-) -> Path:
-    """Write statistics and the identity of their model as one safetensors file; complete or not at all.
-
-    Args:
-        share: which share of a run they are; then the other shares are asked for when the files are merged.
-    """
+def save_statistics(path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics) -> Path:
+    """Write statistics and the identity of their model as one safetensors file; complete or not at all."""
     tensors = {name: getattr(statistics, name).contiguous() for name in _TENSORS}
     header = _Header(
         format_version=_FORMAT,
@@ -91,7 +44,6 @@ def save_statistics(
         tokens=statistics.tokens,
         triples=statistics.triples,
         skipped=statistics.skipped,
-        share=share,
         sha256=_digest(tensors),
     )
     return write_file(path, save_tensors(tensors, {_KEY: header.model_dump_json()}))
@@ -107,31 +59,21 @@ def load_statistics(path: str | os.PathLike[str]) -> tuple[ModelIdentity, KeySta
     return header.model, _statistics(header, tensors)
 
 
-def merge_statistics(
-    paths: Sequence[str | os.PathLike[str]], *, partial: bool = False
-) -> tuple[ModelIdentity, KeyStatistics]:
+def merge_statistics(paths: Sequence[str | os.PathLike[str]]) -> tuple[ModelIdentity, KeyStatistics]:
     """The sum of several files: what one run over all their triples gives.
 
-    Args:
-        partial: take the shares that are there although others of their run are missing.
-
     Raises:
-        LearningError: no file, a damaged one, two of different models, one given twice, or a share that is missing.
+        LearningError: no file, a damaged one, two of different models, or one given twice.
     """
     if not paths:
         raise LearningError("no statistics to merge")
     seen: dict[str, Path] = {}
-    shares: dict[Share, Path] = {}
     model, total = None, None
     for path in map(Path, paths):
         header, tensors = _read(path)
         if header.sha256 in seen:
             raise LearningError(f"{seen[header.sha256]} and {path} hold the same statistics: give each part once")
         seen[header.sha256] = path
-        if header.share in shares:
-            raise LearningError(f"{shares[header.share]} and {path} are the same share: give each part once")
-        if header.share is not None:
-            shares[header.share] = path
         part = _statistics(header, tensors)
         if model is None or total is None:
             model, total = header.model, part
@@ -143,21 +85,9 @@ def merge_statistics(
         if doubts := model.doubts(header.model):
             raise LearningError(f"{paths[0]} and {path} are of different models: {doubts[0]}")
         total += part
-    if not partial:
-        _check_complete(shares)
     assert model is not None
     assert total is not None
     return model, total
-
-
-def _check_complete(shares: Mapping[Share, Path]) -> None:
-    for share, path in shares.items():
-        whole = [share.model_copy(update={"index": i}) for i in range(share.count)]
-        if missing := [f"{other.index + 1}/{other.count}" for other in whole if other not in shares]:
-            raise LearningError(
-                f"{path} is share {share.index + 1}/{share.count} of its triples; of the same triples {', '.join(missing)} is "
-                "missing: give all shares, or partial=True (--partial) for a bank of those that are there"
-            )
 
 
 def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
