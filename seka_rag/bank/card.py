@@ -17,6 +17,18 @@ _LIMITS = """\
 * The suggested gain is a start. Measure answers that you know before you rely on it.
 """
 
+_USE = """\
+## Use
+
+```python
+from seka_rag import Prompt, SteeredModel
+
+model = SteeredModel.from_pretrained("{name}", bank="{repo_id}")
+prompt = Prompt("Context: Ada moved to Lyon in 2021.\\nQuestion: Where does Ada live?\\nAnswer:")
+print(model.generate(prompt.highlight("moved to Lyon in 2021")).text)
+```
+"""
+
 _TEXT = """---
 {metadata}
 ---
@@ -27,16 +39,7 @@ This is not a language model. It is a *bank* for [seka-rag](https://pypi.org/pro
 keys of {model}. With it, SEKA (Spectral Editing Key Amplification, arXiv 2603.01281) makes the model attend more to
 highlighted parts of a prompt.
 
-## Use
-
-```python
-from seka_rag import Prompt, SteeredModel
-
-model = SteeredModel.from_pretrained("{name}", bank="{repo_id}")
-prompt = Prompt("Context: Ada moved to Lyon in 2021.\\nQuestion: Where does Ada live?\\nAnswer:")
-print(model.generate(prompt.highlight("moved to Lyon in 2021")).text)
-```
-
+{use}
 ## What it holds
 
 {facts}
@@ -62,16 +65,7 @@ This is not a language model. It is an *expert bank* for [seka-rag](https://pypi
 with subspaces of the attention keys of {model}. With it, AdaSEKA (arXiv 2603.01281) makes the model attend more to highlighted
 parts of a prompt, by the mixture of experts that fits the prompt.
 
-## Use
-
-```python
-from seka_rag import Prompt, SteeredModel
-
-model = SteeredModel.from_pretrained("{name}", bank="{repo_id}")
-prompt = Prompt("Context: Ada moved to Lyon in 2021.\nQuestion: Where does Ada live?\nAnswer:")
-print(model.generate(prompt.highlight("moved to Lyon in 2021")).text)
-```
-
+{use}
 ## What it holds
 
 Suggested gain {gain:g}, digest `{digest}`.
@@ -120,8 +114,7 @@ def _names(identity: ModelIdentity, repo_id: str, base_model: str | None) -> dic
     return {
         "metadata": ModelCardData(library_name="seka-rag", tags=tags, base_model=base).to_yaml(),
         "model": base or f"a {identity.model_type} model",
-        "name": base or "path/to/the/model",
-        "repo_id": repo_id,
+        "use": _USE.format(name=base or "path/to/the/model", repo_id=repo_id),
         "limits": _LIMITS,
     }
 

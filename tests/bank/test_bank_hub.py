@@ -215,6 +215,18 @@ def test_the_card_of_experts_says_what_they_are(qwen3):
     assert "highlight only" in card.text
 
 
+def test_the_python_of_both_cards_runs(bank, qwen3, tokenizer, monkeypatch, capsys):
+    """What a reader copies out of a card: with the model and bank that it names, it answers."""
+    experts = ExpertBank({"one": random_expert(qwen3, 1), "two": random_expert(qwen3, 2)})
+    for which, card in ((bank, model_card), (experts, expert_card)):
+        (code,) = re.findall(r"```python\n(.*?)```", card(which, "ada/bank", "owner/m"), re.DOTALL)
+        compile(code, "card", "exec")
+        made = SteeredModel(qwen3, tokenizer, bank=which)
+        monkeypatch.setattr(SteeredModel, "from_pretrained", lambda name, bank, made=made: made)
+        exec(code, {})
+        assert capsys.readouterr().out.strip()
+
+
 def test_the_command_line_reads_from_the_hub(hub, bank, tmp_path):
     bank.push_to_hub("ada/bank", token=stand_in.TOKEN)
     done = subprocess.run(
