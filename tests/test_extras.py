@@ -8,11 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from test_house import PROJECT
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,7 +104,7 @@ def test_without_tenacity_the_client_names_it(tmp_path):
 
 
 def test_each_named_package_is_in_its_extra():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PROJECT["project"]["optional-dependencies"]
     code = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "seka_rag").rglob("*.py"))
     named = set(re.findall(r'MissingExtraError\("([\w-]+)", "(\w+)"\)', code))
     assert len(named) >= 7
@@ -117,7 +113,7 @@ def test_each_named_package_is_in_its_extra():
 
 
 def test_every_extra_for_users_is_in_the_table_of_the_docs():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PROJECT["project"]["optional-dependencies"]
     table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.M)
     assert set(table) == set(extras) - {"dev", "docs"}
 

@@ -1,5 +1,6 @@
 """The house: one public door, floors that a machine checks, import without side effects, a wheel with its model."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,13 @@ import pytest
 
 import seka_rag
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def test_the_public_door():
@@ -58,6 +65,24 @@ def test_imports_only_go_down():
         [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert "0 broken" in done.stdout, done.stdout
+
+
+def test_the_table_of_floors_is_the_contract():
+    contract = PROJECT["tool"]["importlinter"]["contracts"][0]
+    table = re.search(
+        r"^\| floor \| holds \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    )
+    floors = [" | ".join(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table[1].splitlines()]
+    assert floors == contract["layers"]
+
+
+def test_every_decision_is_dated_and_in_the_index():
+    folder = ROOT / "docs" / "decisions"
+    notes = {p.name: p.read_text(encoding="utf-8").splitlines()[0] for p in folder.glob("*.md") if p.name != "index.md"}
+    index = re.findall(r"^\* (\S+): \[(.+)\]\((.+)\)$", (folder / "index.md").read_text(encoding="utf-8"), re.M)
+    assert {name: f"# {title}" for _, title, name in index} == notes
+    assert all(name.startswith(f"{date}-") for date, _, name in index)
+    assert [date for date, _, _ in index] == sorted(date for date, _, _ in index)
 
 
 def test_importing_changes_nothing_and_loads_torch_alone():
