@@ -18,10 +18,11 @@ from seka_rag.model.steered import SteeredModel
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.server.client import RemoteModel
 from seka_rag.steering.adaseka import AdaSeka, route
-from seka_rag.steering.base import SteeringReport, steer
+from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
+from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
-from seka_rag.steering.registry import as_steering, steering_as_dict
+from seka_rag.steering.registry import as_steering, register, steering_as_dict
 from seka_rag.steering.seka import Seka
 from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
@@ -38,6 +39,7 @@ __all__ = [
     "Generation",
     "Highlighter",
     "InvalidToolCall",
+    "KeyEditing",
     "KeyScaling",
     "Passage",
     "Placement",
@@ -49,6 +51,7 @@ __all__ = [
     "Seka",
     "Span",
     "SteeredModel",
+    "SteeringMethod",
     "SteeringReport",
     "ToolCall",
     "as_highlighter",
@@ -63,6 +66,7 @@ __all__ = [
     "load_bank",
     "locate_values",
     "open_highlighting",
+    "register",
     "route",
     "shared_model",
     "steer",

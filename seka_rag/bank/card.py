@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from seka_rag.bank.base import described
+
 if TYPE_CHECKING:
     from seka_rag.bank.experts import ExpertBank
     from seka_rag.bank.projections import ProjectionBank
@@ -14,7 +16,7 @@ _LIMITS = """\
   differ, as those of a fine-tuned model do.
 * Steering makes the model look harder at what is highlighted. It does not make a highlighted text true: highlight only
   sources that you trust.
-* The suggested gain is a start. Measure answers that you know before you rely on it.
+* The suggested steering is a start. Measure answers that you know before you rely on it.
 """
 
 _USE = """\
@@ -68,7 +70,7 @@ parts of a prompt, by the mixture of experts that fits the prompt.
 {use}
 ## What it holds
 
-Suggested gain {gain:g}, digest `{digest}`.
+Suggested steering {steering}, digest `{digest}`.
 
 {table}
 
@@ -89,7 +91,7 @@ def expert_card(experts: ExpertBank, repo_id: str, base_model: str | None = None
     ]
     return _EXPERTS.format(
         **_names(experts.model, repo_id, base_model),
-        gain=experts.suggested_gain,
+        steering=described(experts.steering),
         digest=experts.digest,
         table="\n".join(lines),
         facts="\n\n".join(f"### {name}\n\n{_facts(bank)}" for name, bank in banks.items()),
@@ -132,7 +134,7 @@ def _facts(bank: ProjectionBank) -> str:
         "heads": f"{int((bank.ranks > 0).sum())} of {bank.ranks.numel()} ({_cell(learning.heads)})",
         "negative part": "yes" if bank.negative else "no",
         "singular values": "yes" if bank.singular_values else "no",
-        "suggested gain": f"{bank.suggested_gain:g}",
+        "suggested steering": described(bank.steering),
         "digest": f"`{bank.digest}`",
     }
     lines = [f"| {name} | {value} |" for name, value in rows.items() if value not in (None, "")]

@@ -8,13 +8,14 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from seka_rag.bank.base import gain_of, stored_method, without_gain
 from seka_rag.bank.card import expert_card
 from seka_rag.bank.checks import kept_columns
 from seka_rag.bank.files import read_header, write_folder
@@ -24,7 +25,7 @@ from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.ops.routing import LayerExperts
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _JSON = "experts.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # also the name of a folder, so nothing that could leave it
 
@@ -35,7 +36,7 @@ class _Header(BaseModel):
     format_version: int
     gains: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1)
     digests: dict[str, str]
-    suggested_gain: float = Field(allow_inf_nan=False)
+    steering: dict[str, Any]
 
 
 class ExpertBank:
@@ -45,6 +46,7 @@ class ExpertBank:
         experts: name -> bank; names are lower-case letters, digits, ``-`` and ``_``.
         gains: name -> gain of that expert, which multiplies the overall gain; 1 where not given.
         suggested_gain: overall gain to start from; by default the mean of what the banks suggest.
+        steering: the method to start with, in stored form; AdaSEKA at ``suggested_gain`` if nothing else is given.
 
     Raises:
         BankError: no expert, a bad name or gain, or banks of different models.
@@ -56,6 +58,7 @@ class ExpertBank:
         *,
         gains: Mapping[str, float] | None = None,
         suggested_gain: float | None = None,
+        steering: Mapping[str, Any] | None = None,
     ) -> None:
         if not experts:
             raise BankError("an expert bank needs at least one expert")
@@ -76,7 +79,8 @@ class ExpertBank:
             except BankError as error:
                 raise BankError(f"experts {first!r} and {name!r} are of different models: {error}") from None
         suggested = [bank.suggested_gain for bank in experts.values()]
-        self.suggested_gain = sum(suggested) / len(suggested) if suggested_gain is None else float(suggested_gain)
+        gain = sum(suggested) / len(suggested) if suggested_gain is None else float(suggested_gain)
+        self.steering = stored_method("AdaSeka", steering, gain)
 
     # --- what it holds
 
@@ -84,6 +88,11 @@ class ExpertBank:
     def model(self) -> ModelIdentity:
         """Identity of the model."""
         return next(iter(self._experts.values())).model
+
+    @property
+    def suggested_gain(self) -> float:
+        """The gain of the suggested method; 1 if it has none."""
+        return gain_of(self.steering)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,7 +184,7 @@ class ExpertBank:
         )
 
     def _with(self, experts: dict[str, ProjectionBank], gains: dict[str, float]) -> ExpertBank:
-        return ExpertBank(experts, gains=gains, suggested_gain=self.suggested_gain)
+        return ExpertBank(experts, gains=gains, steering=self.steering)
 
     # --- files
 
@@ -195,7 +204,7 @@ class ExpertBank:
             BankError: not an expert bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        header = read_header(path / _JSON, _Header, FORMAT_VERSION)
+        header = read_header(path / _JSON, _Header, FORMAT_VERSION, {1: partial(without_gain, usual="AdaSeka")})
         bad = [name for name in header.gains if not _NAME.fullmatch(name)]
         if bad:  # before any of them is used as a path
             raise BankError(f"{path / _JSON} is damaged: expert names {bad}")
@@ -203,7 +212,7 @@ class ExpertBank:
         changed = [name for name, bank in experts.items() if bank.digest != header.digests.get(name)]
         if changed:
             raise BankError(f"{path}: the banks of {', '.join(changed)} are not those that were saved")
-        return cls(experts, gains=header.gains, suggested_gain=header.suggested_gain)
+        return cls(experts, gains=header.gains, steering=header.steering)
 
     @classmethod
     def from_pretrained(
@@ -233,7 +242,7 @@ class ExpertBank:
             format_version=FORMAT_VERSION,
             gains=self.gains,
             digests={name: bank.digest for name, bank in self._experts.items()},
-            suggested_gain=self.suggested_gain,
+            steering=self.steering,
         )
         files = {_JSON: f"{header.model_dump_json(indent=2)}\n".encode()}
         for name, bank in self._experts.items():

@@ -8,9 +8,9 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -69,8 +69,35 @@ class TensorManifest(BaseModel):
         return tensors
 
 
-def read_header(path: Path, kind: type[M], version: int) -> M:
+def parts_by_layer(
+    tensors: Mapping[str, Tensor], by_layer: Collection[str], whole: Collection[str], where: Path
+) -> dict[str, Any]:
+    """The tensors of a file by part: ``part.3`` is that of layer 3, and a whole one is a part by itself.
+
+    Raises:
+        BankError: a whole part is missing, or a tensor belongs to no part.
+    """
+    parts: dict[str, Any] = {name: {} for name in by_layer}
+    for name, tensor in tensors.items():
+        part, _, layer = name.partition(".")
+        if name in whole:
+            parts[name] = tensor
+        elif part in by_layer and layer.isdecimal():
+            parts[part][int(layer)] = tensor
+        else:
+            raise BankError(f"{where} is damaged: unexpected tensor {name!r}")
+    if missing := [name for name in whole if name not in parts]:
+        raise BankError(f"{where} is damaged: tensor {missing[0]!r} is missing")
+    return parts
+
+
+def read_header(
+    path: Path, kind: type[M], version: int, older: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+) -> M:
     """A JSON header of a known version.
+
+    Args:
+        older: earlier versions that can be read -> what makes a header of this version of one of them.
 
     Raises:
         BankError: missing, damaged, or of another format version.
@@ -79,9 +106,12 @@ def read_header(path: Path, kind: type[M], version: int) -> M:
         found = json.loads(read_files(path.parent, [path.name])[path.name])
         if not isinstance(found, dict) or type(found.get("format_version")) is not int:
             raise ValueError("it has no format_version")
+        if found["format_version"] in older:
+            found = {**older[found["format_version"]](found), "format_version": version}
         if found["format_version"] != version:
+            known = " and ".join(map(str, [*sorted(older), version]))
             raise BankError(
-                f"{path} has format {found['format_version']}; this version of seka-rag reads {version}. Learn the bank "
+                f"{path} has format {found['format_version']}; this version of seka-rag reads {known}. Learn the bank "
                 "again, or install the version that wrote it"
             )
         return kind.model_validate(found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from seka_rag.bank.files import TensorManifest
 from seka_rag.hf.identity import ModelIdentity
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 class Learning(BaseModel):
@@ -31,5 +33,5 @@ class Header(BaseModel):
     format_version: int
     model: ModelIdentity
     learning: Learning
-    suggested_gain: float = Field(allow_inf_nan=False)
+    steering: dict[str, Any]
     tensors: TensorManifest

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from seka_rag.bank.base import gain_of, stored_method, without_gain
 from seka_rag.bank.card import model_card
 from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, factors_of, kept_columns
-from seka_rag.bank.files import TensorManifest, read_files, read_header, write_folder
+from seka_rag.bank.files import TensorManifest, parts_by_layer, read_files, read_header, write_folder
 from seka_rag.bank.header import FORMAT_VERSION, Header, Learning
 from seka_rag.bank.heads import HeadChoice, select_heads
 from seka_rag.bank.hub import find_folder, upload_files
@@ -40,7 +40,7 @@ class ProjectionBank:
             empty if the bank was not learned here (``from_projections`` does not know them).
         negative: layer -> factors of ``P-``, or empty.
         gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys.
-        suggested_gain: a gain to start from.
+        steering: the method to start with, in stored form; SEKA at ``suggested_gain`` if nothing else is given.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class ProjectionBank:
         learning: Learning | None = None,
         suggested_gain: float = 0.5,
         singular_values: Mapping[int, Tensor] | None = None,
+        steering: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.positive = {layer: f.float().contiguous() for layer, f in sorted(positive.items())}
@@ -59,15 +60,15 @@ class ProjectionBank:
         self.singular_values = {layer: s.float().contiguous() for layer, s in sorted((singular_values or {}).items())}
         self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
         self.learning = learning or Learning()
-        self.suggested_gain = float(suggested_gain)
-        if not math.isfinite(self.suggested_gain):
-            raise BankError(f"suggested gain {self.suggested_gain}: give a finite number")
+        self.steering = stored_method("Seka", steering, float(suggested_gain))
         check_factors("positive", self.positive, model)
         check_factors("negative", self.negative, model)
         check_singular_values(self.singular_values, self.positive)
         check_gap(self.gap, model)
 
     # --- what it holds
+
+    names: tuple[str, ...] = ()  # of experts: it is one bank
 
     @property
     def ranks(self) -> Tensor:
@@ -81,6 +82,11 @@ class ProjectionBank:
     def layers(self) -> tuple[int, ...]:
         """Layers that the bank steers."""
         return tuple(self.positive)
+
+    @property
+    def suggested_gain(self) -> float:
+        """The gain of the suggested method; 1 if it has none."""
+        return gain_of(self.steering)
 
     @cached_property  # every steered call reports it, and it hashes all tensors
     def digest(self) -> str:
@@ -133,8 +139,8 @@ class ProjectionBank:
             only(self.negative),
             self.gap,
             self.learning.model_copy(update={"heads": note}),
-            self.suggested_gain,
-            only(self.singular_values),
+            singular_values=only(self.singular_values),
+            steering=self.steering,
         )
 
     def __repr__(self) -> str:
@@ -231,19 +237,11 @@ class ProjectionBank:
         path = Path(path)
         if (path / "experts.json").exists() and not (path / _JSON).exists():
             raise BankError(f"{path} holds experts, not one bank: use load_bank")
-        header = read_header(path / _JSON, Header, FORMAT_VERSION)
+        header = read_header(path / _JSON, Header, FORMAT_VERSION, {2: partial(without_gain, usual="Seka")})
         tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
-        parts: dict[str, dict[int, Tensor]] = {name: {} for name in _PARTS}
-        if "gap" not in tensors:
-            raise BankError(f"{path / _TENSORS} is damaged: tensor 'gap' is missing")
-        gap = tensors.pop("gap")
-        for name, tensor in tensors.items():
-            part, _, layer = name.partition(".")
-            if part not in parts or not layer.isdecimal():
-                raise BankError(f"{path / _TENSORS} is damaged: unexpected tensor {name!r}")
-            parts[part][int(layer)] = tensor
+        parts = parts_by_layer(tensors, _PARTS, ["gap"], path / _TENSORS)
         try:
-            return cls(header.model, gap=gap, learning=header.learning, suggested_gain=header.suggested_gain, **parts)
+            return cls(header.model, learning=header.learning, steering=header.steering, **parts)
         except BankError as error:
             raise BankError(f"{path} is damaged: {error}") from None
 
@@ -286,7 +284,7 @@ class ProjectionBank:
             format_version=FORMAT_VERSION,
             model=self.model,
             learning=self.learning,
-            suggested_gain=self.suggested_gain,
+            steering=self.steering,
             tensors=manifest,
         )
         return {_JSON: f"{header.model_dump_json(indent=2)}\n".encode(), _TENSORS: data}

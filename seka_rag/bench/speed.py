@@ -26,9 +26,8 @@ from seka_rag.errors import SteeringError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.marks import Marks
 from seka_rag.hf.sites import find_key_sites
-from seka_rag.ops.keys import edit_keys
 from seka_rag.steering.adaseka import AdaSeka
-from seka_rag.steering.base import KeySteering, steer
+from seka_rag.steering.base import SteeringMethod, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.seka import Seka
 
@@ -56,7 +55,9 @@ class Cost:
 
 
 @contextmanager
-def _checked(model: nn.Module, bank: ProjectionBank | ExpertBank, mask: Tensor, method: KeySteering) -> Iterator[None]:
+def _checked(
+    model: nn.Module, bank: ProjectionBank | ExpertBank, mask: Tensor, method: SteeringMethod
+) -> Iterator[None]:
     with steer(model, bank, mask, method) as report:
         yield
     if report.tokens_edited != int(mask.sum()) or not report.tokens_edited:
@@ -87,7 +88,7 @@ def ways(
     masks = {share: _first(shape, share) for share in shares}
     middle = shares[len(shares) // 2]
 
-    def steered(name: str, bank: ProjectionBank | ExpertBank, share: float, method: KeySteering) -> Way:
+    def steered(name: str, bank: ProjectionBank | ExpertBank, share: float, method: SteeringMethod) -> Way:
         return Way(f"{name}, {share:.0%} highlighted", lambda: _checked(model, bank, masks[share], method))
 
     return [
@@ -156,7 +157,7 @@ def table(costs: dict[str, list[Cost]], ids: Tensor) -> Iterator[str]:
 @torch.inference_mode()
 def time_of_edits(model: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor, runs: int = 5) -> float:
     """Seconds that SEKA's edits of one prefill take by themselves: less noisy than the difference of two prefills."""
-    edits = Seka(gain=0.5).edits(bank)
+    edits = Seka(gain=0.5).edits(bank, find_key_sites(model))
     part = Marks(mask).window(0, ids.shape[1], ids.shape[0]).to(ids.device)
     with recording(find_key_sites(model)) as keys:
         model(ids, use_cache=False, logits_to_keep=1)
@@ -164,7 +165,7 @@ def time_of_edits(model: Any, bank: ProjectionBank, ids: Tensor, mask: Tensor, r
     for _ in range(runs):
         began = now(ids.device)
         for layer, edit in edits.items():
-            edit_keys(keys[layer], part.rows, part.columns, part.weights, edit.to(ids.device))
+            edit.to(ids.device).apply(keys[layer], part, None)
         times.append(now(ids.device) - began)
     return statistics.median(times)
 

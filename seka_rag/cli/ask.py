@@ -27,7 +27,9 @@ def ask(
     bank: Annotated[
         str | None, typer.Option(help="Folder of a bank, or its name on the Hub; by default one is learned and cached.")
     ] = None,
-    gain: Annotated[float | None, typer.Option(help="Strength of steering; 0 is the plain model.")] = None,
+    gain: Annotated[
+        float | None, typer.Option(help="Strength of the method that the bank suggests; 0 is the plain model.")
+    ] = None,
     highlight: Annotated[str, typer.Option(help="What to highlight: sentences, top_k, all or off.")] = "sentences",
     k: Annotated[int, typer.Option(min=1, help="Passages to retrieve.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
@@ -36,12 +38,9 @@ def ask(
     compare: Annotated[bool, typer.Option("--compare", help="Also print the plain model's answer.")] = False,
 ) -> None:
     """Answer a question from your own documents, steered towards the sentences that matter."""
-    from seka_rag.bank import ExpertBank
     from seka_rag.rag import Rag
     from seka_rag.retrieval.bm25 import BM25Retriever
     from seka_rag.retrieval.documents import read_documents
-    from seka_rag.steering.adaseka import AdaSeka
-    from seka_rag.steering.seka import Seka
 
     retriever = BM25Retriever(read_documents(docs, encoding=encoding), k=k)
     loaded = _with_bank(model, bank)
@@ -54,7 +53,7 @@ def ask(
             Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold")
         )
     if gain is not None:
-        options["steering"] = AdaSeka(gain=gain) if isinstance(loaded.bank, ExpertBank) else Seka(gain=gain)
+        options["steering"] = loaded.usual_steering.with_strength(gain)
     if stream:
         console.print("answer:  ", style="bold", end="")
         pieces = rag.stream(asked, **options)

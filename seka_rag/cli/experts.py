@@ -16,7 +16,7 @@ def show_choices(model: str, experts: Any, queries: Sequence[str]) -> list[dict[
     from seka_rag.hf.tokens import pad, pad_id
     from seka_rag.model.steered import SteeredModel
     from seka_rag.steering.adaseka import AdaSeka, route
-    from seka_rag.steering.base import mean_weights
+    from seka_rag.steering.report import mean_weights
 
     quiet()
     loaded = SteeredModel.from_pretrained(model, bank=experts)

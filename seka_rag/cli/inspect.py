@@ -26,12 +26,12 @@ def inspect(
     model: Annotated[str | None, typer.Option(help="The model of the experts, needed for --query.")] = None,
 ) -> None:
     """Show what a bank holds: its model, the gap and rank of every head; of experts, which of them queries choose."""
-    from seka_rag.bank import ExpertBank, load_bank
+    from seka_rag.bank import load_bank
     from seka_rag.errors import SettingError
     from seka_rag.views.banks import draw_bank, draw_routing
 
-    loaded = load_bank(bank)
-    if not isinstance(loaded, ExpertBank):
+    loaded: Any = load_bank(bank)
+    if not loaded.names:
         if query:
             raise SettingError(f"{bank} is one bank and chooses nothing: --query is for experts")
         _show(loaded)
@@ -52,13 +52,14 @@ def inspect(
 
 
 def _show(loaded: Any) -> None:
+    from seka_rag.bank.base import described
     from seka_rag.bank.sensitivity import ENERGIES, bank_sensitivity
 
     facts = Table.grid(padding=(0, 2))
     for name, value in {**loaded.model.model_dump(), **loaded.learning.model_dump()}.items():
         if value not in (None, {}):
             facts.add_row(f"[dim]{name}[/]", escape(str(value)))
-    facts.add_row("[dim]suggested gain[/]", f"{loaded.suggested_gain:g}")
+    facts.add_row("[dim]suggested steering[/]", escape(described(loaded.steering)))
     facts.add_row("[dim]digest[/]", loaded.digest)
     console.print(facts)
     table = Table("layer", *(f"head {h}" for h in range(loaded.model.heads)), title="relevance gap (kept rank)")

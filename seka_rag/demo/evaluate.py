@@ -8,15 +8,13 @@ from typing import Literal
 
 import torch
 
-from seka_rag.bank import ExpertBank
 from seka_rag.bench.rates import Rate, mcnemar
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.model.steered import SteeredModel
-from seka_rag.steering.adaseka import AdaSeka, route
-from seka_rag.steering.base import KeySteering, steer
+from seka_rag.steering.base import SteeringMethod, steer
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
@@ -40,21 +38,19 @@ class Variant:
     """A line of the table: a method (several for several random seeds), and what it highlights."""
 
     name: str
-    methods: tuple[KeySteering | None, ...]
+    methods: tuple[SteeringMethod | None, ...]
     highlight: Literal["evidence", "wrong"] = "evidence"
     kinds: tuple[Kind, ...] = KINDS
 
 
-def edit_norm(model: SteeredModel, method: KeySteering, trials: Sequence[Trial]) -> float:
+def edit_norm(model: SteeredModel, method: SteeringMethod, trials: Sequence[Trial]) -> float:
     """Mean ``||delta k|| / ||k||`` over the highlighted tokens and the steered heads, in the steered pass itself."""
     assert model.bank is not None
     batch = pad([tokenized(model, t, "evidence") for t in trials], pad_id(model.tokenizer))
     sites, marked = find_key_sites(model.hf_model), batch.weights > 0
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    routing = None
-    if isinstance(method, AdaSeka) and method.two_pass and isinstance(model.bank, ExpertBank):
-        routing = route(model.hf_model, model.bank, method, **inputs)
-    steering = steer(model.hf_model, model.bank, batch.weights, method, routing=routing)
+    prepared = method.prepare(model.hf_model, model.bank, **inputs)
+    steering = steer(model.hf_model, model.bank, batch.weights, method, prepared=prepared)
     with torch.inference_mode(), recording(sites) as before, steering:
         with recording(sites) as after:
             sites.decoder(**inputs, use_cache=False)

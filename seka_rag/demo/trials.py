@@ -19,7 +19,7 @@ from seka_rag.demo.world import Fact
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model.steered import SteeredModel
-from seka_rag.steering.base import KeySteering
+from seka_rag.steering.base import SteeringMethod
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
 
@@ -185,7 +185,7 @@ def tokenized(model: SteeredModel, trial: Trial, highlight: Literal["evidence", 
 def ask(
     model: SteeredModel,
     trials: Sequence[Trial],
-    method: KeySteering | None = None,
+    method: SteeringMethod | None = None,
     highlight: Literal["evidence", "wrong"] | None = "evidence",
     batch_size: int = 100,
 ) -> list[str]:

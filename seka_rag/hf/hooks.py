@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -11,24 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError
-from seka_rag.hf.marks import Marks, Part, Tally
+from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.taps import Tap, tapped
 from seka_rag.hf.window import Windows, check_gradients
-from seka_rag.ops.keys import edit_keys
-from seka_rag.ops.projection import KeyEdit
-from seka_rag.ops.routing import RoutedEdit, edit_keys_routed, unit_queries
-
-LayerEdit = KeyEdit | RoutedEdit
+from seka_rag.ops.edits import Edit, Part
+from seka_rag.ops.edits import last_queries as queries_at
 
 
 @contextmanager
 def editing(
     sites: KeySites,
     marks: Marks,
-    edits: Mapping[int, LayerEdit],
-    routing: Mapping[int, Tensor] | None = None,
+    edits: Mapping[int, Edit],
+    states: Mapping[int, Tensor] | None = None,
     model: nn.Module | None = None,
 ) -> Iterator[Tally]:
     """Edit the keys of marked tokens in every forward pass inside the ``with``.
@@ -36,9 +33,9 @@ def editing(
     Args:
         sites: where the model's keys are.
         marks: which tokens of the prompt.
-        edits: layer -> edit. A routed edit takes its weights from the query of the row's last prompt token, which the
-            same layer computes before its keys are used.
-        routing: layer -> weights of the experts ``[B, h, M]``, if they are known already.
+        edits: layer -> edit. One that needs it reads the query of the row's last prompt token, which the same layer
+            computes before its keys are used.
+        states: layer -> what the edits read from queries ``[B, h, ...]``, if it is known already (``reading_queries``).
         model: the whole model, if its continuous batching is to be steered.
 
     Yields:
@@ -50,12 +47,12 @@ def editing(
     without = sorted(set(edits) - set(sites.modules))
     if without:
         raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
-    tally, windows = Tally(routing=dict(routing or {})), Windows(marks.length)
-    routes = routing is None and any(isinstance(edit, RoutedEdit) for edit in edits.values())
-    requests = Requests(marks.lengths, _ROUTING if routes else "")
-    split: dict[int, LayerEdit] = {}  # layer -> edit of the heads that this process holds, if it does not hold all
+    tally, windows = Tally(states=dict(states or {})), Windows(marks.length)
+    reads = states is None and any(edit.needs_query for edit in edits.values())
+    requests = Requests(marks.lengths, _QUERY_IN_PIECES if reads else "")
+    split: dict[int, Edit] = {}  # layer -> edit of the heads that this process holds, if it does not hold all
 
-    def edit_of(layer: int, count: int) -> LayerEdit:
+    def edit_of(layer: int, count: int) -> Edit:
         if count == sites.heads:
             return edits[layer]
         if layer not in split:
@@ -65,23 +62,22 @@ def editing(
     def after_query(layer: int, last: Tensor | None, output: Tensor) -> None:
         if last is None:
             raise SteeringError(
-                f"the prompt of {marks.length} tokens comes in chunks, and the query that chooses the experts in a "
-                "later one than the highlights. Prefill in one piece, or use AdaSeka(two_pass=True)"
+                f"the prompt of {marks.length} tokens comes in chunks, and the query that its highlights need in a later "
+                "one than the highlights. Prefill in one piece, or use the method's two_pass=True, if it has it"
             )
         queries = sites.read_query(output)
         count = sites.owners(queries.shape[2])
-        edit: Any = edit_of(layer, count).to(queries.device)
-        tally.routing[layer] = edit.route(unit_queries(queries, last, edit.heads, queries.shape[2] // count))
+        edit = edit_of(layer, count).to(queries.device)
+        tally.states[layer] = edit.read_query(queries_at(queries, last, queries.shape[2] // count)[:, edit.heads])
 
     def after_key(layer: int, part: Part, output: Tensor) -> Tensor:
         keys = sites.read(output)
         part, edit = part.to(keys.device), edit_of(layer, keys.shape[2]).to(keys.device)
         tally.done.setdefault(layer, []).append(part.inside)
-        chosen = (part.rows, part.columns, part.weights)
-        if isinstance(edit, KeyEdit):
-            return sites.write(output, edit_keys(keys, *chosen, edit))
-        alpha = tally.routing[layer].to(keys.device)  # of the mask's rows if it was given, else of the rows in the pass
-        return sites.write(output, edit_keys_routed(keys, *chosen, edit, alpha[part.rows if routes else part.owners]))
+        state = None
+        if edit.needs_query:  # of the mask's rows if it was given, else of the rows in the pass
+            state = tally.states[layer].to(keys.device)[part.rows if reads else part.owners]
+        return sites.write(output, edit.apply(keys, part, state))
 
     def enter(arguments: dict[str, Any]) -> Iterator[tuple[nn.Module, Tap]]:
         last = None
@@ -97,12 +93,12 @@ def editing(
                 return  # likewise
             tally.seen.append(window[0])
             part = marks.window(*window, len(_given(arguments)))
-            last = _last_tokens(arguments, window, marks.length) if routes else None
+            last = _last_tokens(arguments, window, marks.length) if reads else None
         if not part.inside.any():
             return
         check_gradients(sites.decoder)
         for layer, edit in edits.items():
-            if routes and isinstance(edit, RoutedEdit):  # before the keys: they may be in the same output
+            if reads and edit.needs_query:  # before the keys: they may be in the same output
                 yield sites.query_modules[layer], partial(after_query, layer, last)
             yield sites.modules[layer], partial(after_key, layer, part)
 
@@ -113,9 +109,9 @@ def editing(
         yield tally
 
 
-_ROUTING = (
-    "a request may be prefilled in pieces, the last of which holds the query that chooses its experts. Give the weights of "
-    "an earlier pass: steer(..., routing=route(...))"
+_QUERY_IN_PIECES = (
+    "a request may be prefilled in pieces, the last of which holds the query that its highlights need. Give what an earlier "
+    "pass read of it: steer(..., prepared=method.prepare(...)) with two_pass=True, if the method has it"
 )
 
 
@@ -143,24 +139,24 @@ def _last_real(mask: Tensor) -> Tensor:
 
 
 @contextmanager
-def last_queries(sites: KeySites, attention_mask: Tensor, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-    """Record the query of each row's last token in the forward pass inside, averaged over its group: ``[B, H, D]``.
+def reading_queries(sites: KeySites, attention_mask: Tensor, edits: Mapping[int, Edit]) -> Iterator[dict[int, Tensor]]:
+    """What edits read of the query of each row's last token in the forward pass inside: layer -> ``[B, h, ...]``.
 
     Args:
         attention_mask: ``[B, T]`` of the pass.
-        layers: which layers.
+        edits: layer -> edit that needs queries.
     """
-    queries: dict[int, Tensor] = {}
+    states: dict[int, Tensor] = {}
     last = _last_real(attention_mask)
 
     def record(layer: int, output: Tensor) -> None:
         q = sites.read_query(output)
         count = sites.owners(q.shape[2])
-        heads = torch.arange(count, device=q.device)
-        queries[layer] = unit_queries(q, last.to(q.device), heads, q.shape[2] // count)
+        edit = edits[layer].of_heads(sites.held(count)).to(q.device)
+        states[layer] = edit.read_query(queries_at(q, last.to(q.device), q.shape[2] // count)[:, edit.heads])
 
-    with tapped(sites.decoder, lambda _: [(sites.query_modules[i], partial(record, i)) for i in layers]):
-        yield queries
+    with tapped(sites.decoder, lambda _: [(sites.query_modules[i], partial(record, i)) for i in edits]):
+        yield states
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seka_rag.errors import SteeringError
+from seka_rag.ops.edits import Part
 
 #: ``[B, T]``, or one row of weights for each of several requests, each as long as its request.
 Mask = Tensor | Sequence[Tensor | Sequence[float]]
@@ -24,33 +25,6 @@ class Segment(NamedTuple):
     offset: int
 
 
-@dataclass(eq=False)
-class Part:
-    """The highlighted tokens that one forward pass holds.
-
-    Attributes:
-        inside: which of all highlighted tokens: bool ``[n]``.
-        rows, columns: where they are in the pass ``[k]``; k is a multiple where rows are repeated.
-        weights: ``[k]`` float32.
-        owners: ``[k]`` their rows in the mask.
-    """
-
-    inside: Tensor
-    rows: Tensor
-    columns: Tensor
-    weights: Tensor
-    owners: Tensor
-    _placed: dict[torch.device, Part] = field(default_factory=dict, init=False, repr=False)
-
-    def to(self, device: torch.device) -> Part:
-        """The part on a device, where it is copied once."""
-        if device not in self._placed:
-            with torch.inference_mode(False):  # a later pass may want gradients
-                there = (t.to(device) for t in (self.rows, self.columns, self.weights, self.owners))
-                self._placed[device] = Part(self.inside, *there)
-        return self._placed[device]
-
-
 class Marks:
     """The highlighted tokens of a padded batch, or of several requests.
 
@@ -59,6 +33,7 @@ class Marks:
             of rows, each as long as its request.
 
     Attributes:
+        mask: ``[B, T]``, padded with 0 where rows differ in length, on the CPU.
         lengths: of the rows.
         length: T, the longest of them.
     """
@@ -79,6 +54,7 @@ class Marks:
             raise SteeringError("the mask holds weights that are not finite")
         if (mask < 0).any():
             raise SteeringError("the mask holds negative weights; to turn attention away use a negative gain")
+        self.mask = mask
         self.batch, self.length = mask.shape
         self.rows, self.columns = mask.nonzero(as_tuple=True)
         self.weights = mask[self.rows, self.columns].float()
@@ -136,12 +112,12 @@ class Tally:
     Attributes:
         seen: positions at which forward passes over the prompt began.
         done: layer -> which of the highlighted tokens were edited in it, bool ``[n]``, pass by pass.
-        routing: layer -> weights of the experts in it ``[B, h, M]``.
+        states: layer -> what its edit read from the queries ``[B, h, ...]``.
     """
 
     seen: list[int] = field(default_factory=list)
     done: dict[int, list[Tensor]] = field(default_factory=dict)
-    routing: dict[int, Tensor] = field(default_factory=dict)
+    states: dict[int, Tensor] = field(default_factory=dict)
 
     def edited(self, marks: Marks, layers: Collection[int]) -> int:
         """How many of the marked tokens were edited in each of the layers."""

@@ -14,10 +14,10 @@ from seka_rag.errors import SettingError
 from seka_rag.hf.options import generation_options
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.prefix import Prefix
-from seka_rag.steering.base import KeySteering
+from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.registry import as_steering
 
-Steering = KeySteering | Literal["auto"] | None
+Steering = SteeringMethod | Literal["auto"] | None
 Truncation = Literal["error", "left"]
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seka_rag.bank import ExpertBank, ProjectionBank
+from seka_rag.bank import Bank
 from seka_rag.errors import ContextLengthError, GenerationTimeoutError, SettingError, SteeringError
 from seka_rag.hf.forms import AnswerForm, answer_form
 from seka_rag.hf.grammar import Constrained, Vocabulary
@@ -21,10 +21,8 @@ from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import Batch, TokenizedPrompt, pad, pad_id
 from seka_rag.model.call import Call, Steering, Truncation
 from seka_rag.model.generation import Generation, finished
-from seka_rag.steering.adaseka import AdaSeka, route
-from seka_rag.steering.base import KeySteering, SteeringReport, steer
-from seka_rag.steering.registry import as_steering
-from seka_rag.steering.seka import Seka
+from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
+from seka_rag.steering.registry import as_steering, suggested
 
 _random = threading.Lock()  # sampling draws from torch's global generator
 
@@ -45,7 +43,7 @@ class Prepared:
     call: Call
     prompts: Sequence[TokenizedPrompt]
     batch: Batch
-    method: KeySteering | None
+    method: SteeringMethod | None
     form: AnswerForm
     clock: StopAfter | None
     options: dict[str, Any]
@@ -62,8 +60,8 @@ class Decoder:
 
     hf_model: nn.Module
     tokenizer: Any
-    bank: ProjectionBank | ExpertBank | None
-    steering: KeySteering | None
+    bank: Bank | None
+    steering: SteeringMethod | None
     name: str
 
     @property
@@ -88,7 +86,18 @@ class Decoder:
         """For grammars; made when it is first needed."""
         return Vocabulary(self.tokenizer, text_config(self.hf_model).vocab_size, sorted(self.end_ids))
 
-    def method(self, steering: Steering, highlighted: bool) -> KeySteering | None:
+    @property
+    def usual_steering(self) -> SteeringMethod | None:
+        """How ``steering="auto"`` steers: by the model's usual method, else by the one that its bank suggests.
+
+        Raises:
+            BankError: the bank suggests a method that is not known here.
+        """
+        if self.steering is not None or self.bank is None:
+            return self.steering
+        return suggested(self.bank)
+
+    def method(self, steering: Steering, highlighted: bool) -> SteeringMethod | None:
         """How prompts are steered: by the method that was given, or by the model's usual one.
 
         Raises:
@@ -98,15 +107,13 @@ class Decoder:
         steering = as_steering(steering)
         if steering is None or not highlighted:
             return None
-        if self.bank is None:
+        method = self.usual_steering if steering == "auto" else steering
+        if method is None or (self.bank is None and method.bank_type is not None):
             raise SteeringError(
                 f"the prompt has highlights, but {self.name} has no bank. Learn one (seka-rag learn, learn_bank), pass "
                 "bank=..., or pass steering=None to run unsteered"
             )
-        if steering != "auto":
-            return steering
-        usual = AdaSeka if isinstance(self.bank, ExpertBank) else Seka
-        return self.steering or usual(gain=self.bank.suggested_gain)
+        return method
 
     def fit(self, prompt: TokenizedPrompt, new_tokens: int, truncate: Truncation) -> TokenizedPrompt:
         """The prompt, or with ``truncate="left"`` the end of it that leaves room for the new tokens.
@@ -198,17 +205,14 @@ class Decoder:
         call, method, batch = prepared.call, prepared.method, prepared.batch
         ids, attention = batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
         report = SteeringReport()
-        if method is None and isinstance(call.steering, KeySteering):
+        if method is None and isinstance(call.steering, SteeringMethod):
             report.warnings.append("nothing is highlighted: the model runs unsteered")
         with ExitStack() as stack:
             if call.samples:
                 stack.enter_context(_seeded(call.seed, self.device))
             if method is not None and bool((batch.weights > 0).any()):
-                assert self.bank is not None
-                routing = None
-                if isinstance(method, AdaSeka) and method.two_pass and isinstance(self.bank, ExpertBank):
-                    routing = route(self.hf_model, self.bank, method, ids, attention)
-                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method, routing=routing))
+                known = method.prepare(self.hf_model, self.bank, ids, attention)
+                report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method, prepared=known))
             output = self.hf_model.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=attention, pad_token_id=pad_id(self.tokenizer), **prepared.options
             )

@@ -12,9 +12,7 @@ from torch import nn
 
 from seka_rag.errors import SteeringError, TokenizationError
 from seka_rag.hf.tokens import TokenizedPrompt
-from seka_rag.ops.routing import RoutedEdit
-from seka_rag.steering.base import KeySteering, SteeringReport, steer
-from seka_rag.steering.plans import plan
+from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
 from seka_rag.text.prompt import Prompt
 
 
@@ -31,7 +29,7 @@ class Prefix:
 
     tokens: TokenizedPrompt
     prompt: Prompt | None
-    method: KeySteering | None
+    method: SteeringMethod | None
     report: SteeringReport
     _model: nn.Module = field(repr=False)
     _cache: Any = field(repr=False)
@@ -42,12 +40,12 @@ class Prefix:
     @classmethod
     @torch.no_grad()
     def compute(
-        cls, model: nn.Module, bank: Any, method: KeySteering | None, tokens: TokenizedPrompt, prompt: Prompt | None
+        cls, model: nn.Module, bank: Any, method: SteeringMethod | None, tokens: TokenizedPrompt, prompt: Prompt | None
     ) -> Prefix:
         """One pass of the decoder over the tokens, steered if there is a method.
 
         Raises:
-            SteeringError: the method chooses experts by the end of the prompt, which a prefix does not hold.
+            SteeringError: what the method does is not kept in a cache, or depends on what follows the prefix.
         """
         decoder: Any = model.get_decoder()  # type: ignore[operator]
         ids = torch.tensor([tokens.ids], device=next(model.parameters()).device)
@@ -55,11 +53,7 @@ class Prefix:
             return cls(
                 tokens, prompt, None, SteeringReport(), model, decoder(input_ids=ids, use_cache=True).past_key_values
             )
-        if any(isinstance(edit, RoutedEdit) for edit in plan(method, bank).values()):
-            raise SteeringError(
-                f"{type(method).__name__} chooses its experts by the end of the whole prompt, which a prefix does not hold. "
-                "Highlight only what follows the prefix, or use Seka with one of the experts"
-            )
+        method.check_prefix(model, bank)
         with steer(model, bank, torch.tensor([tokens.weights]), method) as report:
             cache = decoder(input_ids=ids, use_cache=True).past_key_values
         return cls(tokens, prompt, method, report, model, cache)
@@ -77,7 +71,7 @@ class Prefix:
         return self.prompt + prompt
 
     def check(
-        self, model: nn.Module, bank: Any, method: KeySteering | None, prompts: Sequence[TokenizedPrompt]
+        self, model: nn.Module, bank: Any, method: SteeringMethod | None, prompts: Sequence[TokenizedPrompt]
     ) -> None:
         """Raise unless each of the prompts continues this prefix, on the same model and with the same steering.
 

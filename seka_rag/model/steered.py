@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from torch import nn
 
-from seka_rag.bank import ExpertBank, ProjectionBank, load_bank
+from seka_rag.bank import Bank, load_bank
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.forms import knows_tools
 from seka_rag.hf.identity import identify
@@ -23,7 +23,7 @@ from seka_rag.model.generation import Generation
 from seka_rag.model.prefix import Prefix
 from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.model.stream import TextStream
-from seka_rag.steering.base import KeySteering
+from seka_rag.steering.base import SteeringMethod
 from seka_rag.text.prompt import Prompt
 
 Input = Prompt | str | TokenizedPrompt
@@ -39,8 +39,7 @@ class SteeredModel:
         tokenizer: its fast tokenizer.
         bank: a ProjectionBank or ExpertBank, the folder of one, or its name on the Hub. Without it the model runs unsteered
             and refuses highlights.
-        steering: the method used when a call names none; by default SEKA, or AdaSEKA with experts, at the gain that the
-            bank suggests.
+        steering: the method used when a call names none; by default the one that the bank suggests.
         name: for reports and metadata.
 
     Raises:
@@ -52,8 +51,8 @@ class SteeredModel:
         hf_model: nn.Module,
         tokenizer: Any,
         *,
-        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
-        steering: KeySteering | None = None,
+        bank: Bank | str | os.PathLike[str] | None = None,
+        steering: SteeringMethod | None = None,
         name: str | None = None,
     ) -> None:
         loaded = load_bank(bank) if isinstance(bank, str | os.PathLike) else bank
@@ -67,8 +66,8 @@ class SteeredModel:
         cls,
         name: str,
         *,
-        bank: ProjectionBank | ExpertBank | str | os.PathLike[str] | None = None,
-        steering: KeySteering | None = None,
+        bank: Bank | str | os.PathLike[str] | None = None,
+        steering: SteeringMethod | None = None,
         **options: Any,
     ) -> SteeredModel:
         """Load a model from the Hub, a folder, or the built-in ``seka-demo`` (which brings its bank).
@@ -98,14 +97,19 @@ class SteeredModel:
         return self._decoder.tokenizer
 
     @property
-    def bank(self) -> ProjectionBank | ExpertBank | None:
+    def bank(self) -> Bank | None:
         """What it is steered with."""
         return self._decoder.bank
 
     @property
-    def steering(self) -> KeySteering | None:
+    def steering(self) -> SteeringMethod | None:
         """The method used when a call names none, if one was given."""
         return self._decoder.steering
+
+    @property
+    def usual_steering(self) -> SteeringMethod | None:
+        """How ``steering="auto"`` steers: by ``steering``, else by the method that the bank suggests."""
+        return self._decoder.usual_steering
 
     @property
     def name(self) -> str:
@@ -167,7 +171,7 @@ class SteeredModel:
         prefix never changes and may be used from several threads; it holds the cache of its tokens.
 
         Raises:
-            SteeringError: as in ``generate``; or highlights to be steered by experts, which the question is to choose.
+            SteeringError: as in ``generate``; or highlights in the prefix and a method that needs to know what follows it.
         """
         tokens = self._decoder.fit(self.tokenize(prompt), 0, "error")
         text = None if isinstance(prompt, TokenizedPrompt) else Prompt("") + prompt

@@ -1,31 +1,74 @@
-"""The edit of attention keys itself."""
+"""Edits that multiply keys by a matrix: SEKA, key scaling and random projections."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from seka_rag.ops.projection import KeyEdit
+from seka_rag.ops.edits import Edit, Part, at_tokens, with_tokens
+from seka_rag.ops.projection import projection
 
 
-def edit_keys(keys: Tensor, rows: Tensor, columns: Tensor, weights: Tensor, edit: KeyEdit) -> Tensor:
-    """New keys in which only the named tokens and heads differ: ``k' = k + w k M``.
+@dataclass(frozen=True, eq=False)
+class KeyEdit(Edit):
+    """One layer's edit ``k' = k + w k M`` on some heads, dense or as low-rank factors, gain included.
 
-    Every other element is a copy, bit for bit. No host synchronisation: the indices are given.
+    Attributes:
+        down, up: ``[h, D, r]`` and ``[h, r, D]`` with ``M = down @ up``; ``up`` is None where ``down`` is ``M`` itself.
+    """
+
+    down: Tensor
+    up: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        """``M [h, D, D]``."""
+        return self.down if self.up is None else self.down @ self.up
+
+    def apply(self, keys: Tensor, part: Part, state: Tensor | None = None) -> Tensor:
+        index, old = at_tokens(keys, part, self.heads)
+        weights = part.weights[:, None]
+        if self.up is None:
+            new = torch.baddbmm(old, old * weights, self.down)
+        else:  # weights go where they are fewest
+            new = torch.baddbmm(old, torch.bmm(old, self.down) * weights, self.up)
+        return with_tokens(keys, index, new)
+
+    def of_heads(self, held: range) -> KeyEdit:
+        kept = self.kept(held)
+        return KeyEdit(self.heads[kept] - held.start, self.down[kept], None if self.up is None else self.up[kept])
+
+
+def plan_edit(
+    positive: Tensor, gain: float, negative: Tensor | None = None, gain_neg: float = 0.0, heads: Tensor | None = None
+) -> KeyEdit | None:
+    """The edit of one layer from its factors, in whichever form costs less.
+
+        SEKA                k' = k + g+ P+ k
+        SEKA, two-sided     k' = k + (g+ P+ k + g- P- k) / 2        (only when g- is not 0)
 
     Args:
-        keys: ``[B, T, H, D]``, after the key norm and before rotary positions.
-        rows, columns: ``[n]`` indices of the highlighted tokens.
-        weights: ``[n]`` float32, multiplies the edit token by token.
-        edit: heads and matrices.
+        positive, negative: orthonormal factors ``[H, D, R]``; a head whose factors are zero is left alone.
+        gain, gain_neg: g+ and g-.
+        heads: restrict to these heads ``[h]``.
 
     Returns:
-        ``[B, T, H, D]`` in the dtype of ``keys``; the arithmetic is float32.
+        The edit, or None if no head is edited.
     """
-    index = (rows[:, None], columns[:, None], edit.heads[None, :])
-    old = keys[index].float().transpose(0, 1)  # [h, n, D]
-    if edit.up is None:
-        new = torch.baddbmm(old, old * weights[:, None], edit.down)
-    else:  # weights go where they are fewest
-        new = torch.baddbmm(old, torch.bmm(old, edit.down) * weights[:, None], edit.up)
-    return torch.index_put(keys, index, new.transpose(0, 1).to(keys.dtype))
+    two_sided = negative is not None and gain_neg != 0.0
+    live = positive.abs().amax((1, 2)) > 0 if positive.shape[-1] else torch.zeros(len(positive), dtype=torch.bool)
+    chosen = live.nonzero().flatten()
+    if heads is not None:
+        chosen = chosen[torch.isin(chosen, heads)]
+    if not len(chosen) or (gain == 0.0 and not two_sided):
+        return None
+    factor = positive[chosen].float()
+    if two_sided:
+        assert negative is not None
+        both = gain * projection(factor) + gain_neg * projection(negative[chosen].float())
+        return KeyEdit(chosen, both / 2)
+    _, d, r = factor.shape
+    if 2 * r < d:  # two thin products cost less than one [D, D] product
+        return KeyEdit(chosen, factor, gain * factor.transpose(-1, -2))
+    return KeyEdit(chosen, gain * projection(factor))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from seka_rag.errors import SteeringError
+from seka_rag.ops.edits import Edit, Part, at_tokens, with_tokens
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class LayerExperts:
     def present(self) -> Tensor:
         """Which experts have which head: bool ``[h, M]``."""
         return (self.values > 0).any(-1)
+
+    def to(self, device: torch.device) -> LayerExperts:
+        """The experts on a device."""
+        return replace(
+            self, heads=self.heads.to(device), factors=self.factors.to(device), values=self.values.to(device)
+        )
 
 
 #: Unit queries ``[B, h, D]`` and the experts of their layer -> scores, or weights, ``[B, h, M]``.
@@ -82,26 +90,12 @@ def mixture(scores: Tensor, present: Tensor, temperature: float | None = None) -
     return (relative / temperature).masked_fill(~present, -torch.inf).softmax(-1)
 
 
-def unit_queries(queries: Tensor, last: Tensor, heads: Tensor, groups: int) -> Tensor:
-    """The query of each row's last prompt token, averaged over the query heads of a group: unit ``[B, h, D]``, float32.
-
-    Args:
-        queries: ``[B, T, H G, D]`` after the query norm and before rotary positions.
-        last: ``[B]`` index of each row's last prompt token.
-        heads: ``[h]`` key-value heads.
-        groups: G, query heads a key-value head.
-    """
-    rows = torch.arange(len(queries), device=queries.device)
-    query = queries[rows, last].float().unflatten(1, (-1, groups)).mean(2)[:, heads]
-    return torch.nn.functional.normalize(query, dim=-1)
-
-
-@dataclass(frozen=True)
-class RoutedEdit:
+@dataclass(frozen=True, eq=False)
+class RoutedEdit(Edit):
     """One layer's edit ``k' = k + w g sum_m alpha_m g_m U_m U_m^T k``, whose alpha comes with the query.
 
     Attributes:
-        experts: of the layer.
+        experts: of the layer, with the edited heads.
         router: weights from queries.
         gains: ``[M]`` gains of the experts, the overall gain included.
     """
@@ -109,11 +103,12 @@ class RoutedEdit:
     experts: LayerExperts
     router: Router
     gains: Tensor
-    _placed: dict[torch.device, RoutedEdit] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
-    def heads(self) -> Tensor:
-        return self.experts.heads
+    needs_query: ClassVar[bool] = True
+
+    def read_query(self, queries: Tensor) -> Tensor:
+        """Weights of the experts ``[B, h, M]``, by the unit mean query of each group."""
+        return self.route(torch.nn.functional.normalize(queries.mean(2), dim=-1))
 
     def route(self, query: Tensor) -> Tensor:
         """Unit queries ``[B, h, D]`` -> weights of the experts ``[B, h, M]``, 0 where an expert lacks the head."""
@@ -126,38 +121,16 @@ class RoutedEdit:
         return weights.to(query) * self.experts.present
 
     def of_heads(self, held: range) -> RoutedEdit:
-        """The part of the edit on some of the heads, which are counted from the first of them."""
-        e = self.experts
-        kept = (e.heads >= held.start) & (e.heads < held.stop)
-        there = replace(e, heads=e.heads[kept] - held.start, factors=e.factors[kept], values=e.values[kept])
-        return replace(self, experts=there)
+        e, kept = self.experts, self.kept(held)
+        heads = e.heads[kept] - held.start
+        there = replace(e, heads=heads, factors=e.factors[kept], values=e.values[kept])
+        return replace(self, heads=heads, experts=there)
 
-    def to(self, device: torch.device) -> RoutedEdit:
-        """The edit on a device, where it is copied once."""
-        if device not in self._placed:
-            with torch.inference_mode(False):  # a later pass may want gradients
-                e = self.experts
-                there = replace(e, heads=e.heads.to(device), factors=e.factors.to(device), values=e.values.to(device))
-                self._placed[device] = replace(self, experts=there, gains=self.gains.to(device))
-        return self._placed[device]
-
-
-def edit_keys_routed(
-    keys: Tensor, rows: Tensor, columns: Tensor, weights: Tensor, edit: RoutedEdit, alpha: Tensor
-) -> Tensor:
-    """New keys in which only the named tokens and heads differ, each token by the mixture of experts of its prompt.
-
-    Args:
-        keys, rows, columns, weights: as in ``edit_keys``.
-        alpha: ``[n, h, M]`` weights of the experts for each highlighted token.
-
-    Returns:
-        ``[B, T, H, D]`` in the dtype of ``keys``; the arithmetic is float32.
-    """
-    factors = edit.experts.factors.flatten(2)  # [h, D, M K]
-    index = (rows[:, None], columns[:, None], edit.heads[None, :])
-    old = keys[index].float().transpose(0, 1)  # [h, n, D]
-    shares = (alpha * edit.gains).repeat_interleave(edit.experts.factors.shape[-1], -1)  # [n, h, M K]
-    inner = torch.bmm(old, factors) * (shares * weights[:, None, None]).transpose(0, 1)
-    new = torch.baddbmm(old, inner, factors.mT)
-    return torch.index_put(keys, index, new.transpose(0, 1).to(keys.dtype))
+    def apply(self, keys: Tensor, part: Part, state: Tensor | None) -> Tensor:
+        """Each token is edited by the mixture of experts of its prompt: ``state [k, h, M]``."""
+        assert state is not None
+        factors = self.experts.factors.flatten(2)  # [h, D, M K]
+        index, old = at_tokens(keys, part, self.heads)
+        shares = (state * self.gains).repeat_interleave(self.experts.factors.shape[-1], -1)  # [k, h, M K]
+        inner = torch.bmm(old, factors) * (shares * part.weights[:, None, None]).transpose(0, 1)
+        return with_tokens(keys, index, torch.baddbmm(old, inner, factors.mT))

@@ -6,11 +6,8 @@ from typing import Any
 
 import torch
 
-from seka_rag.bank import ExpertBank
 from seka_rag.errors import SteeringError
 from seka_rag.model.steered import SteeredModel
-from seka_rag.steering.adaseka import AdaSeka
-from seka_rag.steering.seka import Seka
 from seka_rag.text.prompt import Prompt
 
 _TEXT = "Ada moved to Lyon. Where does Ada live?"
@@ -22,14 +19,14 @@ def check_steering(model: SteeredModel) -> None:
     Raises:
         SteeringError: no bank, nothing was edited, the edit changes nothing, or gain 0 changes something.
     """
-    if model.bank is None:
+    method = model.usual_steering
+    if method is None:
         raise SteeringError(
             f"{model.name} has no bank, so a server of it could steer nothing. Learn one (seka-rag learn) and pass --bank"
         )
     prompt = Prompt(_TEXT).mark(0, 18)
-    zero = (AdaSeka if isinstance(model.bank, ExpertBank) else Seka)(gain=0.0)
     edited, steered = _scores(model, prompt, "auto")
-    untouched, plain = _scores(model, prompt, zero)
+    untouched, plain = _scores(model, prompt, method.with_strength(0.0))
     _, never = _scores(model, prompt, None)
     if not edited:
         raise SteeringError(f"a trial request to {model.name} edited no key; is its gain 0, or its bank empty?")

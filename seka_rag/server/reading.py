@@ -13,7 +13,7 @@ from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.steered import SteeredModel
 from seka_rag.server.bodies import ChatBody, CompletionBody, MessageBody, SpanBody, TokenizeBody
 from seka_rag.server.settings import ServerSettings
-from seka_rag.steering.base import KeySteering
+from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.registry import as_steering
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
@@ -137,11 +137,8 @@ def check_limits(spans: Sequence[Span], steering: Any, model: SteeredModel, sett
     if len(spans) > settings.max_spans:
         raise LimitError(f"{len(spans)} highlights: this server takes {settings.max_spans} in a request")
     weight = max([1.0, *(s.weight for s in spans)])
-    method = model.steering if steering == "auto" else steering
-    gains = [method.gain, getattr(method, "gain_neg", 0.0)] if isinstance(method, KeySteering) else []
-    if steering == "auto" and method is None and model.bank is not None:
-        gains = [model.bank.suggested_gain]
-    strongest = max((abs(gain) for gain in gains), default=0.0)
+    method = model.usual_steering if steering == "auto" else steering
+    strongest = max(map(abs, method.strengths), default=0.0) if isinstance(method, SteeringMethod) else 0.0
     if strongest * weight > settings.max_gain:
         raise LimitError(
             f"gain {strongest:g} with weight {weight:g}: this server steers with at most {settings.max_gain:g}"

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from seka_rag.bank import ExpertBank
-from seka_rag.errors import BankError
-from seka_rag.hf.hooks import last_queries
+from seka_rag.bank import Bank, ExpertBank
+from seka_rag.errors import BankError, SettingError, SteeringError
+from seka_rag.hf.hooks import reading_queries
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.marks import Marks, Tally
+from seka_rag.hf.sites import KeySites, find_key_sites
 from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
-from seka_rag.steering.base import KeySteering
+from seka_rag.steering.key_editing import KeyEditing
+from seka_rag.steering.plans import plan
+from seka_rag.steering.report import SteeringReport, mean_weights
 
 
-class AdaSeka(KeySteering):
+class AdaSeka(KeyEditing):
     """SEKA with experts (arXiv 2603.01281, sec. 3.3): ``k' = k + g sum_m alpha_m g_m U_m U_m^T k``.
 
     alpha comes, row by row and head by head, from the query of the row's last prompt token, which every family
     computes before the keys of the same layer are used: no second pass.
 
     Attributes:
+        gain: g; negative values turn attention away.
         top_k: K, leading columns of each expert for the scores and the edit (5 in the paper's runs).
         router: how alpha comes from the query q, K columns u and singular values s of each expert:
             "energy", c = sum (q.u)^2 s, free of the signs of u; "share", the same with s that sum to one in each expert;
@@ -39,14 +44,15 @@ class AdaSeka(KeySteering):
 
     bank_type: ClassVar[type] = ExpertBank
 
+    gain: float = Field(default=1.0, allow_inf_nan=False)
     top_k: int = Field(default=5, ge=1)
     router: Literal["energy", "share", "signed", "uniform"] | Callable[[Tensor, LayerExperts], Tensor] = "energy"
     expert: str | None = None
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     two_pass: bool = False
 
-    def edits(self, bank: ExpertBank) -> dict[int, RoutedEdit]:
-        """See KeySteering.
+    def edits(self, bank: ExpertBank, sites: KeySites) -> dict[int, RoutedEdit]:
+        """See KeyEditing.
 
         Raises:
             BankError: no such expert, or a router that needs singular values which the banks lack.
@@ -60,15 +66,48 @@ class AdaSeka(KeySteering):
                     f"router 'signed' needs singular vectors; {', '.join(unsigned)} come from given projections, whose "
                     "columns have no sign or order. Use router='energy'"
                 )
-        if self.gain == 0:
-            return {}
         gains = self.gain * torch.tensor([bank.gains[name] for name in bank.names])
         chosen = {layer: bank.layer_experts(layer, self.top_k) for layer in self.chosen(bank)}
         return {
-            layer: RoutedEdit(experts, self._weights(), gains)
+            layer: RoutedEdit(experts.heads, experts, self._weights(), gains)
             for layer, experts in chosen.items()
             if experts is not None
         }
+
+    def prepare(
+        self, hf_model: nn.Module, bank: ExpertBank, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> dict[int, Tensor] | None:
+        """With ``two_pass`` the weights of the experts, as ``route`` gives them."""
+        return route(hf_model, bank, self, input_ids, attention_mask) if self.two_pass else None
+
+    @contextmanager
+    def attach(
+        self,
+        hf_model: nn.Module,
+        bank: Bank,
+        marks: Marks,
+        report: SteeringReport,
+        prepared: Mapping[int, Tensor] | None = None,
+    ) -> Iterator[None]:
+        if self.two_pass and prepared is None:
+            raise SteeringError(
+                "two_pass routes by an unsteered pass over the prompt: pass prepared=method.prepare(hf_model, bank, "
+                "input_ids, attention_mask). SteeredModel does this by itself"
+            )
+        with super().attach(hf_model, bank, marks, report, prepared):
+            yield
+
+    def complete(self, report: SteeringReport, edits: Mapping[int, RoutedEdit], marks: Marks, tally: Tally) -> None:
+        report.routing = {  # beams repeat each row
+            layer: alpha.cpu()[:: max(1, len(alpha) // marks.batch)] for layer, alpha in sorted(tally.states.items())
+        }
+        names = next((edit.experts.names for edit in edits.values()), ())
+        report.experts = mean_weights(names, report.routing)
+
+    def as_dict(self) -> dict[str, Any]:
+        if callable(self.router):
+            raise SettingError("a router that is a function cannot be stored; use one of the named routers")
+        return super().as_dict()
 
     def _weights(self) -> Router:
         if self.expert is not None:
@@ -104,13 +143,9 @@ def route(
     """
     sites = find_key_sites(hf_model)
     experts.model.check(identify(hf_model))
-    edits = method.edits(experts)
+    edits = plan(method, experts, sites)
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     positions = (mask.cumsum(-1) - 1).clamp_min(0)  # as generate numbers them
-    with last_queries(sites, mask, edits) as queries:
+    with reading_queries(sites, mask, edits) as weights:
         sites.decoder(input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
-    weights = {}
-    for layer, q in queries.items():
-        edit = edits[layer].of_heads(sites.held(q.shape[1])).to(q.device)
-        weights[layer] = edit.route(q[:, edit.heads])
     return weights

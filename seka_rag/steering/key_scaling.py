@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.ops.projection import KeyEdit
-from seka_rag.steering.base import KeySteering
+from seka_rag.hf.sites import KeySites
+from seka_rag.ops.keys import KeyEdit
+from seka_rag.steering.key_editing import KeyEditing
 
 
-class KeyScaling(KeySteering):
-    """``k' = (1 + g) k`` on the heads that the bank keeps. Its relative edit norm is exactly ``g``."""
+class KeyScaling(KeyEditing):
+    """``k' = (1 + g) k`` on the heads that the bank keeps. Its relative edit norm is exactly ``g``.
 
-    def edits(self, bank: ProjectionBank) -> dict[int, KeyEdit]:
-        if self.gain == 0:
-            return {}
+    Attributes:
+        gain: g; negative values turn attention away.
+    """
+
+    gain: float = Field(default=1.0, allow_inf_nan=False)
+
+    def edits(self, bank: ProjectionBank, sites: KeySites) -> dict[int, KeyEdit]:
         edits = {}
         for layer in self.chosen(bank):
             heads = bank.ranks[layer].nonzero().flatten()

@@ -1,4 +1,4 @@
-"""The edits of a method with a bank, computed once."""
+"""The edits of a method with a bank on a model, computed once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
-    from seka_rag.hf.hooks import LayerEdit
-    from seka_rag.steering.base import KeySteering
+    from seka_rag.hf.sites import KeySites
+    from seka_rag.ops.edits import Edit
+    from seka_rag.steering.key_editing import KeyEditing
+
+    Plans = OrderedDict[KeyEditing, Mapping[int, Edit]]
 
 _KEPT = 64  # plans of one bank, each of up to its size
-_plans: WeakKeyDictionary[Any, OrderedDict[KeySteering, Mapping[int, LayerEdit]]] = WeakKeyDictionary()
+_plans: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Any, Plans]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def plan(method: KeySteering, bank: Any) -> Mapping[int, LayerEdit]:
-    """``method.edits(bank)``, kept as long as the bank lives (banks and methods do not change)."""
+def plan(method: KeyEditing, bank: Any, sites: KeySites) -> Mapping[int, Edit]:
+    """``method.edits(bank, sites)``, kept as long as the bank and the model live (banks and methods do not change)."""
     with _lock:
-        plans = _plans.setdefault(bank, OrderedDict())
+        plans = _plans.setdefault(sites.decoder, WeakKeyDictionary()).setdefault(bank, OrderedDict())
         if method in plans:
             plans.move_to_end(method)
             return plans[method]
     with torch.inference_mode(False), torch.no_grad():  # a later call may want gradients through the edit
-        edits = method.edits(bank)
+        edits = method.edits(bank, sites)
     with _lock:
         plans[method] = edits
         while len(plans) > _KEPT:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import torch
+from pydantic import Field
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.ops.projection import KeyEdit, plan_edit
-from seka_rag.steering.base import KeySteering
+from seka_rag.hf.sites import KeySites
+from seka_rag.ops.keys import KeyEdit, plan_edit
+from seka_rag.steering.key_editing import KeyEditing
 
 
-class RandomProjection(KeySteering):
+class RandomProjection(KeyEditing):
     """SEKA with random subspaces of the same ranks on the same heads.
 
     Attributes:
+        gain: g; negative values turn attention away.
         seed: which random subspaces.
     """
 
+    gain: float = Field(default=1.0, allow_inf_nan=False)
     seed: int = 0
 
-    def edits(self, bank: ProjectionBank) -> dict[int, KeyEdit]:
+    def edits(self, bank: ProjectionBank, sites: KeySites) -> dict[int, KeyEdit]:
         edits = {}
         for layer in self.chosen(bank):
             generator = torch.Generator().manual_seed(self.seed * 10_007 + layer)

@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from seka_rag.errors import SettingError
+from seka_rag.bank import Bank
+from seka_rag.errors import BankError, SettingError
 from seka_rag.steering.adaseka import AdaSeka
-from seka_rag.steering.base import KeySteering
+from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
 
-METHODS: dict[str, type[KeySteering]] = {
+M = TypeVar("M", bound=type[SteeringMethod])
+METHODS: dict[str, type[SteeringMethod]] = {
     method.__name__: method for method in (Seka, AdaSeka, KeyScaling, RandomProjection)
 }
 
 
-def as_steering(value: Any) -> KeySteering | Literal["auto"] | None:
+def register(method: M) -> M:
+    """Let a method be stored and read back by the name of its class: in banks, in requests to a server, in stored chains.
+
+    A method that is only passed as an object needs no registration. Can be used as a decorator of the class.
+
+    Raises:
+        SettingError: another method has this name.
+    """
+    if METHODS.setdefault(method.__name__, method) is not method:
+        raise SettingError(f"there is a steering method {method.__name__} already; give this one another name")
+    return method
+
+
+def as_steering(value: Any) -> SteeringMethod | Literal["auto"] | None:
     """What a setting says: a method, its stored form, "auto" (the model's own method) or None (unsteered).
 
     Raises:
         SettingError: none of these.
     """
-    if value is None or value == "auto" or isinstance(value, KeySteering):
+    if value is None or value == "auto" or isinstance(value, SteeringMethod):
         return value
     if isinstance(value, dict) and value.get("method") in METHODS:
         return METHODS[value["method"]](**{key: v for key, v in value.items() if key != "method"})
     raise SettingError(f"steering={value!r}: use 'auto', None, or a method such as Seka(gain=0.5)")
 
 
-def steering_as_dict(value: KeySteering | Literal["auto"] | None) -> Any:
+def steering_as_dict(value: SteeringMethod | Literal["auto"] | None) -> Any:
     """A setting as plain data, which ``as_steering`` reads back.
 
     Raises:
-        SettingError: it holds a router that is a function.
+        SettingError: it holds something that cannot be stored.
     """
-    if isinstance(value, AdaSeka) and callable(value.router):
-        raise SettingError("a router that is a function cannot be stored; use one of the named routers")
-    return {"method": type(value).__name__, **value.model_dump()} if isinstance(value, KeySteering) else value
+    return value.as_dict() if isinstance(value, SteeringMethod) else value
+
+
+def suggested(bank: Bank) -> SteeringMethod:
+    """The method that a bank suggests.
+
+    Raises:
+        BankError: a method that is not known here, or settings that it does not take.
+    """
+    name = bank.steering["method"]
+    if name not in METHODS:
+        raise BankError(
+            f"the bank suggests the steering method {name!r}, which is not known here: there are {', '.join(METHODS)}. Import "
+            "the package that registers it, or name another method (steering=...)"
+        )
+    try:
+        method = as_steering(dict(bank.steering))
+    except ValueError as error:
+        raise BankError(f"the bank suggests {dict(bank.steering)}: {error}") from None
+    assert isinstance(method, SteeringMethod)
+    return method

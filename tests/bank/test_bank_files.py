@@ -9,14 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from seka_rag import ProjectionBank, learn_bank
+from seka_rag import KeyScaling, ProjectionBank, learn_bank
 from seka_rag.bank import Learning
+from seka_rag.bank.card import model_card
 from seka_rag.bank.checks import kept_columns
 from seka_rag.bank.files import read_files, write_folder
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import identify
 from seka_rag.ops.projection import keep_columns
+from seka_rag.steering.registry import suggested
 from seka_rag.views.banks import draw_bank
 
 
@@ -40,7 +42,7 @@ def same(a, b):
         and all(torch.equal(a.singular_values[i], b.singular_values[i]) for i in a.singular_values)
         and torch.equal(a.gap, b.gap)
         and a.learning == b.learning
-        and a.suggested_gain == b.suggested_gain
+        and a.steering == b.steering
     )
 
 
@@ -113,6 +115,36 @@ def _json(**values):
     return change
 
 
+def test_a_bank_of_the_format_before_still_loads(bank, tmp_path):
+    folder = bank.save(tmp_path / "bank")
+    header = json.loads((folder / "bank.json").read_text())
+    del header["steering"]
+    (folder / "bank.json").write_text(json.dumps({**header, "format_version": 2, "suggested_gain": 0.8}))
+    again = ProjectionBank.load(folder)
+    assert again.steering == {"method": "Seka", "gain": 0.8}
+    assert (again.suggested_gain, again.digest) == (0.8, bank.digest)
+
+
+def test_a_bank_says_which_method_to_start_with(bank, tmp_path):
+    assert bank.steering == {"method": "Seka", "gain": 0.5}
+    form = KeyScaling(gain=0.25, layers=(2,)).as_dict()
+    other = ProjectionBank(bank.model, bank.positive, gap=bank.gap, steering=form)
+    again = ProjectionBank.load(other.save(tmp_path / "bank"))
+    assert again.steering == again.select(layers=[2]).steering == form
+    assert suggested(again) == KeyScaling(gain=0.25, layers=(2,))
+    assert "KeyScaling (layers [2], gain 0.25)" in model_card(again, "ada/bank")
+    with pytest.raises(BankError, match="cannot be stored"):
+        ProjectionBank(bank.model, bank.positive, suggested_gain=float("inf"))
+    with pytest.raises(BankError, match="cannot be stored"):
+        ProjectionBank(bank.model, bank.positive, steering={"method": "Seka", "gain": torch.ones(1)})
+    for form, says in (
+        ({"method": "Nothing"}, "'Nothing', which is not known here"),
+        ({"method": "Seka", "g": 1}, "suggests"),
+    ):
+        with pytest.raises(BankError, match=says):
+            suggested(ProjectionBank(bank.model, bank.positive, steering=form))
+
+
 def _text(text):
     return lambda folder: (folder / "bank.json").write_text(text)
 
@@ -142,12 +174,15 @@ def _directory(folder):
         (_truncate("bank.safetensors"), r"bank\.safetensors is damaged: its \d+ bytes do not match"),
         (_truncate("bank.json"), r"bank\.json is damaged"),
         (_flip, r"bank\.safetensors is damaged: its \d+ bytes do not match"),
-        (_json(format_version=1), r"has format 1; this version of seka-rag reads 2"),
-        (_json(format_version=99, later="field"), r"has format 99; this version of seka-rag reads 2"),
-        (_json(format_version="2"), r"bank\.json is damaged: it has no format_version"),
+        (_json(format_version=1), r"has format 1; this version of seka-rag reads 2 and 3"),
+        (_json(format_version=99, later="field"), r"has format 99; this version of seka-rag reads 2 and 3"),
+        (_json(format_version="3"), r"bank\.json is damaged: it has no format_version"),
         (_json(surprise=1), r"bank\.json is damaged.*surprise"),
         (_json(model={"model_type": "qwen3"}), r"bank\.json is damaged.*config_digest"),
-        (_json(suggested_gain=float("nan")), r"bank\.json is damaged.*suggested_gain"),
+        (_json(steering={"method": "Seka", "gain": float("nan")}), r"damaged.*cannot be stored"),
+        (_json(steering={"gain": 1.0}), r"damaged.*stored form of a method"),
+        (_json(steering=None), r"bank\.json is damaged.*steering"),
+        (_json(format_version=2), r"bank\.json is damaged: suggested_gain is None"),
         (_text("{"), r"bank\.json is damaged"),
         (_text("[]"), r"bank\.json is damaged"),
         (_text("[" * 100_000), r"bank\.json is damaged"),

@@ -10,6 +10,7 @@ from tiny import random_bank, random_expert, tiny_model
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, learn_experts, load_bank
 from seka_rag.errors import BankError, LearningError, SettingError
+from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning.experts import TASKS, task_triples
 
 
@@ -79,6 +80,14 @@ def test_saved_and_loaded(experts, tmp_path):
     assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
     with pytest.raises(BankError, match="not a bank"):
         load_bank(tmp_path / "nothing")
+
+
+def test_experts_of_the_format_before_still_load(experts, tmp_path):
+    folder = experts.save(tmp_path / "e")
+    header = json.loads((folder / "experts.json").read_text())
+    assert header.pop("steering") == {"method": "AdaSeka", "gain": 0.7}
+    (folder / "experts.json").write_text(json.dumps({**header, "format_version": 1, "suggested_gain": 0.3}))
+    assert ExpertBank.load(folder).steering == {"method": "AdaSeka", "gain": 0.3}
 
 
 def damage_name(folder):
@@ -153,7 +162,7 @@ def test_learned_experts(qwen3, tokenizer):
     bank = learn_experts(qwen3, triples, tokenizer=tokenizer, gains={"two": 0.5}, energy=0.8)
     assert bank.names == ("one", "two")
     assert bank["one"].learning.triples == 12
-    assert AdaSeka(router="signed").edits(bank)
+    assert AdaSeka(router="signed").edits(bank, find_key_sites(qwen3))
     with pytest.raises(LearningError, match="expert 'none': no triples"):
         learn_experts(qwen3, {"none": []}, tokenizer=tokenizer)
     with pytest.raises(SettingError, match="no task rhyme; there are lookup"):

@@ -29,7 +29,7 @@ def results(model, bank, experts):
         with steer(model, experts, MASK, method):
             found["adaseka"] = model(IDS).logits
         routing = route(model, experts, method, IDS)
-        with steer(model, experts, MASK, method, routing=routing):
+        with steer(model, experts, MASK, method, prepared=routing):
             found["adaseka, two passes"] = model(IDS, use_cache=False).logits
         found["plain"] = model(IDS).logits
     return found

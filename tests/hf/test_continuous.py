@@ -242,15 +242,15 @@ def test_experts_are_chosen_by_an_earlier_pass(one):
     for ids in IDS:
         routing.append(route(model, experts, method, torch.tensor([ids])))
     together = {layer: torch.cat([r[layer] for r in routing]) for layer in routing[0]}
-    with steer(model, experts, MASKS, method, routing=together) as report:
+    with steer(model, experts, MASKS, method, prepared=together) as report:
         outputs = packed(model)
     assert report.tokens_edited == MARKED
     for i, output in enumerate(outputs):
-        with steer(model, experts, torch.tensor([MASKS[i]]), method, routing=routing[i]):
+        with steer(model, experts, torch.tensor([MASKS[i]]), method, prepared=routing[i]):
             ids = torch.tensor([IDS[i]])
             wanted = model.generate(ids, max_new_tokens=5, do_sample=False, eos_token_id=None)
         assert output.generated_tokens == wanted[0, len(IDS[i]) :].tolist()
-    with pytest.raises(UnsupportedModelError, match="routing=route"), steer(model, experts, MASKS, method):
+    with pytest.raises(UnsupportedModelError, match="prepared=method.prepare"), steer(model, experts, MASKS, method):
         packed(model)
     assert untouched(model)
 

@@ -99,7 +99,7 @@ def test_nothing_stays_attached(qwen3, bank):
 
     sites = find_key_sites(qwen3)
     broken = replace(sites, modules={**sites.modules, 2: None})  # attaching fails half-way
-    edits = Seka(gain=1.0).edits(bank)
+    edits = Seka(gain=1.0).edits(bank, find_key_sites(qwen3))
     with pytest.raises((AttributeError, TypeError)), editing(broken, Marks(MASK), edits):
         qwen3(IDS)
     assert attached(qwen3) == 0
@@ -107,7 +107,7 @@ def test_nothing_stays_attached(qwen3, bank):
 
 
 def test_an_edit_of_a_layer_without_keys_is_refused(qwen3, bank):
-    sites, edits = find_key_sites(qwen3), Seka(gain=1.0).edits(bank)
+    sites, edits = find_key_sites(qwen3), Seka(gain=1.0).edits(bank, find_key_sites(qwen3))
     hybrid = replace(sites, modules={i: m for i, m in sites.modules.items() if i != 1})
     with pytest.raises(SteeringError, match=r"layers \[1\] keep no keys"), editing(hybrid, Marks(MASK), edits):
         pass

@@ -453,9 +453,12 @@ def test_plans_are_kept_and_inputs_may_come_by_place_or_as_embeddings():
     model, bank = model_and_bank("qwen3")
     from seka_rag.steering.plans import plan
 
-    assert plan(Seka(gain=0.3), bank) is plan(Seka(gain=0.3), bank)
-    assert plan(Seka(gain=0.3), bank) is not plan(Seka(gain=0.3), random_bank(model))
-    cpu, edit = torch.device("cpu"), plan(Seka(gain=0.3), bank)[0]
+    sites, other = find_key_sites(model), find_key_sites(tiny_model("qwen3"))
+    edits = plan(Seka(gain=0.3), bank, sites)
+    assert edits is plan(Seka(gain=0.3), bank, find_key_sites(model))
+    assert edits is not plan(Seka(gain=0.3), random_bank(model), sites)
+    assert edits is not plan(Seka(gain=0.3), bank, other)
+    cpu, edit = torch.device("cpu"), edits[0]
     assert edit.to(cpu) is edit.to(cpu)
     with torch.no_grad(), steer(model, bank, MASK, STRONG):
         hidden = model.model(inputs_embeds=model.get_input_embeddings()(IDS)).last_hidden_state

@@ -2,8 +2,9 @@ import oracle
 import pytest
 import torch
 
-from seka_rag.ops.keys import edit_keys
-from seka_rag.ops.projection import plan_edit, projection
+from seka_rag.ops.edits import Part
+from seka_rag.ops.keys import plan_edit
+from seka_rag.ops.projection import projection
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -17,7 +18,8 @@ def test_edited_keys_equal_the_oracle_and_all_others_are_untouched(dtype, rank):
     u[1] = 0
     rows, columns = weights.nonzero(as_tuple=True)
     before = keys.clone()
-    edited = edit_keys(keys, rows, columns, weights[rows, columns], plan_edit(u, 0.6))
+    part = Part(torch.ones(3, dtype=torch.bool), rows, columns, weights[rows, columns], rows)
+    edited = plan_edit(u, 0.6).apply(keys, part)
     wanted = oracle.edited_keys(keys.float(), weights.tolist(), projection(u), 0.6)
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
     assert torch.allclose(edited.double(), torch.tensor(wanted), atol=tolerance, rtol=tolerance)

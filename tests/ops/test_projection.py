@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seka_rag.ops.projection import factor_of, plan_edit, projection, rank_for_energy
+from seka_rag.ops.keys import plan_edit
+from seka_rag.ops.projection import factor_of, projection, rank_for_energy
 
 
 def orthonormal(seed, heads=2, d=12, rank=4):

@@ -224,7 +224,7 @@ def test_two_passes_route_by_unsteered_queries(qwen3, experts):
     assert not torch.allclose(report.routing[later][0], weights[later][0], atol=1e-3)
     # given weights are applied as they are
     fixed = {layer: torch.tensor([0.0, 1.0, 0.0]).expand(3, alpha.shape[1], 3) for layer, alpha in weights.items()}
-    with torch.no_grad(), steer(qwen3, experts, MASK, method, routing=fixed):
+    with torch.no_grad(), steer(qwen3, experts, MASK, method, prepared=fixed):
         logits = qwen3(IDS).logits
     assert torch.allclose(logits, run(qwen3, experts["b"], Seka(gain=1.0))[0], atol=1e-5)
     with pytest.raises(SteeringError, match="two_pass routes by an unsteered pass"):
@@ -241,9 +241,9 @@ def test_chunks_refuse_one_pass_and_take_two(qwen3, experts):
         in_chunks(AdaSeka())
     method = AdaSeka(two_pass=True)
     weights = route(qwen3, experts, method, IDS)
-    with torch.no_grad(), steer(qwen3, experts, MASK, method, routing=weights):
+    with torch.no_grad(), steer(qwen3, experts, MASK, method, prepared=weights):
         whole = qwen3(IDS).logits
-    assert torch.allclose(in_chunks(method, routing=weights), whole, atol=1e-5)
+    assert torch.allclose(in_chunks(method, prepared=weights), whole, atol=1e-5)
 
 
 def test_one_pass_is_one_pass(qwen3, experts):
@@ -261,7 +261,7 @@ def test_one_pass_is_one_pass(qwen3, experts):
 def test_generate(qwen3, experts, mode, two_pass):
     """Beams and samples repeat rows, and each copy gets its row's mixture: first logits equal those of a forward pass."""
     method = AdaSeka(two_pass=two_pass)
-    given = {"routing": route(qwen3, experts, method, IDS)} if two_pass else {}
+    given = {"prepared": route(qwen3, experts, method, IDS)} if two_pass else {}
     with torch.no_grad(), steer(qwen3, experts, MASK, method, **given):
         whole = qwen3(IDS).logits[:, -1]
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.adaseka import AdaSeka, route
-from seka_rag.steering.base import KeySteering, steer
+from seka_rag.steering.base import SteeringMethod, steer
 from seka_rag.text.spans import Span
 from tools.demo_training import lessons
 
@@ -147,7 +147,7 @@ def demo_experts(model: SteeredModel, n: int = 300, energy: float = 0.97, gain: 
 # --- the table
 
 
-def correct(model: SteeredModel, trials: Sequence[Trial], method: KeySteering | None) -> list[bool]:
+def correct(model: SteeredModel, trials: Sequence[Trial], method: SteeringMethod | None) -> list[bool]:
     return [a == t.answer for a, t in zip(ask(model, trials, method), trials, strict=True)]
 
 
