@@ -67,6 +67,10 @@ class LearningError(SekaError, ValueError):
     """Triples from which no bank can be learned."""
 
 
+class RecordError(SekaError, ValueError):
+    """A file of questions or facts that is not in its form, or from which nothing can be made."""
+
+
 class DocumentError(SekaError, ValueError):
     """A document or folder that cannot be read."""
 
