@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class SekaError(Exception):
-    """Base of all errors raised by this library."""
+    """Base of all errors raised by this library.
+
+    Attributes:
+        field: where a request over HTTP is wrong, such as ``messages[0].role``; None if no field is to blame.
+    """
+
+    field: str | None = None
 
 
 class SpanError(SekaError, ValueError):

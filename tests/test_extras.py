@@ -72,7 +72,7 @@ message(lambda: seka_rag.RemoteModel("http://127.0.0.1:1/v1"))
 CASES = {
     "documents": ("bs4 pypdf", DOCUMENTS, ["beautifulsoup4", "pypdf"]),
     "plots": ("matplotlib jinja2", PLOTS, ["matplotlib", "matplotlib", "jinja2", "jinja2"]),
-    "server": ("fastapi uvicorn httpx", SERVER, ["fastapi", "uvicorn", "httpx"]),
+    "server": ("starlette uvicorn httpx", SERVER, ["starlette", "uvicorn", "httpx"]),
     "structured": (
         "llguidance",
         "model = seka_rag.SteeredModel.from_pretrained('seka-demo')\n"

@@ -55,6 +55,41 @@ class StopAfter:
         return torch.full((input_ids.shape[0],), self.over, dtype=torch.bool, device=input_ids.device)
 
 
+class StopRows:
+    """Ends each row of a batch by itself: at its length, when its time is over, or when nobody wants it any more.
+
+    Args:
+        prompt_length: T, of the padded prompts.
+        lengths: most new tokens of each row.
+        seconds: from now on; None for any time.
+        events: set to end the row.
+
+    Attributes:
+        over: rows whose time was over before all rows had ended.
+    """
+
+    def __init__(
+        self,
+        prompt_length: int,
+        lengths: Sequence[int],
+        seconds: Sequence[float | None],
+        events: Sequence[threading.Event | None],
+    ) -> None:
+        now = time.monotonic()
+        self.prompt_length, self.lengths, self.events = prompt_length, lengths, events
+        self.ends = [None if s is None else now + s for s in seconds]
+        self.over = [False] * len(lengths)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        now, new = time.monotonic(), input_ids.shape[1] - self.prompt_length
+        self.over = [o or (end is not None and now >= end) for o, end in zip(self.over, self.ends, strict=True)]
+        done = [
+            over or new >= length or (event is not None and event.is_set())
+            for over, length, event in zip(self.over, self.lengths, self.events, strict=True)
+        ]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
 class TextPieces:
     """Hands on new text of one sequence as it is generated; the pieces add up to the final text.
 
@@ -89,6 +124,41 @@ class TextPieces:
         if text.startswith(self.sent) and len(text) > len(self.sent):
             self.emit(text[len(self.sent) :])
             self.sent = text
+
+
+class RowPieces:
+    """``TextPieces`` of each row of a batch; a row that has ended is followed by padding, which is no text.
+
+    Args:
+        emitters: called with the pieces of each row.
+        lengths: most new tokens of each row.
+    """
+
+    def __init__(
+        self,
+        form: AnswerForm,
+        stop: Sequence[str],
+        ends: set[int],
+        emitters: Sequence[Callable[[str], None]],
+        lengths: Sequence[int],
+    ) -> None:
+        self.rows = [TextPieces(form, stop, ends, emit) for emit in emitters]
+        self.ends, self.lengths = ends, lengths
+        self.prompts_seen = False
+
+    def put(self, value: Tensor) -> None:
+        if not self.prompts_seen:  # the first call brings the prompts
+            self.prompts_seen = True
+            for row in self.rows:
+                row.prompt_seen = True
+            return
+        for row, length, token in zip(self.rows, self.lengths, value.flatten(), strict=True):
+            if len(row.ids) < length and not (row.ids and row.ids[-1] in self.ends):
+                row.put(token)
+
+    def end(self) -> None:
+        for row in self.rows:
+            row.end()
 
 
 def _held_back(text: str, stop: Sequence[str]) -> int:

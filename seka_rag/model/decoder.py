@@ -222,23 +222,44 @@ class Decoder:
             )
         return output if isinstance(output, Tensor) else output.sequences, report
 
-    def finish(self, prepared: Prepared, sequences: Tensor, report: SteeringReport) -> list[Generation]:
-        """Third step: the new tokens of each row become an answer with its own report."""
+    def finish(
+        self,
+        prepared: Prepared,
+        sequences: Tensor,
+        report: SteeringReport,
+        lengths: Sequence[int] | None = None,
+    ) -> list[Generation]:
+        """Third step: the new tokens of each row become an answer with its own report.
+
+        Args:
+            lengths: most new tokens of each row, where they differ.
+        """
         prompts, length = prepared.prompts, prepared.batch.input_ids.shape[1]
         if prepared.call.prefix is not None:
             report = prepared.call.prefix.joined(report, len(prompts))
         times = len(sequences) // len(prompts)
+        rows = sequences[:, length:].tolist()
+        padding = pad_id(self.tokenizer)
+        if len(rows) > 1 and padding not in self.end_ids:  # after a row that a stop string ended before the others
+            rows = [_without_end(ids, padding) for ids in rows]
         return [
             finished(
-                ids,
+                ids if lengths is None else ids[: lengths[i]],
                 prepared.form,
                 stop=prepared.call.stop_strings,
                 ends=self.end_ids,
                 prompt_tokens=len(prompts[i // times]),
                 report=report.of_row(i // times, sum(w > 0 for w in prompts[i // times].weights)),
             )
-            for i, ids in enumerate(sequences[:, length:].tolist())
+            for i, ids in enumerate(rows)
         ]
+
+
+def _without_end(ids: list[int], last: int) -> list[int]:
+    length = len(ids)
+    while length and ids[length - 1] == last:
+        length -= 1
+    return ids[:length]
 
 
 @contextmanager

@@ -14,16 +14,16 @@ __all__ = ["ServerSettings", "create_app"]
 
 
 def create_app(model: SteeredModel, settings: ServerSettings | None = None) -> Any:
-    """An ASGI application (FastAPI) that serves this model.
+    """An ASGI application (Starlette) that serves this model.
 
     Raises:
         SteeringError: the model has no bank, or a trial request shows that it is not steered.
-        MissingExtraError: FastAPI is not installed.
+        MissingExtraError: Starlette is not installed.
     """
     try:
-        import fastapi  # noqa: F401
+        import starlette  # noqa: F401
     except ImportError:
-        raise MissingExtraError("fastapi", "server") from None
+        raise MissingExtraError("starlette", "server") from None
     from seka_rag.server.app import build
     from seka_rag.server.canary import check_steering
 

@@ -1,60 +1,155 @@
-"""Admission of requests: a number of generations run at once, a number wait, and each ends when its client has gone."""
+"""Admission of requests: a number of generations run at once, a number of requests wait, and those that are alike run
+together as one batch. A generation ends when nobody waits for it any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import dataclass, field, replace
 
 from seka_rag.errors import BusyError, GenerationTimeoutError
+from seka_rag.model.call import Call
 from seka_rag.model.generation import Generation
-from seka_rag.model.stream import TextStream
+from seka_rag.model.rows import Outcome, row_key, run_rows
+from seka_rag.model.steered import SteeredModel
+from seka_rag.server.settings import ServerSettings
+
+#: Most tokens of a batch, padding included, and most of them for each one that is no padding.
+MAX_BATCH_TOKENS, MAX_PADDING = 16_384, 2.0
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One admitted request.
+
+    Attributes:
+        call: what to generate.
+        deadline: time (``time.monotonic``) at which it ends, done or not.
+        key: what other requests must share to run in one batch with it; None if it runs alone.
+        events: pieces of text, at last the answers or an error.
+        cancel: set when nobody waits for the answer any more.
+        started: when its generation began.
+        rows: how many requests run in its batch.
+    """
+
+    call: Call
+    deadline: float
+    key: Hashable | None
+    events: asyncio.Queue[str | Outcome] = field(default_factory=asyncio.Queue)
+    cancel: threading.Event = field(default_factory=threading.Event)
+    started: float | None = None
+    rows: int = 0
 
 
 class Admission:
-    def __init__(self, running: int, waiting: int, timeout: float) -> None:
-        self._slots, self._capacity, self._timeout = asyncio.Semaphore(running), running + waiting, timeout
-        self._admitted = 0  # running or waiting
-        self._ending: set[asyncio.Task[None]] = set()
+    """Slots for generations, and a queue before them. A slot is freed when its generation ends, read or not.
 
-    async def pieces(self, start: Callable[[float], TextStream[Generation]]) -> AsyncIterator[str | Generation]:
-        """Pieces of text, at last the Generation. Leaving the loop ends the generation.
+    Everything but the generations runs in one event loop.
+    """
 
-        Args:
-            start: called in a thread when this request has a slot, with the seconds that are left.
+    def __init__(self, model: SteeredModel, settings: ServerSettings) -> None:
+        self.model, self.settings = model, settings
+        self.running: set[tuple[Ticket, ...]] = set()
+        self.waiting: list[Ticket] = []
+
+    def check(self) -> None:
+        """Raise where a new request would be refused.
+
+        Raises:
+            BusyError: all slots are taken and as many wait as may.
+        """
+        free = self.settings.max_concurrent - len(self.running)
+        if len(self.waiting) >= self.settings.max_queue + free:
+            raise BusyError(
+                f"{sum(map(len, self.running))} requests run and {len(self.waiting)} wait already: try again later"
+            )
+
+    async def pieces(self, call: Call, deadline: float, *, stream: bool) -> AsyncIterator[str | list[Generation]]:
+        """Pieces of text if they are wanted, at last the answers. Leaving the loop ends the generation.
 
         Raises:
             BusyError: too many wait.
-            GenerationTimeoutError: no slot, or no end, within the time.
+            GenerationTimeoutError: no slot, or no end, by the deadline.
         """
-        if self._admitted >= self._capacity:
-            raise BusyError(f"{self._admitted} requests run or wait already: try again later")
-        end = time.monotonic() + self._timeout
-        self._admitted += 1
+        self.check()
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(call, deadline, row_key(call) if self.settings.max_batch > 1 else None)
+        pieces = (lambda piece: _later(loop, ticket.events.put_nowait, piece)) if stream else None
+        ticket.call = replace(call, pieces=pieces, cancel=ticket.cancel)
+        timer = loop.call_later(max(0.0, deadline - time.monotonic()), self._give_up, ticket)
+        self.waiting.append(ticket)
+        self._start_next(loop)
         try:
-            await asyncio.wait_for(self._slots.acquire(), self._timeout)
-        except BaseException as error:
-            self._admitted -= 1
-            if isinstance(error, asyncio.TimeoutError):
-                raise GenerationTimeoutError(f"the request waited {self._timeout:g} seconds for a slot") from None
-            raise
-        stream: TextStream[Generation] | None = None
-        try:
-            stream = await asyncio.to_thread(start, max(end - time.monotonic(), 0.001))
-            async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
-                async for piece in pieces:
-                    yield piece
-            yield stream.result
-        finally:  # the slot is freed when the thread has ended; a client that has gone does not wait for it
-            task = asyncio.ensure_future(self._free(stream))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-
-    async def _free(self, stream: TextStream[Generation] | None) -> None:
-        try:
-            if stream is not None:
-                await asyncio.to_thread(stream.close)
+            while isinstance(event := await ticket.events.get(), str):
+                yield event
+            if isinstance(event, Exception):
+                raise event
+            yield event
         finally:
-            self._admitted -= 1
-            self._slots.release()
+            ticket.cancel.set()
+            timer.cancel()
+            if ticket in self.waiting:
+                self.waiting.remove(ticket)
+
+    def _start_next(self, loop: asyncio.AbstractEventLoop) -> None:
+        while len(self.running) < self.settings.max_concurrent:
+            busy = any(group[0].call.samples for group in self.running)  # draws come from one generator, in turn
+            first = next((t for t in self.waiting if not (busy and t.call.samples)), None)
+            if first is None:
+                return
+            group = batch(first, self.waiting, self.settings.max_batch, self.model.context_length)
+            self.waiting = [t for t in self.waiting if t not in group]
+            self.running.add(group)
+            threading.Thread(target=self._run, args=(group, loop), daemon=True, name="seka-generate").start()
+
+    def _run(self, group: tuple[Ticket, ...], loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread of its own."""
+        now = time.monotonic()
+        for ticket in group:
+            ticket.started, ticket.rows = now, len(group)
+        outcomes = run_rows(self.model, [replace(t.call, timeout=max(0.001, t.deadline - now)) for t in group])
+        _later(loop, self._ended, group, outcomes, loop)
+
+    def _ended(self, group: tuple[Ticket, ...], outcomes: list[Outcome], loop: asyncio.AbstractEventLoop) -> None:
+        self.running.discard(group)
+        for ticket, outcome in zip(group, outcomes, strict=True):
+            ticket.events.put_nowait(outcome)
+        self._start_next(loop)
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """The answer is not waited for any longer, also where one step of the model takes too much time."""
+        ticket.cancel.set()
+        where = "waited for a slot" if ticket.started is None else "was being answered"
+        ticket.events.put_nowait(
+            GenerationTimeoutError(f"no answer within {self.settings.timeout:g} seconds: the request {where}")
+        )
+
+
+def batch(first: Ticket, waiting: list[Ticket], most: int, context: int | None) -> tuple[Ticket, ...]:
+    """The first ticket and others that wait and may run with it, in the order of their arrival."""
+    group, longest, total, answer = (
+        [first],
+        len(first.call.prompts[0]),
+        len(first.call.prompts[0]),
+        first.call.max_new_tokens,
+    )
+    for ticket in waiting:
+        if ticket is first or first.key is None or ticket.key != first.key or len(group) >= most:
+            continue
+        length = len(ticket.call.prompts[0])
+        top, new = max(longest, length), max(answer, ticket.call.max_new_tokens)
+        padded = top * (len(group) + 1)
+        if padded > min(MAX_BATCH_TOKENS, MAX_PADDING * (total + length)) or (
+            context is not None and top + new > context
+        ):
+            continue
+        group, longest, total, answer = [*group, ticket], top, total + length, new
+    return tuple(group)
+
+
+def _later(loop: asyncio.AbstractEventLoop, work: object, *args: object) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(work, *args)  # type: ignore[arg-type]

@@ -1,60 +1,146 @@
-"""What requests may hold, in the form of OpenAI. Shapes only; what they ask for is read in ``reading``."""
+"""Bodies of requests in the form of OpenAI: their shapes only. ``reading`` turns them into calls of the model."""
 
 from __future__ import annotations
 
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, field_validator, model_validator
+
+from seka_rag.text.toolcalls import TOOL_NAME
+
+#: Whole numbers are taken where a number may have a fraction, as JSON has one kind of number.
+Number = Annotated[float, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
 
 
-class _Strict(BaseModel):
+class Shape(BaseModel):
+    """A JSON object. A field that is null is as if it were absent, whatever its name."""
+
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    null_means_something: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if v is not None or k in cls.null_means_something}
 
 
-Number = StrictFloat | StrictInt
-
-
-class SpanBody(_Strict):
+class SpanBody(Shape):
     """A highlight: characters of a message's text, or of the prompt."""
 
-    message: StrictInt | None = None
-    start: StrictInt
-    end: StrictInt
+    message: Whole | None = None
+    start: Whole
+    end: Whole
     weight: Number = 1.0
-    source: str | None = Field(default=None, max_length=512)
+    source: Annotated[StrictStr, Field(max_length=512)] | None = None
 
 
-class SekaBody(_Strict):
+class SekaBody(Shape):
+    null_means_something = ("steering",)
+
     spans: list[SpanBody] = []
     steering: Literal["auto"] | dict[str, Any] | None = "auto"
     strict: StrictBool = False
 
 
-class Part(_Strict):
+class Part(Shape):
     """A content part. ``highlight`` marks the whole of it, with a weight."""
 
-    type: Literal["text"]
-    text: str
+    type: Literal["text", "input_text", "output_text"]
+    text: StrictStr
     highlight: StrictBool | Number = False
-    source: str | None = Field(default=None, max_length=512)
+    source: Annotated[StrictStr, Field(max_length=512)] | None = None
+    annotations: list[Any] = []  # of an answer that comes back; they say nothing to the model
+    logprobs: list[Any] = []
 
 
-class MessageBody(_Strict):
+class CalledFunction(Shape):
+    name: Annotated[StrictStr, Field(min_length=1)]
+    arguments: dict[str, Any]
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("this is not the text of a JSON object") from None
+
+
+class CallBody(Shape):
+    """A tool call of an earlier answer."""
+
+    id: StrictStr | None = None
+    index: Whole | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class MessageBody(Shape):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[Part] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-    refusal: None = None
+    content: StrictStr | list[Part] | None = None
+    name: StrictStr | None = None
+    tool_calls: list[CallBody] = []
+    tool_call_id: StrictStr | None = None
+    annotations: list[Any] = []  # of an answer that comes back
 
 
-class StreamOptions(BaseModel):
-    include_usage: bool = False
+class ToolFunction(Shape):
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[StrictStr, Field(pattern=f"^{TOOL_NAME}$")]
+    description: StrictStr | None = None
+    parameters: dict[str, Any] | None = None
+    strict: StrictBool = False
+
+
+class ToolBody(Shape):
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class FunctionName(Shape):
+    name: StrictStr
+
+
+class ChosenTool(Shape):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class SchemaBody(Shape):
+    name: StrictStr | None = None
+    description: StrictStr | None = None
+    strict: StrictBool = False
+    form: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(Shape):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaBody | None = None
+
+    @model_validator(mode="after")
+    def _with_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError('give {"type": "json_schema", "json_schema": {"name": ..., "schema": {...}}}')
+        return self
+
+
+class StreamOptions(Shape):
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: StrictBool = False
 
 
 #: Say nothing about the answer.
-_HARMLESS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+_HARMLESS = frozenset(
+    "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split()
+)
 #: Not done here: any other value than these is refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -73,8 +159,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-class _Request(_Strict):
-    model: str | None = None
+class RequestBody(Shape):
+    model: StrictStr | None = None
     seka: SekaBody = SekaBody()
 
     @model_validator(mode="before")
@@ -82,48 +168,42 @@ class _Request(_Strict):
     def _only_what_is_done(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        try:
-            json.dumps(values, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("the request holds half of a surrogate pair, which is no character") from None
-        for name, neutral in _NEUTRAL.items():
-            if values.get(name) is not None and values[name] not in neutral:
-                raise ValueError(f"{name}: this server does not do it; leave it out")
-        return {k: v for k, v in values.items() if k not in _HARMLESS and k not in _NEUTRAL}
+        given = {k: v for k, v in values.items() if k not in _HARMLESS}
+        for name in [name for name, neutral in _NEUTRAL.items() if name in given and given[name] in (None, *neutral)]:
+            del given[name]
+        return given
 
 
-class _Generating(_Request):
-    limit_names: ClassVar[tuple[str, ...]] = ("max_tokens",)
-
-    max_tokens: StrictInt | None = Field(default=None, ge=1)
-    temperature: Number | None = Field(default=None, ge=0, le=100)
-    top_p: Number | None = Field(default=None, gt=0, le=1)
-    top_k: StrictInt | None = Field(default=None, ge=1)
-    min_p: Number | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: Number | None = Field(default=None, gt=0, le=100)
-    seed: StrictInt | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
-    response_format: dict[str, Any] | None = None
+class GeneratingBody(RequestBody):
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=1, lt=2**31)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(gt=0, le=100)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StrictStr | list[StrictStr] | None = None
+    response_format: ResponseFormat | None = None
     stream: StrictBool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
 
 
-class ChatBody(_Generating):
+class ChatBody(GeneratingBody):
     messages: Annotated[list[MessageBody], Field(min_length=1)]
-    max_completion_tokens: StrictInt | None = Field(default=None, ge=1)
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    tools: list[ToolBody] = []
+    tool_choice: StrictStr | ChosenTool | None = None
     parallel_tool_calls: StrictBool = True
 
 
-class CompletionBody(_Generating):
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=1)]
+class CompletionBody(GeneratingBody):
+    prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
 
 
-class TokenizeBody(_Request):
-    prompt: str | None = None
+class TokenizeBody(RequestBody):
+    prompt: StrictStr | None = None
     messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: list[ToolBody] = []
 
     @model_validator(mode="after")
     def _one_of_two(self) -> TokenizeBody:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
+from pydantic import ValidationError
+
 from seka_rag.bank import Bank
 from seka_rag.errors import BankError, SettingError
 from seka_rag.steering.adaseka import AdaSeka
@@ -35,12 +37,17 @@ def as_steering(value: Any) -> SteeringMethod | Literal["auto"] | None:
     """What a setting says: a method, its stored form, "auto" (the model's own method) or None (unsteered).
 
     Raises:
-        SettingError: none of these.
+        SettingError: none of these, or a setting of the method with a wrong value.
     """
     if value is None or value == "auto" or isinstance(value, SteeringMethod):
         return value
-    if isinstance(value, dict) and value.get("method") in METHODS:
-        return METHODS[value["method"]](**{key: v for key, v in value.items() if key != "method"})
+    name = value.get("method") if isinstance(value, dict) else None
+    if isinstance(name, str) and name in METHODS:
+        try:
+            return METHODS[name].model_validate({key: v for key, v in value.items() if key != "method"})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise SettingError(f"steering={name}: {wrong}") from None
     raise SettingError(f"steering={value!r}: use 'auto', None, or a method such as Seka(gain=0.5)")
 
 

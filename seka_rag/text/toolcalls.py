@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _ID = string.ascii_letters + string.digits
+#: What the name of a tool is made of.
+TOOL_NAME = r"[\w.:-]+"
 _NAMED = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*(?=\{)")
 _NEXT = re.compile(r"\s*;\s*(?=\{)")
 Piece = str | dict[str, Any]
@@ -234,7 +236,7 @@ def tool_name(tool: Mapping[str, Any]) -> str:
     """
     own = tool.get("function") if isinstance(tool, Mapping) else None
     name = own.get("name") if isinstance(own, Mapping) else None
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.:-]+", name):
+    if not isinstance(name, str) or not re.fullmatch(TOOL_NAME, name):
         raise ValueError(
             'a tool is {"type": "function", "function": {"name": ..., "description": ..., "parameters": schema}}, its name '
             f"made of letters, digits, '_' and '-', not {str(tool)[:80]!r}"

@@ -17,7 +17,13 @@ def test_auto_and_none_stay():
     assert as_steering(None) is steering_as_dict(None) is None
 
 
-@pytest.mark.parametrize("bad", ["Seka", Seka, 0.5, {"method": "Nothing"}, {"gain": 1}])
+@pytest.mark.parametrize("bad", ["Seka", Seka, 0.5, {"method": "Nothing"}, {"gain": 1}, {"method": []}, {"method": {}}])
 def test_anything_else_is_refused(bad):
     with pytest.raises(SettingError, match="use 'auto'"):
         as_steering(bad)
+
+
+@pytest.mark.parametrize("wrong", [{"gain": "much"}, {"gain": 10**400}, {"layers": 3}, {"path": "/etc"}, {5: 1}])
+def test_a_wrong_setting_of_a_method_is_named(wrong):
+    with pytest.raises(SettingError, match=f"steering=Seka: {next(iter(wrong))}"):
+        as_steering({"method": "Seka", **wrong})

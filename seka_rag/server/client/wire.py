@@ -17,7 +17,7 @@ from seka_rag.steering.base import SteeringReport
 from seka_rag.steering.registry import as_steering, steering_as_dict
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
-from seka_rag.text.toolcalls import InvalidToolCall, ToolCall, as_tool_call
+from seka_rag.text.toolcalls import InvalidToolCall, ToolCall, as_tool_call, tool_name
 
 #: Options of a call, and what they are called on the wire.
 _NAMES = {"max_new_tokens": "max_tokens"} | {
@@ -66,7 +66,7 @@ def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[st
     if options.get("tools"):
         choice = options.get("tool_choice", "auto")
         named = {"type": "function", "function": {"name": choice}}
-        body["tools"] = list(options["tools"])
+        body["tools"] = _tools(options["tools"])
         body["tool_choice"] = {"any": "required", "auto": "auto", "none": "none", "required": "required"}.get(
             choice, named
         )
@@ -75,6 +75,15 @@ def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[st
 
 def _span(span: Span) -> dict[str, Any]:
     return {"start": span.start, "end": span.end, "weight": span.weight, "source": span.source}
+
+
+def _tools(tools: Sequence[Any]) -> list[Any]:
+    try:
+        for tool in tools:
+            tool_name(tool)
+    except ValueError as error:
+        raise TokenizationError(str(error)) from None
+    return list(tools)
 
 
 def _call(value: Any) -> dict[str, Any]:
