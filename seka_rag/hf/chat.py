@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seka_rag.errors import MissingExtraError, ProvenanceError, TokenizationError
-from seka_rag.hf.tokens import control_tokens
+from seka_rag.hf.tokens import spelled_control
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import Placement, locate_values
 from seka_rag.text.spans import Span
@@ -75,7 +75,8 @@ def render_chat(
         except Exception as error:  # jinja's own errors and whatever a template raises
             raise TokenizationError(f"the chat template refuses these messages: {error}") from error
 
-    text, placements = _follow(render, chat.texts(), control_tokens(tokenizer))
+    settings = [value for key, value in options.items() if key != "chat_template"]
+    text, placements = _follow(render, chat, tokenizer, settings)
     chat.check(text, placements)
     spans: list[Span] = []
     template: list[tuple[int, int]] = []
@@ -136,6 +137,19 @@ class _Conversation:
         words = {f"t:{t}": t for t in _strings(parts) if t.strip()}
         steps = [contents | words, others | words, contents, others]
         return [step for i, step in enumerate(steps) if step not in steps[:i]]
+
+    def unfollowed(self, step: Mapping[str, str]) -> Iterator[str]:
+        """Every other text that the template may write: roles, parts of contents, other keys, what the step leaves out."""
+        for i, message in enumerate(self.messages):
+            known = {"name", "tool_calls", "tool_call_id"} | ({"content"} if str(i) in self.contents else set())
+            yield from _strings([value for key, value in message.items() if key not in known])
+        for key, text in self.texts()[0].items():
+            if key in step:
+                continue
+            if key.isdecimal() and self.messages[int(key)].get("role") == "assistant":
+                # the model's own thoughts, which its template cuts out or writes anew
+                text = text.replace("<think>", "", 1).replace("</think>", "", 1)
+            yield text
 
     def filled(self, values: Mapping[str, str]) -> list[dict[str, Any]]:
         filled = []
@@ -198,28 +212,32 @@ def _short(call_id: str) -> str:
 
 
 def _follow(
-    render: Callable[[Mapping[str, str]], str], steps: Sequence[dict[str, str]], control: Sequence[str]
+    render: Callable[[Mapping[str, str]], str], chat: _Conversation, tokenizer: Any, settings: Sequence[Any]
 ) -> tuple[str, tuple[Placement, ...]]:
     """The text, and where the values of the first step that can be followed stand.
 
     What is then not followed counts as written by the template, so no control token may be spelled in it.
     """
+    steps = chat.texts()
     for step in steps:
-        followed = set(step.values())
-        left = [t for t in steps[0].values() if t not in followed]
         try:
             text, placements = locate_values(render, step)
         except ProvenanceError:
             if step is steps[-1]:
                 raise
             continue
-        if spelled := next((c for c in control for t in left if c in t), None):
+        left = {*chat.unfollowed(step), *_strings(settings)}
+        if found := spelled_control(tokenizer, left):
             raise ProvenanceError(
-                f"the chat template changes a message or tool that spells the control token {spelled!r}, so it cannot be "
-                "kept as plain text; take it out of that text"
+                f"where the chat template writes {_shown(found[0])} cannot be followed, and it spells the control token "
+                f"{found[1]!r}, so it cannot be kept as plain text; take that out of it"
             )
         return text, placements
     raise AssertionError("there is always a step")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 def _strings(value: Any) -> Iterator[str]:

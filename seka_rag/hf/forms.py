@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from seka_rag.errors import SettingError, UnsupportedModelError
+from seka_rag.hf.control import special_ids
 from seka_rag.hf.grammar import Vocabulary, call_grammar, json_grammar
-from seka_rag.hf.tokens import control_ids
 from seka_rag.text.toolcalls import ReadText, ToolFormat, choose, format_of, tool_name
 
 
@@ -70,9 +70,7 @@ def answer_form(
         return AnswerForm(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
     form = tool_format(tokenizer)
     if not forced and not strict:
-        hidden = (control_ids(tokenizer) | {*tokenizer.all_special_ids}) - {
-            tokenizer.convert_tokens_to_ids(form.marker)
-        }
+        hidden = special_ids(tokenizer) - {tokenizer.convert_tokens_to_ids(form.marker)}
         return AnswerForm(lambda ids: tokenizer.decode([i for i in ids if i not in hidden]), None, form)
     words = vocabulary()
     return AnswerForm(words.decode, call_grammar(form, forced or tools, words, free=not forced), form)

@@ -7,15 +7,18 @@ supplied can never become a control token, whatever it spells.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from seka_rag.errors import SpanError, TokenizationError
+from seka_rag.hf.control import ControlTokens
 from seka_rag.text.prompt import Prompt
+from seka_rag.text.spans import Span, merge, overlapping
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,31 @@ def tokenize(
             f"{type(tokenizer).__name__} gives no character offsets, so highlights cannot be mapped to tokens; use a fast "
             "tokenizer (AutoTokenizer with use_fast=True)"
         )
-    control = control_ids(tokenizer)
-    ids, offsets = _encode(tokenizer, prompt.text, control, tuple(trusted or ()), add_special_tokens)
-    special = {i for i, t in enumerate(ids) if t in control}
-    weights = [0.0] * len(ids)
-    for span in prompt.spans:  # not merged: the rest of a span beside a stronger one may be a space without a token
-        hit = [i for i, (s, e) in enumerate(offsets) if s < span.end and span.start < e > s and i not in special]
-        if not hit and span.weight > 0:
-            shown = prompt.text[span.start : span.end]
+    tokens = _encode(tokenizer, prompt.text, tuple(trusted or ()), add_special_tokens)
+    ranges = {(t.start, t.end) for t in tokens if not t.control and t.start < t.end}  # some tokens share one
+    spans = [span for span in prompt.spans if span.weight > 0]
+    _check_covered(prompt.text, spans, ranges)
+    segments = merge(spans)
+    weights = {r: max((s.weight for s in overlapping(segments, *r)), default=0.0) for r in ranges}
+    return TokenizedPrompt(
+        [t.id for t in tokens],
+        [0.0 if t.control else weights.get((t.start, t.end), 0.0) for t in tokens],
+        [(t.start, t.end) for t in tokens],
+    )
+
+
+def _check_covered(text: str, spans: Sequence[Span], ranges: Iterable[tuple[int, int]]) -> None:
+    """Every span, before they are merged, since the rest of one beside a stronger one may be a space without a token."""
+    if not spans:
+        return
+    covered = bytearray(len(text))
+    for start, end in ranges:
+        covered[start:end] = b"\x01" * (end - start)
+    before = list(itertools.accumulate(covered, initial=0))
+    for span in spans:
+        if before[span.start] == before[span.end]:
+            shown = text[span.start : span.end]
             raise SpanError(f"span [{span.start}, {span.end}) {shown[:40]!r} covers no token of this tokenizer")
-        for i in hit:
-            weights[i] = max(weights[i], span.weight)
-    return TokenizedPrompt(ids, weights, offsets)
 
 
 def pad(prompts: Sequence[TokenizedPrompt], pad_id: int, *, side: Literal["left", "right"] = "left") -> Batch:
@@ -96,63 +112,90 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def control_ids(tokenizer: Any) -> set[int]:
-    """Ids with a meaning beyond text. The unknown token is none: any text may become it."""
-    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
+def spelled_control(tokenizer: Any, texts: Iterable[str]) -> tuple[str, str] | None:
+    """The first of some texts that spells a control token, and that token as it stands there; None if none does."""
+    control = ControlTokens.of(tokenizer)
+    for text in texts:
+        _, spelled = _encoder(tokenizer, text, (), control)(0, len(text), False)
+        if spelled:
+            return text, text[slice(*spelled[0])]
+    return None
 
 
-def control_tokens(tokenizer: Any) -> list[str]:
-    """How the control tokens are spelled."""
-    return [str(t) for t in tokenizer.convert_ids_to_tokens(sorted(control_ids(tokenizer)))]
+class _Token(NamedTuple):
+    id: int
+    start: int
+    end: int
+    control: bool = False
+    added: bool = False  # by the tokenizer, at an end
 
 
-def _encode(
-    tokenizer: Any, text: str, control: set[int], trusted: tuple[tuple[int, int], ...], add_special_tokens: bool
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and offsets, where a control token spelled outside the trusted ranges is plain text.
+def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_special_tokens: bool) -> list[_Token]:
+    """The tokens of a text, where a control token spelled outside the trusted ranges is plain text.
 
     The text is cut inside each such spelling and the pieces are encoded, until none is left. That needs no setting of
     the tokenizer (which all threads share), also holds for vocabularies that contain the spelling as a word, and takes
     time linear in the text.
     """
+    encode = _encoder(tokenizer, text, trusted, ControlTokens.of(tokenizer))
+    tokens, spelled = encode(0, len(text), add_special_tokens)
+    if not spelled:
+        return tokens
+    inside = [i for i, t in enumerate(tokens) if not t.added]
+    first, last = inside[0], inside[-1]
+    pieces, between = [(0, len(text))], []
+    while pieces:
+        start, end = pieces.pop()
+        some, spelled = encode(start, end, False)
+        for begin, _ in spelled:
+            if not start < begin + 1 < end:
+                raise TokenizationError(
+                    f"{text[begin : begin + 1]!r} alone is a control token of this tokenizer, so it cannot be plain text of a "
+                    "prompt; remove it from the text"
+                )
+        if spelled:
+            borders = [start, *(begin + 1 for begin, _ in spelled), end]
+            pieces += list(itertools.pairwise(borders))[::-1]
+        else:
+            between += some
+    return [*(t for t in tokens[:first] if t.added), *between, *(t for t in tokens[last + 1 :] if t.added)]
 
-    def encode(start: int, end: int, special: bool) -> tuple[list[tuple[int, tuple[int, int]]], list[int]]:
+
+def _encoder(
+    tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], control: ControlTokens
+) -> Callable[[int, int, bool], tuple[list[_Token], list[tuple[int, int]]]]:
+    """Encodes a piece of the text: its tokens, and the ranges outside the trusted ones that spell control tokens."""
+    starts, ends = [a for a, _ in sorted(trusted)], [b for _, b in sorted(trusted)]
+    ends = list(itertools.accumulate(ends, max))
+
+    def is_trusted(start: int, end: int) -> bool:
+        before = bisect_right(starts, start)
+        return before > 0 and end <= ends[before - 1]
+
+    def encode(start: int, end: int, special: bool) -> tuple[list[_Token], list[tuple[int, int]]]:
         encoding = tokenizer(text[start:end], add_special_tokens=special, return_offsets_mapping=True)
-        tokens: list[tuple[int, tuple[int, int]]] = []
+        tokens: list[_Token] = []
+        spelled: list[tuple[int, int]] = []
         done = start
-        for t, (s, e) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
-            if e == s and t in control:  # the tokenizer's own
-                tokens.append((t, (s, e)))
+        sources = encoding.sequence_ids()
+        for t, (s, e), source in zip(encoding["input_ids"], encoding["offset_mapping"], sources, strict=True):
+            if source is None:
+                tokens.append(_Token(t, s, e, control=True, added=True))
                 continue
             # a space alone is reported as empty where offsets leave spaces out: it is what lies before it
-            tokens.append((t, (s + start if e > s else min(done, e + start), e + start)))
-            done = max(done, e + start)
-        spelled = [_stripped(text, *o) for t, o in tokens if t in control and o[1] > o[0]]
-        return tokens, [s + 1 for s, e in spelled if not any(a <= s and e <= b for a, b in trusted)]
+            s, e = (s + start if e > s else min(done, e + start)), e + start
+            done = max(done, e)
+            is_control = t in control.ids
+            if is_control and control.is_unknown(t, text[s:e]):
+                if not control.keeps_unknown:
+                    continue
+                is_control = False
+            if is_control and not is_trusted(*(place := _stripped(text, s, e))):
+                spelled.append(place)
+            tokens.append(_Token(t, s, e, is_control))
+        return tokens, spelled
 
-    tokens, cuts = encode(0, len(text), add_special_tokens)
-    if cuts:
-        added = [i for i, (t, (s, e)) in enumerate(tokens) if e == s and t in control]  # by the tokenizer, at the ends
-        inside = [i for i in range(len(tokens)) if i not in set(added)]
-        first, last = inside[0], inside[-1]
-        pieces, between = [(0, len(text))], []
-        while pieces:
-            start, end = pieces.pop()
-            some, cuts = encode(start, end, False)
-            for cut in cuts:
-                if not start < cut < end:
-                    raise TokenizationError(
-                        f"{text[cut - 1 : cut]!r} alone is a control token of this tokenizer, so it cannot be plain text of a "
-                        "prompt; remove it from the text"
-                    )
-            if cuts:
-                borders = [start, *cuts, end]
-                pieces += list(itertools.pairwise(borders))[::-1]
-            else:
-                between += some
-        tokens = [tokens[i] for i in added if i < first] + between + [tokens[i] for i in added if i > last]
-    return [t for t, _ in tokens], [o for _, o in tokens]
+    return encode
 
 
 def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
