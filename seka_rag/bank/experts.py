@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from seka_rag.bank.base import gain_of, stored_method, without_gain
 from seka_rag.bank.card import expert_card
 from seka_rag.bank.checks import kept_columns
-from seka_rag.bank.files import read_header, write_folder
+from seka_rag.bank.files import read_header
+from seka_rag.bank.folders import holds, read_folder, write_folder
 from seka_rag.bank.hub import find_folder, upload_files
 from seka_rag.bank.projections import FILES, ProjectionBank
 from seka_rag.errors import BankError
@@ -192,7 +193,7 @@ class ExpertBank:
         """Write a folder of ``experts.json`` and one bank folder an expert; complete or not at all.
 
         Raises:
-            BankError: the path is a file, or a folder that holds other files.
+            BankError: the path is a file, a folder that holds other files, or cannot be written; nothing is changed.
         """
         return write_folder(path, self._files(), "an expert bank")
 
@@ -204,11 +205,20 @@ class ExpertBank:
             BankError: not an expert bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        header = read_header(path / _JSON, _Header, FORMAT_VERSION, {1: partial(without_gain, usual="AdaSeka")})
-        bad = [name for name in header.gains if not _NAME.fullmatch(name)]
-        if bad:  # before any of them is used as a path
-            raise BankError(f"{path / _JSON} is damaged: expert names {bad}")
-        experts = {name: ProjectionBank.load(path / name) for name in header.gains}
+        older = {1: partial(without_gain, usual="AdaSeka")}
+        files = read_folder(path, [_JSON])
+        while True:
+            header = read_header(files[_JSON], path / _JSON, _Header, FORMAT_VERSION, older)
+            bad = [name for name in header.gains if not _NAME.fullmatch(name)]
+            if bad:  # before any of them is used as a path
+                raise BankError(f"{path / _JSON} is damaged: expert names {bad}")
+            known, files = files[_JSON], read_folder(path, expert_files(header.gains))
+            if files[_JSON] == known:  # else saved anew in between, perhaps with other names
+                break
+        experts = {}
+        for name in header.gains:
+            own = {file: files[f"{name}/{file}"] for file in FILES}
+            experts[name] = ProjectionBank._of_files(own, path / name)
         changed = [name for name, bank in experts.items() if bank.digest != header.digests.get(name)]
         if changed:
             raise BankError(f"{path}: the banks of {', '.join(changed)} are not those that were saved")
@@ -267,9 +277,9 @@ def load_bank(
         BankError: neither here nor on the Hub, not a bank, or damaged; or both kinds in one place.
     """
     folder = find_folder(name_or_path, [*FILES, *expert_files("*")], revision=revision, **options)
-    if not (folder / _JSON).exists():
+    if not holds(folder, _JSON):
         return ProjectionBank.load(folder)
-    if (folder / FILES[0]).exists():
+    if holds(folder, FILES[0]):
         raise BankError(
             f"{name_or_path} holds a bank and an expert bank: use ProjectionBank.from_pretrained or ExpertBank.from_pretrained"
         )

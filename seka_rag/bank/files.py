@@ -1,14 +1,10 @@
-"""Folders of a JSON header and safetensors: written whole or not at all, and checked whole when read."""
+"""A JSON header and safetensors, checked whole when read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,18 +88,23 @@ def parts_by_layer(
 
 
 def read_header(
-    path: Path, kind: type[M], version: int, older: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+    data: bytes,
+    path: Path,
+    kind: type[M],
+    version: int,
+    older: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]],
 ) -> M:
     """A JSON header of a known version.
 
     Args:
+        data: the content of the file at ``path``.
         older: earlier versions that can be read -> what makes a header of this version of one of them.
 
     Raises:
-        BankError: missing, damaged, or of another format version.
+        BankError: damaged, or of another format version.
     """
     try:
-        found = json.loads(read_files(path.parent, [path.name])[path.name])
+        found = json.loads(data)
         if not isinstance(found, dict) or type(found.get("format_version")) is not int:
             raise ValueError("it has no format_version")
         if found["format_version"] in older:
@@ -119,75 +120,3 @@ def read_header(
         raise
     except (ValueError, RecursionError, ValidationError) as error:  # JSON and UTF-8 among them
         raise BankError(f"{path} is damaged: {error}") from None
-
-
-def read_files(path: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """The content of files of a folder.
-
-    Raises:
-        BankError: one is missing or cannot be read.
-    """
-    try:
-        return {name: (path / name).read_bytes() for name in names}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise BankError(f"{path} is not a bank: {error.filename} is missing") from None
-    except OSError as error:
-        raise BankError(f"{path} cannot be read: {error}") from None
-
-
-def write_file(path: str | os.PathLike[str], data: bytes) -> Path:
-    """Write one file, in place of an earlier one; complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def check_target(path: Path, files: Collection[str], kind: str = "a bank") -> None:
-    """Refuse a place where a folder of these files cannot be written; before long work, so that none is lost.
-
-    Raises:
-        BankError: a file, or a folder that holds other files.
-    """
-    if path.is_file():
-        raise BankError(f"{path} is a file; {kind} is saved as a folder")
-    held = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()} if path.exists() else set()
-    if foreign := sorted(held.difference(files)):
-        raise BankError(f"{path} holds other files ({', '.join(foreign[:5])}); give an empty or new folder")
-
-
-def write_folder(path: str | os.PathLike[str], files: Mapping[str, bytes], kind: str = "a bank") -> Path:
-    """Write a folder of exactly these files, in place of an earlier one; complete or not at all.
-
-    Args:
-        files: relative name (``a.json``, ``part/a.json``) -> content.
-        kind: what it holds, for messages.
-
-    Raises:
-        BankError: the path is a file, or a folder that holds other files; nothing is changed.
-    """
-    path = Path(path)
-    check_target(path, files, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))
-    new, old = staging / "new", staging / "old"
-    try:
-        for name, data in files.items():
-            (new / name).parent.mkdir(parents=True, exist_ok=True)
-            (new / name).write_bytes(data)
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return path

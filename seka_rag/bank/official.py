@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from seka_rag.bank.checks import factors_of
-from seka_rag.bank.files import write_file
+from seka_rag.bank.folders import write_file
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.ops.projection import keep_columns, rank_for_energy

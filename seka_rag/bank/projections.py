@@ -16,7 +16,8 @@ from torch import Tensor
 from seka_rag.bank.base import gain_of, stored_method, without_gain
 from seka_rag.bank.card import model_card
 from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, factors_of, kept_columns
-from seka_rag.bank.files import TensorManifest, parts_by_layer, read_files, read_header, write_folder
+from seka_rag.bank.files import TensorManifest, parts_by_layer, read_header
+from seka_rag.bank.folders import holds, read_folder, write_folder
 from seka_rag.bank.header import FORMAT_VERSION, Header, Learning
 from seka_rag.bank.heads import HeadChoice, select_heads
 from seka_rag.bank.hub import find_folder, upload_files
@@ -223,7 +224,7 @@ class ProjectionBank:
         """Write the bank as a folder of ``bank.safetensors`` and ``bank.json``; complete or not at all.
 
         Raises:
-            BankError: the path is a file, or a folder that holds other files.
+            BankError: the path is a file, a folder that holds other files, or cannot be written; nothing is changed.
         """
         return write_folder(path, self._files())
 
@@ -235,10 +236,15 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        if (path / "experts.json").exists() and not (path / _JSON).exists():
+        if holds(path, "experts.json") and not holds(path, _JSON):
             raise BankError(f"{path} holds experts, not one bank: use load_bank")
-        header = read_header(path / _JSON, Header, FORMAT_VERSION, {2: partial(without_gain, usual="Seka")})
-        tensors = header.tensors.read(read_files(path, [_TENSORS])[_TENSORS], path / _TENSORS)
+        return cls._of_files(read_folder(path, FILES), path)
+
+    @classmethod
+    def _of_files(cls, files: Mapping[str, bytes], path: Path) -> ProjectionBank:
+        older = {2: partial(without_gain, usual="Seka")}
+        header = read_header(files[_JSON], path / _JSON, Header, FORMAT_VERSION, older)
+        tensors = header.tensors.read(files[_TENSORS], path / _TENSORS)
         parts = parts_by_layer(tensors, _PARTS, ["gap"], path / _TENSORS)
         try:
             return cls(header.model, learning=header.learning, steering=header.steering, **parts)

@@ -70,7 +70,7 @@ def learn(
 
 def save_learned(model: str, source: Source, settings: LearningSettings, out: Path) -> None:
     """Learn one bank and write it."""
-    from seka_rag.bank.files import check_target
+    from seka_rag.bank.folders import check_target
     from seka_rag.bank.projections import FILES
 
     check_target(out, FILES)
@@ -83,7 +83,7 @@ def save_experts(
 ) -> None:
     """Learn one expert for each set of triples and write them."""
     from seka_rag.bank.experts import expert_files
-    from seka_rag.bank.files import check_target
+    from seka_rag.bank.folders import check_target
     from seka_rag.learning.experts import learn_experts
 
     check_target(out, expert_files(triples), "an expert bank")

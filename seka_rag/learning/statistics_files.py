@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from seka_rag.bank.files import write_file
+from seka_rag.bank.folders import write_file
 from seka_rag.errors import BankError, LearningError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.learning.statistics import KeyStatistics

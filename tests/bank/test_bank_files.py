@@ -1,7 +1,6 @@
 import hashlib
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from seka_rag import KeyScaling, ProjectionBank, learn_bank
 from seka_rag.bank import Learning
 from seka_rag.bank.card import model_card
 from seka_rag.bank.checks import kept_columns
-from seka_rag.bank.files import read_files, write_folder
+from seka_rag.bank.folders import read_folder, write_folder
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import identify
@@ -257,31 +256,10 @@ def test_tensors_that_cannot_be_a_bank_are_refused(learned, tmp_path, name, chan
         ProjectionBank.load(_with_tensors(learned.save(tmp_path / "t"), tamper, shapes=True))
 
 
-def test_a_folder_is_written_whole_or_not_at_all(bank, learned, tmp_path, monkeypatch):
-    folder = bank.save(tmp_path / "bank")
-    write = Path.write_bytes
-
-    def full(self, data):
-        if self.name == "bank.safetensors":
-            write(self, data[:10])
-            raise OSError("no space left on device")
-        return write(self, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        for target in (folder, tmp_path / "new"):
-            with pytest.raises(OSError, match="no space"):
-                learned.save(target)
-    assert [p.name for p in tmp_path.iterdir()] == ["bank"]
-    assert same(ProjectionBank.load(folder), bank)
-    learned.save(folder)
-    assert same(ProjectionBank.load(folder), learned)
-
-
 def test_folders_may_nest(tmp_path):
     files = {"top.json": b"{}", "part/a.bin": b"1"}
     write_folder(tmp_path / "x", files)
-    assert read_files(tmp_path / "x", files) == files
+    assert read_folder(tmp_path / "x", files) == files
     write_folder(tmp_path / "x", {**files, "part/a.bin": b"2"})
     assert (tmp_path / "x" / "part" / "a.bin").read_bytes() == b"2"
     with pytest.raises(BankError, match=r"x holds other files \(part/a\.bin\)"):
