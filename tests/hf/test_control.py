@@ -193,11 +193,15 @@ def test_only_the_templates_own_marks_are_control(name, text):
     def counted(messages, tools):
         chat = render_chat(tokenizer, messages, tools=tools)
         done = tokenize(tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
-        return Counter(i for i in done.ids if i in control)
+        found = [(i, o) for i, o in zip(done.ids, done.offsets, strict=True) if i in control]
+        assert all(any(a <= s and e <= b for a, b in chat.template) for _, (s, e) in found)
+        return Counter(i for i, _ in found)
 
     tools = [tool] if "tools" in tokenizer.chat_template else None
     clean = [{**tool, "function": {"name": "look", "description": "a"}}] if tools else None
-    assert counted(conversation(text), tools) == counted(conversation("a"), clean)
+    poisoned, plain = counted(conversation(text), tools), counted(conversation("a"), clean)
+    if not name.startswith("words"):  # there, a space beside a mark of the template makes a word of it
+        assert poisoned == plain
 
 
 def test_the_unknown_token_of_a_gguf_file_is_control():
