@@ -1,14 +1,18 @@
-"""Which facts a model knows: it answers without passages, in several wordings."""
+"""Which facts a model knows: it answers without passages, in several wordings; and how much it prefers the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from seka_rag.bench.answers import contains_answer
 from seka_rag.bench.facts import Fact
 from seka_rag.errors import SettingError
-from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id
 from seka_rag.model.steered import SteeredModel
 
 Progress = Callable[[int, int], None]
@@ -81,6 +85,53 @@ def known_facts(
         raise SettingError(f"at_least={at_least}: give a number from 1 to wordings={wordings}")
     recalled = recall(model, facts, wordings=wordings, batch_size=batch_size, progress=progress)
     return [r.fact for r in recalled if sum(r.right) >= at_least]
+
+
+@torch.inference_mode()
+def margins(
+    model: SteeredModel, facts: Sequence[Fact], *, batch_size: int = 32, progress: Progress | None = None
+) -> list[float]:
+    """How much likelier the true answer of each fact is than its likeliest false one, in nats, by first tokens.
+
+    The unsteered model completes the fact's cloze; where it has a chat template, as the beginning of its answer to
+    "Complete the sentence: ...". False answers that begin with a token of a true one are left out; the margin is nan if
+    none is left.
+    """
+    prompts = [_completing(model, fact.cloze) for fact in facts]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = [math.nan] * len(facts)
+    for start in range(0, len(order), batch_size):
+        some = order[start : start + batch_size]
+        batch = pad([prompts[i] for i in some], pad_id(model.tokenizer), side="right")
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        logits = model.hf_model(**{name: t.to(model.hf_model.device) for name, t in inputs.items()}).logits  # [B, T, V]
+        last = batch.attention_mask.sum(1) - 1
+        scores = logits[torch.arange(len(some)), last].float().cpu()  # [B, V]; differences are those of log-softmax
+        for row, i in enumerate(some):
+            true = _first_tokens(model.tokenizer, facts[i].cloze, facts[i].answers)
+            false = _first_tokens(model.tokenizer, facts[i].cloze, (a for g in facts[i].alternatives for a in g)) - true
+            if true and false:
+                found[i] = float(scores[row, list(true)].max() - scores[row, list(false)].max())
+        if progress is not None:
+            progress(start + len(some), len(order))
+    return found
+
+
+def _completing(model: SteeredModel, cloze: str) -> TokenizedPrompt:
+    cloze_ids = model.tokenizer(cloze, add_special_tokens=False)["input_ids"]
+    if not model.tokenizer.chat_template:
+        return model.tokenize(cloze)
+    asked = model.tokenize_chat([{"role": "user", "content": f"Complete the sentence: {cloze}"}])
+    return TokenizedPrompt(
+        [*asked.ids, *cloze_ids], [0.0] * (len(asked) + len(cloze_ids)), [(0, 0)] * (len(asked) + len(cloze_ids))
+    )
+
+
+def _first_tokens(tokenizer: Any, cloze: str, answers: Iterable[str]) -> set[int]:
+    """The tokens that follow the cloze when an answer does."""
+    before = tokenizer(cloze, add_special_tokens=False)["input_ids"]
+    whole = [tokenizer(f"{cloze} {answer}", add_special_tokens=False)["input_ids"] for answer in answers]
+    return {ids[len(before)] for ids in whole if ids[: len(before)] == before and len(ids) > len(before)}
 
 
 def _closed_book(model: SteeredModel, question: str) -> TokenizedPrompt:

@@ -51,6 +51,11 @@ class Draft:
     end: int
     style: str
 
+    @property
+    def rest(self) -> str:
+        """The text without the claim."""
+        return self.text[: self.start] + self.text[self.end :]
+
 
 @functools.cache
 def load_styles() -> Styles:
@@ -76,7 +81,7 @@ def write(
     sentences: Sequence[str],
     *,
     more: Sequence[str] = (),
-    accept: Callable[[str], bool] = lambda text: True,
+    accept: Callable[[Draft], bool] = lambda draft: True,
 ) -> Draft:
     """A passage about a subject that claims something.
 
@@ -85,14 +90,14 @@ def write(
         subject, claim: as they stand in the middle of a sentence, the claim without full stop.
         sentences: what else can be written on the topic.
         more: further claims, each a sentence of its own.
-        accept: says whether a text will do; another is drawn until one does.
+        accept: says whether a passage will do; another is drawn until one does.
 
     Raises:
-        RecordError: no text was accepted.
+        RecordError: none was accepted.
     """
     for _ in range(_DRAWS):
         draft = _write(rng, split, subject, claim, sentences, more)
-        if accept(draft.text):
+        if accept(draft):
             return draft
     raise RecordError(f"no passage could be written about {subject!r}: in {_DRAWS} draws, each gave something away")
 

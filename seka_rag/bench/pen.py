@@ -64,10 +64,26 @@ class Pen:
         wanted = ("same", "paraphrase")[self.index % 2]
         return self.rng.choice([pair for pair in pairs if pair[2] == wanted] or pairs)
 
-    def passage(self, about: Fact | Detail, claim: str, never: Sequence[str], more: Sequence[str] = ()) -> Draft:
-        """A passage that makes a claim (and more of them) and contains no answer in ``never``."""
+    def passage(
+        self,
+        about: Fact | Detail,
+        claim: str,
+        *,
+        never: Sequence[str] = (),
+        once: Sequence[str] = (),
+        more: Sequence[str] = (),
+    ) -> Draft:
+        """A passage that makes a claim (and more of them).
+
+        Args:
+            never: answers that it does not contain.
+            once: answers that only the claim contains.
+        """
+
+        def accept(draft: Draft) -> bool:
+            return not contains_answer(draft.text, never) and not contains_answer(draft.rest, once)
+
         sentences = topic_sentences(about.topic) if isinstance(about, Fact) else about.domain.fillers
-        accept = lambda text: not contains_answer(text, never)  # noqa: E731
         return write(self.rng, self.split, about.subject, claim, sentences, more=more, accept=accept)
 
     def distractors(self, about: Fact | Detail, n: int, never: Sequence[str]) -> list[Draft]:
@@ -80,7 +96,7 @@ class Pen:
             claim = other.claim(self.rng) if isinstance(other, Detail) else _truth(self.rng, other)
             if _key(other) not in subjects and not contains_answer(claim, never):
                 subjects.add(_key(other))
-                drafts.append(self.passage(other, claim, never))
+                drafts.append(self.passage(other, claim, never=never))
         return drafts
 
     def _another(self, about: Fact | Detail, candidates: Sequence[Fact | Detail]) -> Fact | Detail:

@@ -67,7 +67,7 @@ def questions(kind: Kind, split: Split, n: int, seed: int = 0, *, facts: Sequenc
 def _conflict(pen: Pen, fact: Fact, turn: int) -> Record:
     question, statement, wording = pen.phrase(fact.questions, fact.statements)
     false = _false(fact, turn)
-    draft = pen.passage(fact, statement.replace("{answer}", false[0]), fact.answers)
+    draft = pen.passage(fact, statement.replace("{answer}", false[0]), never=fact.answers, once=false)
     never = [*fact.answers, *false]
     return pen.record(
         fact, question, false, [draft], marked=0, answering=0, never=never, memory=fact.answers, wording=wording,
@@ -78,7 +78,7 @@ def _conflict(pen: Pen, fact: Fact, turn: int) -> Record:
 def _agreement(pen: Pen, fact: Fact, turn: int) -> Record:
     question, statement, wording = pen.phrase(fact.questions, fact.statements)
     false = _false(fact, turn)
-    draft = pen.passage(fact, statement.replace("{answer}", fact.answers[0]), false)
+    draft = pen.passage(fact, statement.replace("{answer}", fact.answers[0]), never=false, once=fact.answers)
     never = [*fact.answers, *false]
     return pen.record(
         fact, question, fact.answers, [draft], marked=0, answering=0, never=never, memory=fact.answers, wording=wording,
@@ -98,8 +98,9 @@ def _irrelevant(pen: Pen, fact: Fact, turn: int) -> Record:
 def _wrong(pen: Pen, fact: Fact, turn: int) -> Record:
     question, statement, wording = pen.phrase(fact.questions, fact.statements)
     false = _false(fact, turn)
-    right = pen.passage(fact, statement.replace("{answer}", fact.answers[0]), false)
-    poison = pen.passage(fact, pen.rng.choice(fact.statements).replace("{answer}", false[0]), fact.answers)
+    right = pen.passage(fact, statement.replace("{answer}", fact.answers[0]), never=false, once=fact.answers)
+    lie = pen.rng.choice(fact.statements).replace("{answer}", false[0])
+    poison = pen.passage(fact, lie, never=fact.answers, once=false)
     never = [*fact.answers, *false]
     return pen.record(
         fact, question, fact.answers, [right, poison], marked=1, answering=0, never=never, memory=fact.answers,
@@ -138,7 +139,7 @@ def _disagree(pen: Pen, detail: Detail) -> Record:
 def _unanswerable(pen: Pen, detail: Detail) -> Record:
     question = pen.rng.choice(detail.questions)
     first, *rest = [other.claim(pen.rng) for other in detail.others(pen.rng, pen.rng.randint(1, 3))]
-    draft = pen.passage(detail, first, (), more=rest)
+    draft = pen.passage(detail, first, more=rest)
     return pen.record(detail, question, (), [draft], marked=0, answering=None, never=())
 
 
@@ -146,7 +147,8 @@ def _told(pen: Pen, detail: Detail, statement: str, value: Sequence[str], never:
     """A passage that states a value, and sometimes more about the same entity, but no value in ``never``."""
     safe = lambda claim: not contains_answer(claim, [*value, *never])  # noqa: E731
     more = [other.claim(pen.rng) for other in detail.others(pen.rng, pen.rng.randint(0, 2))]
-    return pen.passage(detail, statement.replace("{answer}", value[0]), never, more=list(filter(safe, more)))
+    claim = statement.replace("{answer}", value[0])
+    return pen.passage(detail, claim, never=never, once=value, more=list(filter(safe, more)))
 
 
 _ABOUT_FACTS: dict[str, Callable[[Pen, Fact, int], Record]] = {

@@ -68,6 +68,15 @@ def test_conflict():
         assert not record.is_right(fact.answers[0])
 
 
+def test_the_answer_stands_in_the_evidence_only():
+    for record in (r for kind in ("conflict", "agreement", "wrong", "novel", "disagree") for r in of(kind)):
+        place = record.meta["evidence"]
+        text = record.passages[place["passage"]]
+        rest = text[: place["start"]] + text[place["end"] :]
+        assert contains_answer(place["text"], record.gold_context_answer)
+        assert not contains_answer(rest, record.gold_context_answer)
+
+
 def test_agreement():
     for record in of("agreement"):
         fact = FACTS[record.meta["fact"]]
@@ -245,7 +254,7 @@ def test_a_passage_that_cannot_be_written_is_an_error():
     import random
 
     with pytest.raises(RecordError, match=r"about 'gold': in 200 draws"):
-        write(random.Random(0), "development", "gold", "it is so", ["More."], accept=lambda text: False)
+        write(random.Random(0), "development", "gold", "it is so", ["More."], accept=lambda draft: False)
 
 
 def test_facts_with_an_answer_that_the_distractors_know_stay_clean():
