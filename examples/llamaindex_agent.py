@@ -27,7 +27,7 @@ def people() -> str:
     return NOTES
 
 
-async def main(model: str = "seka-demo", bank: str | None = None) -> None:
+async def main(model: str = "seka-demo", bank: str = "auto") -> None:
     trusted = Trusted(Sentences(), TrustPolicy(sources=["people"]))  # the source of a tool's output is the tool's name
     llm = SekaLLM(model=model, bank=bank, max_tokens=60, tool_highlighter=trusted)
     tools = [FunctionTool.from_defaults(people)]

@@ -13,6 +13,7 @@ from tiny import KINDS, demo_tokenizer, random_bank, tiny_model
 from seka_rag import SteeredModel
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist tells its processes 80, which would fix the width of consoles
+os.environ.setdefault("SEKA_RAG_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "seka-rag"))
 torch.set_num_threads(1)  # the tests run in several processes (-n in pyproject.toml)
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

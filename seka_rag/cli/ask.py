@@ -10,23 +10,18 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from seka_rag.cli.learn import learn_with_progress
-from seka_rag.cli.terminal import console, errors, quiet, reporting
+from seka_rag.cli.terminal import BANK, MODEL, console, errors, quiet, reporting
 from seka_rag.views.terminal import highlighted
 
-DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B-Instruct"
+DEFAULT_MODEL = "smollm2"
 
 
 @reporting
 def ask(
     question: Annotated[str, typer.Argument(help="What to ask.")],
     docs: Annotated[Path, typer.Option(help="Folder (or file) of txt, md, html and pdf documents.")],
-    model: Annotated[
-        str, typer.Option(help="Model name on the Hub, folder, or seka-demo (built in, tiny, no network).")
-    ] = DEFAULT_MODEL,
-    bank: Annotated[
-        str | None, typer.Option(help="Folder of a bank, or its name on the Hub; by default one is learned and cached.")
-    ] = None,
+    model: Annotated[str, typer.Option(help=MODEL)] = DEFAULT_MODEL,
+    bank: Annotated[str, typer.Option(help=BANK)] = "auto",
     gain: Annotated[
         float | None, typer.Option(help="Strength of the method that the bank suggests; 0 is the plain model.")
     ] = None,
@@ -38,12 +33,14 @@ def ask(
     compare: Annotated[bool, typer.Option("--compare", help="Also print the plain model's answer.")] = False,
 ) -> None:
     """Answer a question from your own documents, steered towards the sentences that matter."""
+    from seka_rag.model.steered import SteeredModel
     from seka_rag.rag import Rag
     from seka_rag.retrieval.bm25 import BM25Retriever
     from seka_rag.retrieval.documents import read_documents
 
     retriever = BM25Retriever(read_documents(docs, encoding=encoding), k=k)
-    loaded = _with_bank(model, bank)
+    quiet()
+    loaded = SteeredModel.from_pretrained(model, bank=bank)
     rag = Rag(loaded, retriever, highlighter=highlight)
     asked = rag.prepare(question)
     console.print(Panel(highlighted(asked.prompt), title="prompt (highlights in colour)", title_align="left"))
@@ -52,8 +49,8 @@ def ask(
         console.print(
             Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold")
         )
-    if gain is not None:
-        options["steering"] = loaded.usual_steering.with_strength(gain)
+    if gain is not None and (usual := loaded.usual_steering) is not None:
+        options["steering"] = usual.with_strength(gain)
     if stream:
         console.print("answer:  ", style="bold", end="")
         pieces = rag.stream(asked, **options)
@@ -78,25 +75,3 @@ def ask(
 def _experts_of(report: Any) -> str:
     weights = report.experts[0].items() if report.experts else ()
     return f"experts {', '.join(f'{name} {weight:.2f}' for name, weight in weights)}; " if weights else ""
-
-
-def _with_bank(name: str, bank: str | None) -> Any:
-    """The model with its bank: given, built in, cached, or learned from the templates now and cached."""
-    from seka_rag.bank import ProjectionBank
-    from seka_rag.bank.cache import bank_folder
-    from seka_rag.hf.identity import identify
-    from seka_rag.learning.settings import LearningSettings
-    from seka_rag.learning.tasks.lookup import template_triples
-    from seka_rag.model.steered import SteeredModel
-
-    quiet()
-    loaded = SteeredModel.from_pretrained(name, bank=bank)
-    if loaded.bank is not None:
-        return loaded
-    folder = bank_folder(name, identify(loaded.hf_model))
-    if not (folder / "bank.json").exists():
-        errors.print(
-            f"no bank for {escape(name)} yet: learning one from templates (once; kept in {escape(str(folder))})"
-        )
-        learn_with_progress(loaded, template_triples(200), LearningSettings(best=0.2)).save(folder)
-    return SteeredModel(loaded.hf_model, loaded.tokenizer, bank=ProjectionBank.load(folder), name=name)

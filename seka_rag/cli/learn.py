@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seka_rag.cli.terminal import console, progress, quiet, reporting
+from seka_rag.cli.terminal import MODEL, console, progress, quiet, reporting
 from seka_rag.cli.triples import Source
 
 if TYPE_CHECKING:
     from seka_rag.bank import ProjectionBank
+    from seka_rag.hf.loading import LoadedModel
     from seka_rag.learning.settings import LearningSettings
     from seka_rag.learning.triples import ContrastiveTriple
-    from seka_rag.model.steered import SteeredModel
 
 Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
 MinGap = Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")]
@@ -27,7 +27,7 @@ Negative = Annotated[bool, typer.Option("--negative", help="Also learn the negat
 
 @reporting
 def learn(
-    model: Annotated[str, typer.Option(help="Model name on the Hub, or folder.")],
+    model: Annotated[str, typer.Option(help=MODEL)],
     out: Annotated[Path | None, typer.Option(help="Folder to write the bank to.")] = None,
     triples: Annotated[Path | None, typer.Option(help="Contrastive triples, one JSON object a line.")] = None,
     docs: Annotated[Path | None, typer.Option(help="Learn from your own documents instead of the templates.")] = None,
@@ -108,7 +108,7 @@ def save_statistics_of(model: str, triples: Sequence[ContrastiveTriple], file: P
 
 
 def learn_with_progress(
-    model: SteeredModel, triples: Sequence[ContrastiveTriple], settings: LearningSettings
+    model: LoadedModel, triples: Sequence[ContrastiveTriple], settings: LearningSettings
 ) -> ProjectionBank:
     """``learn_bank`` with a bar."""
     from seka_rag.learning.learn import learn_bank
@@ -127,8 +127,8 @@ def save_bank(bank: ProjectionBank, out: Path) -> None:
     console.print(f"saved to {out}")
 
 
-def _loaded(model: str) -> SteeredModel:
-    from seka_rag.model.steered import SteeredModel
+def _loaded(model: str) -> LoadedModel:
+    from seka_rag.hf.loading import load_model
 
     quiet()
-    return SteeredModel.from_pretrained(model)
+    return load_model(model)

@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from seka_rag.cli.terminal import console, errors, quiet, reporting
+from seka_rag.cli.terminal import BANK, MODEL, console, errors, quiet, reporting
 
 
 @reporting
 def serve(
-    model: Annotated[str, typer.Argument(help="Model name on the Hub, folder, or seka-demo.")],
-    bank: Annotated[str | None, typer.Option(help="Folder of a bank, or its name on the Hub.")] = None,
+    model: Annotated[str, typer.Argument(help=MODEL)],
+    bank: Annotated[str, typer.Option(help=BANK)] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     api_key: Annotated[

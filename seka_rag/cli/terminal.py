@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -17,6 +18,9 @@ from seka_rag.errors import SekaError
 
 console, errors = Console(), Console(stderr=True)
 P = ParamSpec("P")
+
+MODEL = "A name on the Hub, a folder, a GGUF file, smollm2, or seka-demo (built in, tiny)."
+BANK = "Folder of a bank, or its name on the Hub; auto: the model's own, else one is learned and cached."
 
 
 def reporting(command: Callable[P, None]) -> Callable[P, None]:
@@ -47,7 +51,20 @@ def progress(text: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def quiet() -> None:
-    """Keep transformers' own bars and hints out of the output of commands."""
+    """Keep transformers' own bars and hints out of the output of commands, and show what ours has to tell."""
     from seka_rag.hf import loading
 
     loading.quiet()
+    for name in ("seka_rag.hf", "seka_rag.model"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, _Lines) for handler in logger.handlers):
+            logger.addHandler(_Lines())
+
+
+class _Lines(logging.Handler):
+    """Log lines as the commands print everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        mark = "[yellow]warning:[/] " if record.levelno >= logging.WARNING else ""
+        errors.print(mark + escape(record.getMessage()))

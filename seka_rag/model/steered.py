@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -17,6 +18,7 @@ from seka_rag.hf.forms import knows_tools
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
+from seka_rag.model.auto_bank import automatic_bank
 from seka_rag.model.call import Call, Steering
 from seka_rag.model.decoder import Decoder
 from seka_rag.model.generation import Generation
@@ -25,6 +27,8 @@ from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.model.stream import TextStream
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.text.prompt import Prompt
+
+logger = logging.getLogger(__name__)
 
 Input = Prompt | str | TokenizedPrompt
 
@@ -66,22 +70,28 @@ class SteeredModel:
         cls,
         name: str,
         *,
-        bank: Bank | str | os.PathLike[str] | None = None,
+        bank: Bank | str | os.PathLike[str] | None = "auto",
         steering: SteeringMethod | None = None,
         **options: Any,
     ) -> SteeredModel:
-        """Load a model from the Hub, a folder, or the built-in ``seka-demo`` (which brings its bank).
+        """Load a model from the Hub, a folder, a GGUF file, or by the name ``smollm2`` or ``seka-demo``.
 
         Args:
+            bank: "auto" (default) takes the bank that ships with the model, else the one in the cache, else learns one
+                (a minute for a small model) and caches it. None runs the model unsteered.
             options: passed to transformers (``dtype``, ``device_map``, ``revision``, ...).
 
         Raises:
             ModelNotFoundError: neither here nor on the Hub.
+            ModelFileError: a file of the model is damaged, or of a form that cannot be read.
+            BankError: the bank belongs to another model.
+            UnsupportedModelError, LearningError, TokenizationError: "auto", and no bank can be learned for this model.
         """
         loaded = load_model(name, **options)
-        return cls(
-            loaded.hf_model, loaded.tokenizer, bank=loaded.bank if bank is None else bank, steering=steering, name=name
-        )
+        if bank is None:
+            logger.warning("%s runs unsteered: it has no bank, and a prompt with highlights is an error", name)
+        chosen = automatic_bank(loaded) if isinstance(bank, str) and bank == "auto" else bank
+        return cls(loaded.hf_model, loaded.tokenizer, bank=chosen, steering=steering, name=name)
 
     def __repr__(self) -> str:
         return f"SteeredModel({self.name!r}, bank={self.bank!r})"

@@ -91,7 +91,7 @@ def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkey
     first = run(
         "ask", "Where does Ada live?", "--docs", docs, "--model", model_folder, "--max-new-tokens", 3, "--compare"
     )
-    assert "learning one from templates" in first
+    assert "learning one from 200 templates" in first
     assert "answer:" in first
     assert "plain:" in first
     assert "a.txt" in first

@@ -243,7 +243,7 @@ class TestCalls:
 
 
 def test_a_sentencepiece_model(shared_data):
-    model = SteeredModel.from_pretrained(str(shared_data / "models" / "tinystories-260k"))
+    model = SteeredModel.from_pretrained(str(shared_data / "models" / "tinystories-260k"), bank=None)
     is_city(model.generate("Once upon a time", json_schema=CITY, max_new_tokens=120).text)
 
 

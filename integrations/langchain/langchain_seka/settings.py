@@ -62,9 +62,11 @@ class SekaSettings(Serializable):
     """Fields of both models. The loaded model is never part of a representation, a trace or a serialisation."""
 
     model: str
-    """A name on the Hub, a folder, or "seka-demo"; with ``base_url`` what the server calls it, or nothing."""
-    bank: Any = Field(default=None, repr=False)
-    """A ProjectionBank or the folder of one; by default the one that ships with the model, if any."""
+    """A name on the Hub, a folder, a GGUF file, "smollm2" or "seka-demo"; with ``base_url`` what the server calls it, or
+    nothing."""
+    bank: Any = Field(default="auto", repr=False)
+    """A ProjectionBank or the folder of one; "auto" takes the one that ships with the model, else one that is learned once
+    and cached; None runs the model unsteered."""
     steering: Any = "auto"
     """A method such as ``Seka(gain=0.5)``; "auto" takes the model's own; None runs the plain model."""
     highlight: HighlightMode = "auto"
@@ -147,7 +149,7 @@ class SekaSettings(Serializable):
     def _is_one_model(self) -> Self:
         if self.base_url is not None:
             for name in ("steered_model", "bank", "model_kwargs"):
-                if getattr(self, name):
+                if getattr(self, name) not in (None, "auto", {}):
                     raise ValueError(
                         f"{name} is of a model in this process, and base_url is of a server: give one of the two"
                     )

@@ -379,7 +379,7 @@ def test_models_are_loaded_once_by_name(engine, tmp_path):
     two = SekaLLM.from_dict(one.to_dict())
     assert one.engine is two.engine is pickle.loads(pickle.dumps(one)).engine
     assert one.chat(MARKED).message.content == SekaLLM(steered_model=engine, max_tokens=3).chat(MARKED).message.content
-    assert SekaLLM(model=str(tmp_path / "m")).engine is not one.engine
+    assert SekaLLM(model=str(tmp_path / "m"), bank=None).engine is not one.engine
     with pytest.raises(SekaError, match="neither a folder here"):
         SekaLLM(model="nobody/none").chat(USER)
 

@@ -24,8 +24,13 @@ class SekaSettings(StructuredPrediction):
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
-    model: str = Field(description="A name on the Hub, a folder, or 'seka-demo'.")
-    bank: Any = Field(default=None, repr=False, description="A bank or its folder; by default the model's own, if any.")
+    model: str = Field(description="A name on the Hub, a folder, a GGUF file, 'smollm2' or 'seka-demo'.")
+    bank: Any = Field(
+        default="auto",
+        repr=False,
+        description="A bank or its folder; 'auto' for the model's own, else one that is learned once and cached; None to "
+        "run unsteered.",
+    )
     steering: Any = Field(
         default="auto",
         description="A method such as Seka(gain=0.5); 'auto' for the model's own; None to run unsteered.",
