@@ -100,11 +100,12 @@ def margins(
     prompts = [_completing(model, fact.cloze) for fact in facts]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = [math.nan] * len(facts)
+    device = next(model.hf_model.parameters()).device
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
         batch = pad([prompts[i] for i in some], pad_id(model.tokenizer), side="right")
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        logits = model.hf_model(**{name: t.to(model.hf_model.device) for name, t in inputs.items()}).logits  # [B, T, V]
+        ids, mask = (t.to(device) for t in (batch.input_ids, batch.attention_mask))
+        logits = model.hf_model(input_ids=ids, attention_mask=mask).logits  # [B, T, V]
         last = batch.attention_mask.sum(1) - 1
         scores = logits[torch.arange(len(some)), last].float().cpu()  # [B, V]; differences are those of log-softmax
         for row, i in enumerate(some):
