@@ -16,8 +16,6 @@ from seka_rag.bench.passages import Draft, topic_sentences, write
 from seka_rag.bench.records import Highlight, Record
 from seka_rag.text.words import STOPWORDS, words
 
-#: Passages of a question, fewest and most.
-PASSAGES = (3, 10)
 _STEM = 5  # letters
 _ENDING = re.compile(r"(?<=\w\w)(?:ing|ed|es|e|s)$")
 
@@ -53,6 +51,7 @@ class Pen:
     split: Split
     seed: int
     index: int
+    passages: tuple[int, int]
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,7 +122,7 @@ class Pen:
             marked, answering: which draft is highlighted (None: a distractor), and which one answers (None: none).
             never: what no distractor may contain.
         """
-        count = self.rng.randint(*PASSAGES)
+        count = self.rng.randint(*self.passages)
         everything = [*drafts, *self.distractors(about, count - len(drafts), never)]
         places = self.rng.sample(range(count), count)  # where each of them goes
         passages = [draft for _, draft in sorted(zip(places, everything, strict=True), key=lambda pair: pair[0])]

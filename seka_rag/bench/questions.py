@@ -24,7 +24,15 @@ Kind = Literal["conflict", "agreement", "irrelevant", "wrong", "novel", "disagre
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def questions(kind: Kind, split: Split, n: int, seed: int = 0, *, facts: Sequence[Fact] | None = None) -> list[Record]:
+def questions(
+    kind: Kind,
+    split: Split,
+    n: int,
+    seed: int = 0,
+    *,
+    facts: Sequence[Fact] | None = None,
+    passages: tuple[int, int] = (3, 10),
+) -> list[Record]:
     """``n`` questions of one kind from one side of the split.
 
     The first questions of a longer list are those of a shorter one, and question ``i`` is about the same fact in every
@@ -35,30 +43,32 @@ def questions(kind: Kind, split: Split, n: int, seed: int = 0, *, facts: Sequenc
     Args:
         facts: those to ask about, such as the ones that a model knows; by default all. Those of the other side of the
             split are left out.
+        passages: of each question, fewest and most, at least 3.
 
     Returns:
         Records whose ``meta`` also names kind, split, category, subject, the styles of all passages, and as highlights
         the ``evidence`` (the sentence that answers, or None) and one sentence ``elsewhere``, about something else.
 
     Raises:
-        RecordError: an unknown kind or split, ``n`` below 1, or no fact of this side of the split.
+        RecordError: an unknown kind or split, ``n`` below 1, too few passages, or no fact of this side of the split.
     """
     if kind not in KINDS or split not in SPLITS:
         raise RecordError(f"kind {kind!r}, split {split!r}: choose from {', '.join(KINDS)}, and {' or '.join(SPLITS)}")
     if n < 1:
         raise RecordError(f"n={n}: ask for at least one question")
+    if not 3 <= passages[0] <= passages[1]:
+        raise RecordError(f"passages={passages}: give the fewest, at least 3, and the most")
+    pens = [Pen(kind, split, seed, i, passages) for i in range(n)]
     order = random.Random(f"{split} {seed}")
     if kind in _ABOUT_FACTS:
         some = [fact for fact in (load_facts() if facts is None else facts) if fact.split == split]
         if not some:
             raise RecordError(f"none of the {len(facts or ())} facts is {split}: give more facts")
         order.shuffle(some)
-        cases = [_ABOUT_FACTS[kind](Pen(kind, split, seed, i), some[i % len(some)], i // len(some)) for i in range(n)]
-    else:
-        every = list(details(split))
-        order.shuffle(every)
-        cases = [_ABOUT_DETAILS[kind](Pen(kind, split, seed, i), every[i % len(every)]) for i in range(n)]
-    return cases
+        return [_ABOUT_FACTS[kind](pen, some[i % len(some)], i // len(some)) for i, pen in enumerate(pens)]
+    every = list(details(split))
+    order.shuffle(every)
+    return [_ABOUT_DETAILS[kind](pen, every[i % len(every)]) for i, pen in enumerate(pens)]
 
 
 # --- about facts: what memory says is the true answer

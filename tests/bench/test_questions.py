@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 
-from seka_rag.bench import pen
 from seka_rag.bench.answers import contains_answer, normalise
 from seka_rag.bench.facts import SPLITS, load_facts
 from seka_rag.bench.invented import details, load_domains
@@ -265,6 +264,14 @@ def test_facts_with_an_answer_that_the_distractors_know_stay_clean():
         assert not any(contains_answer(p, ["Berlin", *record.meta["false_answer"]]) for p in record.passages)
 
 
+def test_as_many_passages_as_asked_for():
+    assert {len(r.passages) for r in questions("conflict", "development", 30, passages=(4, 5))} == {4, 5}
+    assert {len(r.passages) for r in questions("disagree", "development", 5, passages=(12, 12))} == {12}
+    for bad in ((2, 5), (5, 4)):
+        with pytest.raises(RecordError, match="passages="):
+            questions("conflict", "development", 1, passages=bad)
+
+
 def test_records_can_be_written_and_read(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(r.model_dump_json() + "\n" for r in of("disagree")), encoding="utf-8")
@@ -278,9 +285,9 @@ def test_wording():
     assert shared_words("How many legs does it have?", "it has {answer} legs", ["How many legs does it have?", "Legs?"]) == {
         "have"
     }  # fmt: skip
-    pair = Pen("conflict", "development", 0, 0).phrase(topic, ["the painter is {answer}"])
+    pair = Pen("conflict", "development", 0, 0, (3, 3)).phrase(topic, ["the painter is {answer}"])
     assert pair == (topic[0], "the painter is {answer}", "same")
-    pair = Pen("conflict", "development", 0, 1).phrase(topic, ["the painter is {answer}"])
+    pair = Pen("conflict", "development", 0, 1, (3, 3)).phrase(topic, ["the painter is {answer}"])
     assert pair == (topic[1], "the painter is {answer}", "paraphrase")
 
 
@@ -289,4 +296,3 @@ def test_the_data_is_small():
 
     size = sum(len(f.read_bytes()) for f in (files("seka_rag.bench") / "data").iterdir())
     assert 0 < size < 400_000
-    assert pen.PASSAGES == (3, 10)
