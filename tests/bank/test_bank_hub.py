@@ -224,7 +224,8 @@ def test_the_python_of_both_cards_runs(bank, qwen3, tokenizer, monkeypatch, caps
         made = SteeredModel(qwen3, tokenizer, bank=which)
         monkeypatch.setattr(SteeredModel, "from_pretrained", lambda name, bank, made=made: made)
         exec(code, {})
-        assert capsys.readouterr().out.strip()
+        prompt = Prompt("Context: Ada moved to Lyon in 2021.\nQuestion: Where does Ada live?\nAnswer:")
+        assert capsys.readouterr().out.strip() == made.generate(prompt.highlight("moved to Lyon in 2021")).text.strip()
 
 
 def test_the_command_line_reads_from_the_hub(hub, bank, tmp_path):

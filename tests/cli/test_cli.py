@@ -50,7 +50,8 @@ def test_learn_from_templates_documents_and_triples(model_folder, docs, tmp_path
     assert int((bank.ranks > 0).sum()) == 3
     write_triples(tmp_path / "x.jsonl", demo_triples(6))
     run("learn", "--model", model_folder, "--out", tmp_path / "x", "--triples", tmp_path / "x.jsonl", "--negative")
-    assert ProjectionBank.load(tmp_path / "x").negative
+    both = ProjectionBank.load(tmp_path / "x")
+    assert set(both.negative) == set(both.positive) != set()
     assert "not both" in run(
         "learn",
         "--model",

@@ -120,6 +120,7 @@ def test_gradients_go_through_the_edit_and_training_mode_is_steered():
     assert attached(model) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "first"),
     [("forward", "plain"), ("model", "plain"), ("layers", "plain"), ("generate", "plain"), ("generate", "steered")],

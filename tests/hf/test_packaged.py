@@ -51,6 +51,7 @@ def test_without_the_wheel_one_command_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_another_file_in_the_wheel_is_refused_by_its_digest(tmp_path, monkeypatch):
     (tmp_path / "wheel_of_tests").mkdir()
     (tmp_path / "wheel_of_tests" / WHEEL.file).write_bytes(b"GGUF, but others")

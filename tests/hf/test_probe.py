@@ -49,7 +49,7 @@ def test_probing_finds_the_site_of_the_table_and_says_so(family, unknown):
     found = find_key_sites(model)
     assert (found.layout.key, set(found.modules)) == (sites.layout.key, set(sites.modules))
     assert (found.heads, found.head_dim, found.groups) == (sites.heads, sites.head_dim, sites.groups)
-    assert found.layout.query is not None
+    assert found.layout.query == sites.layout.query
     logits, report = steered(model, bank)
     assert torch.equal(logits, wanted)
     assert "found by probing" in report.warnings[0]

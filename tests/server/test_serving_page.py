@@ -16,7 +16,8 @@ HERE = "http://127.0.0.1:8000/v1"
 def test_python(code, url, capsys):
     assert HERE in code
     exec(code.replace(HERE, url), {})
-    assert capsys.readouterr().out.strip()
+    printed = capsys.readouterr().out
+    assert "Lyon" in printed or "tokens_marked" in printed
 
 
 def test_curl(url):
