@@ -19,6 +19,7 @@ from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.server.client import RemoteModel
 from seka_rag.steering.adaseka import AdaSeka, route
 from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
+from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
@@ -39,6 +40,7 @@ __all__ = [
     "Generation",
     "Highlighter",
     "InvalidToolCall",
+    "KeyBias",
     "KeyEditing",
     "KeyScaling",
     "Passage",

@@ -17,7 +17,7 @@ SETTINGS = {"mistral": {"sliding_window": 8}}  # the prompt is three times as lo
 IDS = torch.arange(30, 54)[None]
 MASK = torch.zeros(1, 24)
 MASK[0, [0, 3, 4, 17, 22]] = torch.tensor([1.0, 1.0, 0.5, 1.0, 1.0])
-GAIN = 2.0
+STRONG, STILL = Seka(gain=2.0), Seka(gain=0.0)
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "modes.md"
 
 
@@ -65,11 +65,11 @@ REFUSALS = {
 }
 
 
-def first_scores(family, mode, *, mask=MASK, ids=IDS):
+def first_scores(family, mode, *, mask=MASK, ids=IDS, method=STRONG):
     """The scores of the first new token ``[copies, V]`` and the sequences, generated in a mode, steered."""
     model, bank = model_and_bank(family)
     options = {"max_new_tokens": 4, "do_sample": False, "eos_token_id": None, **MODES[mode](model)}
-    with torch.no_grad(), steer(model, bank, mask, Seka(gain=GAIN)) as report:
+    with torch.no_grad(), steer(model, bank, mask, method) as report:
         out = model.generate(
             ids, attention_mask=torch.ones_like(ids), output_logits=True, return_dict_in_generate=True, **options
         )
@@ -77,55 +77,55 @@ def first_scores(family, mode, *, mask=MASK, ids=IDS):
     return out.logits[0], out.sequences
 
 
-def _continuous(family):
+def _continuous(family, method):
     """Continuous batching gives tokens and their log-probabilities; prompts of 24 tokens come in pieces of 16."""
     model, bank = model_and_bank(family)
     settings = {"page_size": 8, "num_blocks": 64, "max_batch_tokens": 16, "allow_block_sharing": False}
 
-    def run(gain):
-        with steer(model, bank, MASK, Seka(gain=gain)) as report:
+    def run(method):
+        with steer(model, bank, MASK, method) as report:
             outputs = model.generate_batch(
                 IDS.tolist(),
                 GenerationConfig(max_new_tokens=4, do_sample=False, eos_token_id=-1),
                 ContinuousBatchingConfig(return_logprobs=True, **settings),
             )
-        assert report.tokens_edited == (len(MASK.nonzero()) if gain else 0)
+        assert report.tokens_edited == (0 if method == STILL else len(MASK.nonzero()))
         (output,) = outputs.values()
-        wanted = wanted_scores(family, steered=gain != 0)[0].float().log_softmax(-1).max()
+        wanted = wanted_scores(family, method)[0].float().log_softmax(-1).max()
         return output.generated_tokens, abs(output.logprobs[0] - float(wanted))
 
-    tokens, off = run(GAIN)
-    assert tokens == first_scores(family, "greedy")[1][0, IDS.shape[1] :].tolist(), family
-    if getattr(model.config, "attn_logit_softcapping", None) and run(0.0)[1] > 2e-4:
+    tokens, off = run(method)
+    assert tokens == first_scores(family, "greedy", method=method)[1][0, IDS.shape[1] :].tolist(), family
+    if getattr(model.config, "attn_logit_softcapping", None) and run(STILL)[1] > 2e-4:
         return "no: soft-capping left out"
     assert off < 2e-4, family
     return "yes"
 
 
 @cache
-def wanted_scores(family, steered=True):
+def wanted_scores(family, method=STRONG):
     """The scores of the first new token by one plain forward pass over the prompt, without any cache."""
     model, bank = model_and_bank(family)
-    with torch.no_grad(), steer(model, bank, MASK, Seka(gain=GAIN if steered else 0.0)):
+    with torch.no_grad(), steer(model, bank, MASK, method):
         return model(IDS, use_cache=False).logits[:, -1]
 
 
-def outcome(family, mode):
+def outcome(family, mode, method=STRONG):
     """ "yes", or why transformers does not run this mode; raises if the mode runs and is not steered as it should be."""
     try:
         if mode == CONTINUOUS:
-            return _continuous(family)
-        scores, sequences = first_scores(family, mode)
+            return _continuous(family, method)
+        scores, sequences = first_scores(family, mode, method=method)
     except ValueError as error:
         notes = [note for begin, note in REFUSALS.items() if begin in str(error)]
         if not notes:
             raise
         return notes[0]
-    wanted = wanted_scores(family)
+    wanted = wanted_scores(family, method)
     assert torch.allclose(scores, wanted.expand_as(scores), rtol=1e-3, atol=2e-4), (family, mode)
-    assert not torch.allclose(wanted, wanted_scores(family, steered=False), rtol=1e-3, atol=2e-3), (family, mode)
+    assert not torch.allclose(wanted, wanted_scores(family, STILL), rtol=1e-3, atol=2e-3), (family, mode)
     if not any(word in mode for word in ("sampl", "beam", "quantised")):  # four bits may choose another second token
-        assert torch.equal(sequences, first_scores(family, "greedy")[1]), (family, mode)
+        assert torch.equal(sequences, first_scores(family, "greedy", method=method)[1]), (family, mode)
     return "yes"
 
 

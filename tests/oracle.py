@@ -72,3 +72,36 @@ def routed_keys(keys, queries, last, weights, experts, gain, router, top_k):
                         u = expert[0][:, :top_k]
                         out[b, t, h] += weights[b][t] * gain * a * (u @ (u.T @ keys[b, t, h]))
     return out
+
+
+def group_bias(keys, weights, queries, bias, scale, inverse, form, distances):
+    """Keys [B, T, H, D] with a bias b: each token gets the shortest vector that its group's queries [B, Q, D] score b / scale.
+
+    The vector is turned to the distance from the last token; in the constant form it is that of queries turned by every
+    distance, in the mean. Halves of D hold the pairs; inverse: [D / 2] frequencies.
+    """
+    import math
+
+    import torch
+
+    half = keys.shape[-1] // 2
+
+    def turned(vector, distance):
+        out = vector.clone()
+        for i, frequency in enumerate(inverse.tolist()):
+            c, s = math.cos(distance * frequency), math.sin(distance * frequency)
+            out[i], out[i + half] = vector[i] * c - vector[i + half] * s, vector[i + half] * c + vector[i] * s
+        return out
+
+    steps = [math.exp(math.log(distances[0]) + i / 63 * math.log(distances[1] / distances[0])) for i in range(64)]
+    out, groups = keys.double().clone(), queries.shape[1] // keys.shape[2]
+    for b in range(keys.shape[0]):
+        for h in range(keys.shape[2]):
+            group = [queries[b, h * groups + g].double() for g in range(groups)]
+            if form == "constant":
+                group = [sum(turned(q, round(d)) for d in steps) / 64 for q in group]
+            x = torch.linalg.lstsq(torch.stack(group), torch.ones(groups, 1).double(), driver="gelsd").solution[:, 0]
+            for t in range(keys.shape[1]):
+                moved = x if form == "constant" else turned(x, keys.shape[1] - 1 - t)
+                out[b, t, h] += weights[b, t].double() * bias / scale * moved
+    return out

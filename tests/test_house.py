@@ -26,6 +26,7 @@ def test_the_public_door():
         "Generation",
         "Highlighter",
         "InvalidToolCall",
+        "KeyBias",
         "KeyEditing",
         "KeyScaling",
         "Passage",

@@ -8,6 +8,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from seka_rag import ProjectionBank, SteeredModel, learn_bank
+from seka_rag.bank.queries import MeanQueries
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import find_key_sites
 
@@ -288,9 +289,17 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
         u = torch.linalg.qr(noise)[0][:, :, :rank]
         return u @ u.mT
 
-    chosen = find_key_sites(model).modules if layers is None else layers
-    return ProjectionBank.from_projections(
+    sites = find_key_sites(model)
+    chosen = sites.modules if layers is None else layers
+    bank = ProjectionBank.from_projections(
         model, {i: projections() for i in chosen}, negative={i: projections() for i in chosen}
+    )
+    mean = {
+        i: torch.randn(sites.heads * sites.groups, sites.head_dim, generator=generator) for i in sites.query_modules
+    }
+    queries = MeanQueries(mean, {i: 2 * q.square().sum(-1) for i, q in mean.items()})
+    return ProjectionBank(
+        bank.model, bank.positive, bank.negative, learning=bank.learning, queries=queries if mean else None
     )
 
 

@@ -51,16 +51,16 @@ def check_singular_values(values: Mapping[int, Tensor], factors: Mapping[int, Te
             raise BankError(f"{where}: zero for a kept column, or not zero for a dropped one")
 
 
-def check_gap(gap: Tensor, model: ModelIdentity) -> None:
-    """``[L, H]``, finite, not negative.
+def check_heads(name: str, values: Tensor, model: ModelIdentity, *, signed: bool) -> None:
+    """``[L, H]``, finite, and not negative unless signed.
 
     Raises:
         BankError: says what is wrong.
     """
-    if tuple(gap.shape) != (model.layers, model.heads):
-        raise BankError(f"gap: shape {tuple(gap.shape)}, expected {(model.layers, model.heads)}")
-    if not gap.isfinite().all() or (gap < 0).any():
-        raise BankError("gap: not finite, or negative")
+    if tuple(values.shape) != (model.layers, model.heads):
+        raise BankError(f"{name}: shape {tuple(values.shape)}, expected {(model.layers, model.heads)}")
+    if not values.isfinite().all() or (not signed and (values < 0).any()):
+        raise BankError(f"{name}: not finite" + ("" if signed else ", or negative"))
 
 
 def kept_columns(factor: Tensor) -> Tensor:

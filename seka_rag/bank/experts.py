@@ -21,7 +21,8 @@ from seka_rag.bank.checks import kept_columns
 from seka_rag.bank.files import read_header
 from seka_rag.bank.folders import holds, read_folder, write_folder
 from seka_rag.bank.hub import find_folder, upload_files
-from seka_rag.bank.projections import FILES, ProjectionBank
+from seka_rag.bank.projections import ProjectionBank
+from seka_rag.bank.storage import FILES, bank_files
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
 from seka_rag.ops.routing import LayerExperts
@@ -256,7 +257,7 @@ class ExpertBank:
         )
         files = {_JSON: f"{header.model_dump_json(indent=2)}\n".encode()}
         for name, bank in self._experts.items():
-            files |= {f"{name}/{file}": data for file, data in bank._files().items()}
+            files |= {f"{name}/{file}": data for file, data in bank_files(bank).items()}
         return files
 
 

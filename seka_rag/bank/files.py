@@ -66,7 +66,11 @@ class TensorManifest(BaseModel):
 
 
 def parts_by_layer(
-    tensors: Mapping[str, Tensor], by_layer: Collection[str], whole: Collection[str], where: Path
+    tensors: Mapping[str, Tensor],
+    by_layer: Collection[str],
+    whole: Collection[str],
+    where: Path,
+    optional: Collection[str] = (),
 ) -> dict[str, Any]:
     """The tensors of a file by part: ``part.3`` is that of layer 3, and a whole one is a part by itself.
 
@@ -76,7 +80,7 @@ def parts_by_layer(
     parts: dict[str, Any] = {name: {} for name in by_layer}
     for name, tensor in tensors.items():
         part, _, layer = name.partition(".")
-        if name in whole:
+        if name in whole or name in optional:
             parts[name] = tensor
         elif part in by_layer and layer.isdecimal():
             parts[part][int(layer)] = tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,19 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from seka_rag.bank.base import gain_of, stored_method, without_gain
+from seka_rag.bank.base import gain_of, stored_method
 from seka_rag.bank.card import model_card
-from seka_rag.bank.checks import check_factors, check_gap, check_singular_values, factors_of, kept_columns
-from seka_rag.bank.files import TensorManifest, parts_by_layer, read_header
+from seka_rag.bank.checks import check_factors, check_heads, check_singular_values, factors_of, kept_columns
 from seka_rag.bank.folders import holds, read_folder, write_folder
-from seka_rag.bank.header import FORMAT_VERSION, Header, Learning
+from seka_rag.bank.header import Learning
 from seka_rag.bank.heads import HeadChoice, select_heads
 from seka_rag.bank.hub import find_folder, upload_files
 from seka_rag.bank.official import official_factors, write_projections
+from seka_rag.bank.queries import MeanQueries
+from seka_rag.bank.storage import FILES, bank_files, bank_tensors, read_bank
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.ops.projection import projection
-
-_JSON, _TENSORS = FILES = ("bank.json", "bank.safetensors")
-_PARTS = ("positive", "negative", "singular_values")
 
 
 class ProjectionBank:
@@ -41,6 +39,8 @@ class ProjectionBank:
             empty if the bank was not learned here (``from_projections`` does not know them).
         negative: layer -> factors of ``P-``, or empty.
         gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys.
+        queries: mean queries of the last tokens of prompts; None if they were not learned.
+        strengths: ``[L, H]`` how strongly a head is steered, of any sign, by methods that can; None for all kept heads alike.
         steering: the method to start with, in stored form; SEKA at ``suggested_gain`` if nothing else is given.
     """
 
@@ -54,6 +54,8 @@ class ProjectionBank:
         suggested_gain: float = 0.5,
         singular_values: Mapping[int, Tensor] | None = None,
         steering: Mapping[str, Any] | None = None,
+        queries: MeanQueries | None = None,
+        strengths: Tensor | None = None,
     ) -> None:
         self.model = model
         self.positive = {layer: f.float().contiguous() for layer, f in sorted(positive.items())}
@@ -62,10 +64,16 @@ class ProjectionBank:
         self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
         self.learning = learning or Learning()
         self.steering = stored_method("Seka", steering, float(suggested_gain))
+        self.queries = queries
+        self.strengths = None if strengths is None else strengths.float().contiguous()
         check_factors("positive", self.positive, model)
         check_factors("negative", self.negative, model)
         check_singular_values(self.singular_values, self.positive)
-        check_gap(self.gap, model)
+        check_heads("gap", self.gap, model, signed=False)
+        if self.strengths is not None:
+            check_heads("strengths", self.strengths, model, signed=True)
+        if queries is not None:
+            queries.check(model)
 
     # --- what it holds
 
@@ -80,6 +88,11 @@ class ProjectionBank:
         return ranks
 
     @property
+    def head_strengths(self) -> Tensor:
+        """``[L, H]``: ``strengths``, or 1 for each kept head."""
+        return (self.ranks > 0).float() if self.strengths is None else self.strengths
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Layers that the bank steers."""
         return tuple(self.positive)
@@ -92,7 +105,7 @@ class ProjectionBank:
     @cached_property  # every steered call reports it, and it hashes all tensors
     def digest(self) -> str:
         """A short name for exactly this content."""
-        return hashlib.sha256(save_tensors(self._tensors()) + self.model.model_dump_json().encode()).hexdigest()[:16]
+        return hashlib.sha256(save_tensors(bank_tensors(self)) + self.model.model_dump_json().encode()).hexdigest()[:16]
 
     def projection(self, layer: int) -> Tensor:
         """``P+`` of a layer, ``[H, D, D]``.
@@ -126,7 +139,7 @@ class ProjectionBank:
             SettingError: two rules, or a value that means nothing.
         """
         rule = HeadChoice(min_gap, best, quantile, heads)
-        chosen = select_heads(self.gap, self.ranks > 0, rule, layers)
+        chosen = select_heads(self.gap, (self.ranks > 0) | (self.head_strengths != 0), rule, layers)
 
         def only(part: Mapping[int, Tensor]) -> dict[int, Tensor]:
             kept = [layer for layer in part if chosen[layer].any()]
@@ -142,6 +155,8 @@ class ProjectionBank:
             self.learning.model_copy(update={"heads": note}),
             singular_values=only(self.singular_values),
             steering=self.steering,
+            queries=self.queries,
+            strengths=None if self.strengths is None else self.strengths * chosen,
         )
 
     def __repr__(self) -> str:
@@ -226,7 +241,7 @@ class ProjectionBank:
         Raises:
             BankError: the path is a file, a folder that holds other files, or cannot be written; nothing is changed.
         """
-        return write_folder(path, self._files())
+        return write_folder(path, bank_files(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ProjectionBank:
@@ -236,18 +251,15 @@ class ProjectionBank:
             BankError: not a bank, another format version, or damaged; says which.
         """
         path = Path(path)
-        if holds(path, "experts.json") and not holds(path, _JSON):
+        if holds(path, "experts.json") and not holds(path, FILES[0]):
             raise BankError(f"{path} holds experts, not one bank: use load_bank")
         return cls._of_files(read_folder(path, FILES), path)
 
     @classmethod
     def _of_files(cls, files: Mapping[str, bytes], path: Path) -> ProjectionBank:
-        older = {2: partial(without_gain, usual="Seka")}
-        header = read_header(files[_JSON], path / _JSON, Header, FORMAT_VERSION, older)
-        tensors = header.tensors.read(files[_TENSORS], path / _TENSORS)
-        parts = parts_by_layer(tensors, _PARTS, ["gap"], path / _TENSORS)
+        content = read_bank(files, path)
         try:
-            return cls(header.model, learning=header.learning, steering=header.steering, **parts)
+            return cls(**content)
         except BankError as error:
             raise BankError(f"{path} is damaged: {error}") from None
 
@@ -282,22 +294,7 @@ class ProjectionBank:
             BankError: the upload failed; says why.
         """
         card = model_card(self, repo_id, base_model).encode()
-        return upload_files(repo_id, {"README.md": card, **self._files()}, **options)
-
-    def _files(self) -> dict[str, bytes]:
-        manifest, data = TensorManifest.of(self._tensors())
-        header = Header(
-            format_version=FORMAT_VERSION,
-            model=self.model,
-            learning=self.learning,
-            steering=self.steering,
-            tensors=manifest,
-        )
-        return {_JSON: f"{header.model_dump_json(indent=2)}\n".encode(), _TENSORS: data}
-
-    def _tensors(self) -> dict[str, Tensor]:
-        named = {f"{name}.{layer}": t for name in _PARTS for layer, t in getattr(self, name).items()}
-        return {**named, "gap": self.gap}
+        return upload_files(repo_id, {"README.md": card, **bank_files(self)}, **options)
 
 
 def _identity(model: Any) -> ModelIdentity:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seka_rag.errors import SteeringError
+from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
@@ -49,6 +50,7 @@ def editing(
         raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
     tally, windows = Tally(states=dict(states or {})), Windows(marks.length)
     reads = states is None and any(edit.needs_query for edit in edits.values())
+    far = any(edit.needs_distance for edit in edits.values())
     requests = Requests(marks.lengths, _QUERY_IN_PIECES if reads else "")
     split: dict[int, Edit] = {}  # layer -> edit of the heads that this process holds, if it does not hold all
 
@@ -93,10 +95,18 @@ def editing(
                 return  # likewise
             tally.seen.append(window[0])
             part = marks.window(*window, len(_given(arguments)))
-            last = _last_tokens(arguments, window, marks.length) if reads else None
+            last = _last_tokens(arguments, window, marks.length) if reads or far else None
         if not part.inside.any():
             return
         check_gradients(sites.decoder)
+        if far and part.distances is None:
+            if last is None:
+                raise SteeringError(
+                    f"the prompt of {marks.length} tokens comes in chunks, and how far its highlights are from its end is "
+                    "needed before the end is there. Prefill in one piece, or use KeyBias(form='constant')"
+                )
+            part = replace(part, distances=_distances(arguments, part, last))
+        part = replace(part, capped=tally.capped)
         for layer, edit in edits.items():
             if reads and edit.needs_query:  # before the keys: they may be in the same output
                 yield sites.query_modules[layer], partial(after_query, layer, last)
@@ -132,6 +142,26 @@ def _last_tokens(arguments: dict[str, Any], window: tuple[int, int], length: int
     if isinstance(mask, Tensor) and mask.ndim == 2:
         return _last_real(mask[:, start:length].to(given.device))
     return torch.full((len(given),), length - 1 - start, device=given.device)
+
+
+def _distances(arguments: dict[str, Any], part: Part, last: Tensor) -> Tensor:
+    """How many positions later the last prompt token of its row is than each highlighted token: ``[k]``.
+
+    Raises:
+        UnsupportedModelError: positions of several axes (of images).
+    """
+    rows, columns = part.rows.to(last.device), part.columns.to(last.device)
+    positions = arguments.get("position_ids")
+    if positions is None:
+        return last[rows] - columns
+    if positions.ndim != 2:
+        raise UnsupportedModelError(
+            "positions of several axes, as of images: the distance of two tokens is not one number. Use "
+            "KeyBias(form='constant')"
+        )
+    if len(positions) == 1:
+        positions = positions.expand(len(last), -1)
+    return positions[rows, last[rows]] - positions[rows, columns]
 
 
 def _last_real(mask: Tensor) -> Tensor:

@@ -98,8 +98,9 @@ class Marks:
         counts = torch.tensor([int(h.sum()) for h in here], dtype=torch.long)
         inside = torch.zeros(len(self), dtype=torch.bool)
         inside[found] = True
-        columns = self.columns[found] + shift.repeat_interleave(counts)
-        return Part(inside, torch.zeros_like(found), columns, self.weights[found], self.rows[found])
+        columns, owners = self.columns[found] + shift.repeat_interleave(counts), self.rows[found]
+        distances = torch.tensor(self.lengths)[owners] - 1 - self.columns[found]
+        return Part(inside, torch.zeros_like(found), columns, self.weights[found], owners, distances)
 
     def _between(self, start: int, length: int) -> Tensor:
         return (self.columns >= start) & (self.columns < start + length)
@@ -112,11 +113,13 @@ class Tally:
     Attributes:
         seen: positions at which forward passes over the prompt began.
         done: layer -> which of the highlighted tokens were edited in it, bool ``[n]``, pass by pass.
+        capped: how many changes an edit shortened, and how many it made, pass by pass and layer by layer.
         states: layer -> what its edit read from the queries ``[B, h, ...]``.
     """
 
     seen: list[int] = field(default_factory=list)
     done: dict[int, list[Tensor]] = field(default_factory=dict)
+    capped: list[Tensor] = field(default_factory=list)
     states: dict[int, Tensor] = field(default_factory=dict)
 
     def edited(self, marks: Marks, layers: Collection[int]) -> int:

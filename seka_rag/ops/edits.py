@@ -22,6 +22,8 @@ class Part:
         rows, columns: where they are in the pass ``[k]``; k is a multiple where rows are repeated.
         weights: ``[k]`` float32.
         owners: ``[k]`` their rows in the mask.
+        distances: ``[k]`` how many tokens later the last token of their prompt stands; None if no edit needs it.
+        capped: where an edit puts a tensor if it shortened itself: how many of its changes, and how many it made.
     """
 
     inside: Tensor
@@ -29,14 +31,19 @@ class Part:
     columns: Tensor
     weights: Tensor
     owners: Tensor
+    distances: Tensor | None = None
+    capped: list[Tensor] = field(default_factory=list, repr=False)
     _placed: dict[torch.device, Part] = field(default_factory=dict, init=False, repr=False)
 
     def to(self, device: torch.device) -> Part:
         """The part on a device, where it is copied once."""
         if device not in self._placed:
             with torch.inference_mode(False):  # a later pass may want gradients
-                there = (t.to(device) for t in (self.rows, self.columns, self.weights, self.owners))
-                self._placed[device] = Part(self.inside, *there)
+                rows, columns, weights, owners = (
+                    t.to(device) for t in (self.rows, self.columns, self.weights, self.owners)
+                )
+                distances = None if self.distances is None else self.distances.to(device)
+                self._placed[device] = Part(self.inside, rows, columns, weights, owners, distances, self.capped)
         return self._placed[device]
 
 
@@ -53,6 +60,11 @@ class Edit(ABC):
     _placed: dict[torch.device, Any] = field(default_factory=dict, init=False, repr=False)
 
     needs_query: ClassVar[bool] = False
+
+    @property
+    def needs_distance(self) -> bool:
+        """Whether ``apply`` needs to know how far each token is from the last one of its prompt."""
+        return False
 
     @abstractmethod
     def apply(self, keys: Tensor, part: Part, state: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,17 +38,21 @@ class KeyEditing(SteeringMethod):
             sites: of the model, for a method that must know more than the bank holds.
         """
 
-    def chosen(self, bank: Bank) -> list[int]:
+    def chosen(self, bank: Bank, layers: Sequence[int] | None = None) -> list[int]:
         """The bank's layers that this method is to steer.
+
+        Args:
+            layers: those that the method can choose from; by default all that the bank has.
 
         Raises:
             BankError: a layer was named that the bank does not have.
         """
+        known = list(bank.layers if layers is None else layers)
         if self.layers is None:
-            return list(bank.layers)
-        missing = sorted(set(self.layers) - set(bank.layers))
+            return known
+        missing = sorted(set(self.layers) - set(known))
         if missing:
-            raise BankError(f"layers {missing} were asked for; the bank has layers {list(bank.layers)}")
+            raise BankError(f"layers {missing} were asked for; the bank has layers {known}")
         return sorted(set(self.layers))
 
     @contextmanager
@@ -80,11 +84,11 @@ class KeyEditing(SteeringMethod):
         """
 
     def check_prefix(self, hf_model: nn.Module, bank: Bank) -> None:
-        if any(edit.needs_query for edit in plan(self, bank, find_key_sites(hf_model)).values()):
+        if any(edit.needs_query or edit.needs_distance for edit in plan(self, bank, find_key_sites(hf_model)).values()):
             raise SteeringError(
                 f"{type(self).__name__} needs the end of the whole prompt, which a prefix does not hold: its last token says "
                 "how the highlights are edited. Highlight only what follows the prefix, or use a method that does not need "
-                "it, such as Seka (with one of the experts)"
+                "it, such as Seka (with one of the experts) or KeyBias(form='constant')"
             )
 
 

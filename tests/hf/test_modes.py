@@ -12,13 +12,14 @@ from oracle import edited_keys
 from tiny import random_bank, tiny_model
 from transformers import DynamicCache, StaticCache
 
-from seka_rag import Prompt, Seka, steer
+from seka_rag import KeyBias, Prompt, Seka, steer
 from seka_rag.errors import GenerationTimeoutError, SteeringError, UnsupportedModelError
 from seka_rag.hf import taps
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import find_key_sites
 
-STRONG = Seka(gain=2.0)
+STRONG = modes.STRONG
+BIASED = {form: KeyBias(form=form, bias=3.0, distances=(1, 24)) for form in ("constant", "mean", "request")}
 
 
 def attached(model):
@@ -38,6 +39,20 @@ def test_every_mode_of_the_table(family):
         row = next(line for line in page.splitlines() if line.startswith(f"| {mode} |"))
         said = row.split(" | ")[[c.strip(" |") for c in columns].index(family)]
         assert modes.outcome(family, mode) == said.strip(" |"), (mode, "run python tests/modes.py")
+    assert attached(model_and_bank(family)[0]) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "phi3", "lfm2"])
+@pytest.mark.parametrize("form", BIASED)
+def test_key_bias_in_every_mode_or_refused(family, form):
+    for mode in [*MODES, modes.CONTINUOUS]:
+        wanted = modes.outcome(family, mode)
+        whole = "chunked" not in mode and (form != "request" or mode != modes.CONTINUOUS)
+        if form == "constant" or whole or wanted != "yes":
+            assert modes.outcome(family, mode, BIASED[form]) == wanted, mode
+        else:
+            with pytest.raises((SteeringError, UnsupportedModelError), match="chunks|in pieces"):
+                modes.outcome(family, mode, BIASED[form])
     assert attached(model_and_bank(family)[0]) == 0
 
 
