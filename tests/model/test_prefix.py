@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import random_bank, random_expert, tiny_model
 
-from seka_rag import AdaSeka, ExpertBank, Prompt, Seka, SteeredModel
+from seka_rag import AdaSeka, ExpertBank, KeyBias, Prompt, Seka, SteeredModel
 from seka_rag.errors import ContextLengthError, SettingError, SteeringError, TokenizationError
 
 BEGIN = Prompt("Context: Ada lives in Lyon. Robert lives in Boston.\n").highlight("Ada lives in Lyon.")
@@ -128,3 +128,15 @@ def test_experts_cannot_be_chosen_by_a_prefix(qwen3, tokenizer):
     question = Prompt(ASKED[0]).highlight("Ada")
     out = model.generate(question, prefix=model.prefill(BEGIN.text), max_new_tokens=4)
     assert out.text == model.generate(BEGIN.text + question, max_new_tokens=4).text
+
+
+def test_a_constant_bias_is_kept_in_a_prefix_and_the_other_forms_are_refused(qwen3, tokenizer, make_bank):
+    model = SteeredModel(qwen3, tokenizer, bank=make_bank(qwen3), steering=KeyBias(bias=6.0))
+    question = Prompt(ASKED[0]).highlight("Ada")
+    out = model.generate(question, prefix=model.prefill(BEGIN), max_new_tokens=6)
+    whole = model.generate(BEGIN + question, max_new_tokens=6)
+    assert out.text == whole.text != model.generate(BEGIN + question, steering=None, max_new_tokens=6).text
+    assert out.report.tokens_edited == whole.report.tokens_edited
+    for form in ("mean", "request"):
+        with pytest.raises(SteeringError, match="end of the whole prompt"):
+            model.prefill(BEGIN, steering=KeyBias(form=form))

@@ -218,7 +218,9 @@ def test_where_the_end_must_be_known():
 
 def test_what_the_bank_and_the_model_must_have():
     model = tiny_model("llama")
-    with pytest.raises(BankError, match="needs mean queries"), steer(model, random_bank(model), MASK, KeyBias()):
+    given = random_bank(model)
+    bare = ProjectionBank(given.model, given.positive)
+    with pytest.raises(BankError, match="needs mean queries"), steer(model, bare, MASK, KeyBias()):
         pass
     other = tiny_model("jetmoe")
     with pytest.raises(UnsupportedModelError, match="could not be measured"):
