@@ -145,8 +145,7 @@ class ProjectionBank:
             kept = [layer for layer in part if chosen[layer].any()]
             return {i: part[i] * chosen[i].view(-1, *[1] * (part[i].ndim - 1)) for i in kept}
 
-        where = "" if layers is None else f" in layers {sorted(set(layers))}"
-        note = f"{self.learning.heads}; of these {rule}{where}"
+        note = f"{self.learning.heads}; of these {rule}" + (f" in layers {sorted(set(layers))}" if layers else "")
         return ProjectionBank(
             self.model,
             only(self.positive),

@@ -57,4 +57,10 @@ def read_bank(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:
     parts = parts_by_layer(tensors, (*_BY_LAYER, *_QUERIES), ("gap",), path / TENSORS, optional=("strengths",))
     mean, power = (parts.pop(name) for name in _QUERIES)
     queries = MeanQueries(mean, power) if mean or power else None
-    return {"model": header.model, "learning": header.learning, "steering": header.steering, "queries": queries, **parts}
+    return {
+        "model": header.model,
+        "learning": header.learning,
+        "steering": header.steering,
+        "queries": queries,
+        **parts,
+    }
