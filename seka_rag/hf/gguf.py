@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from seka_rag.errors import MissingExtraError, ModelFileError
+from seka_rag.errors import MissingExtraError, ModelFileError, ModelNotFoundError, SettingError
 from seka_rag.hf.gguf_header import GgufHeader
+
+logger = logging.getLogger(__name__)
+
+#: What chat templates end a turn with; a file names one end of text, which need not be it.
+_ENDS_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "<turn|>", "<|end_of_text|>", "<|eom_id|>")
 
 
 def is_gguf(name: str) -> bool:
@@ -24,35 +32,44 @@ def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: 
         options: passed to ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        ModelFileError: the file is damaged or incomplete, or of an architecture that transformers does not read.
+        ModelNotFoundError: no such file.
+        ModelFileError: it is damaged or incomplete, or of an architecture or form that cannot be read.
+        SettingError: an option that has no meaning for such a file.
         MissingExtraError: the packages that read such files are not installed.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
 
     _check_packages()
-    dtype = torch.bfloat16 if dtype in (None, "auto") else dtype
+    if "quantization_config" in options:
+        raise SettingError(f"quantization_config: the weights of {path.name} are dequantised when it is loaded")
+    if not path.is_file():
+        raise ModelNotFoundError(f"there is no GGUF file {path}")
     header = GgufHeader.read(path)
-    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    options = {"dtype": torch.bfloat16 if dtype in (None, "auto") else dtype, **_dense(), **options}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
         model, info = AutoModelForCausalLM.from_pretrained(
-            **where,
-            dtype=torch.bfloat16 if dtype in (None, "auto") else dtype,
-            output_loading_info=True,
-            **_dense(),
-            **options,
+            **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    except Exception as error:  # readers of damaged files fail in every way there is
-        raise ModelFileError(f"{path} could not be read as a GGUF model: {_first_line(error)}") from error
-    if missing := sorted(info["missing_keys"]):
-        raise ModelFileError(f"{path} lacks {len(missing)} of the model's tensors, {missing[0]} among them")
+    except Exception as error:  # the readers of a strange file fail in every way there is
+        raise ModelFileError(
+            f"{path}, a GGUF file of architecture {header.architecture!r}, cannot be read by transformers {__version__}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _check_complete(model, info, path)
     _mend_digits(tokenizer, header)
+    _mend_ends(model, tokenizer)
+    if "rope_freqs.weight" in header.shapes and model.config.rope_parameters["rope_type"] == "default":
+        logger.warning(
+            "%s scales its rotary frequencies for long contexts, which transformers does not read from it: answers differ "
+            "a little from llama.cpp's, and more with long prompts",
+            path.name,
+        )
     return _as_plain(model, path), tokenizer
 
 
 def _check_packages() -> None:
-    from importlib.util import find_spec
-
     for package in ("gguf", "accelerate"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "gguf")
@@ -66,6 +83,19 @@ def _dense() -> dict[str, Any]:
     return {} if kind is None else {"quantization_config": kind(dequantize=True)}
 
 
+def _check_complete(model: Any, info: dict[str, Any], path: Path) -> None:
+    """Every parameter came from the file, in its shape, as numbers; transformers would fill the rest with noise."""
+    if missing := sorted(info["missing_keys"]):
+        raise ModelFileError(f"{path} lacks {len(missing)} tensors of the model, {missing[0]} among them")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise ModelFileError(
+            f"{path}: {name} has shape {tuple(found)}, and its settings say {tuple(wanted)}: they do not belong together"
+        )
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise ModelFileError(f"{path} is damaged: {name} holds values that are no numbers. Fetch it again")
+
+
 def _as_plain(model: Any, path: Path) -> Any:
     """The model without the marks of quantisation: its weights are dense now, and it can be saved like any other."""
     for mark in ("hf_quantizer", "quantization_method"):
@@ -75,19 +105,16 @@ def _as_plain(model: Any, path: Path) -> Any:
         del model.config.quantization_config
     for name, value in list(vars(model.config).items()):
         setattr(model.config, name, _shortest(value))
-    model.config.name_or_path = path.name
-    return model.eval()
+    model.config.name_or_path = model.config.gguf_file = path.name
+    return model
 
 
 def _shortest(value: Any) -> Any:
-    """GGUF keeps numbers in 32 bits, and transformers reads 1e-05 as 9.999999747378752e-06: the number that was meant."""
+    """A file keeps numbers in 32 bits, and 1e-05 is read as 9.999999747378752e-06: the number that was meant."""
     if isinstance(value, dict):
         return {key: _shortest(v) for key, v in value.items()}
-    if isinstance(value, float):
-        import numpy as np
-
-        short = float(str(np.float32(value)))
-        return short if float(np.float32(short)) == value else value
+    if isinstance(value, float) and value == np.float32(value):
+        return float(str(np.float32(value)))
     return value
 
 
@@ -100,5 +127,11 @@ def _mend_digits(tokenizer: Any, header: GgufHeader) -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+def _mend_ends(model: Any, tokenizer: Any) -> None:
+    """Answers end where the chat template ends a turn."""
+    template, settings = tokenizer.chat_template or "", model.generation_config
+    given = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    control = tokenizer.added_tokens_encoder
+    ends = [*given, *(control[token] for token in _ENDS_OF_TURN if token in template and token in control)]
+    ends = list(dict.fromkeys(end for end in ends if end is not None))
+    settings.eos_token_id = ends[0] if len(ends) == 1 else ends or None

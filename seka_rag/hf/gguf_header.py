@@ -42,7 +42,7 @@ class GgufHeader:
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return cls._parsed(data, path)
-        except (struct.error, UnicodeDecodeError, IndexError, KeyError, OverflowError, MemoryError) as error:
+        except (struct.error, UnicodeDecodeError, LookupError, OverflowError, MemoryError, RecursionError) as error:
             raise ModelFileError(f"the GGUF file {path} is damaged or cut off: its header cannot be read") from error
         except (OSError, ValueError) as error:  # an empty file cannot be mapped
             reason = "it is empty" if path.is_file() and not path.stat().st_size else str(error)
@@ -67,6 +67,8 @@ class GgufHeader:
             kind, start = cursor.number("I"), cursor.number("Q")
             ends.append(start + _bytes_of(kind, prod(shapes[name]), path))
         alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise IndexError
         size = -(-cursor.at // alignment) * alignment + max(ends)
         if len(data) < size:
             raise ModelFileError(f"the GGUF file {path} is cut off: it has {len(data)} bytes of {size}. Fetch it again")

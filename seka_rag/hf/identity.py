@@ -36,7 +36,7 @@ _FIELDS = (
     "tie_word_embeddings",
 )
 #: Not part of the agreement that ``check`` asks for: the weights only warn, name and revision only inform.
-_PROVENANCE = {"weights", "name", "revision"}
+_PROVENANCE = {"weights", "name", "revision", "gguf"}
 _SAMPLES = 16  # of each parameter
 _ROUNDINGS = (torch.bfloat16, torch.float16)
 _fingerprints: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
@@ -49,6 +49,7 @@ class ModelIdentity(BaseModel):
         weights: digests of a sample of the weights, by the precision that they were rounded to; empty if they cannot be
             read (quantised, offloaded, sharded). They tell a fine-tuned model from its base.
         name, revision: the model's name and commit on the Hub, if known.
+        gguf: name of the GGUF file that the weights were dequantised from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class ModelIdentity(BaseModel):
     weights: dict[str, str] = {}
     name: str | None = None
     revision: str | None = None
+    gguf: str | None = None
 
     def check(self, other: ModelIdentity) -> None:
         """Raise unless ``other`` is the same architecture, size and configuration.
@@ -83,6 +85,11 @@ class ModelIdentity(BaseModel):
         """Warnings about a model that passed ``check`` and yet is not the one that the bank was learned for."""
         common = self.weights.keys() & other.weights.keys()
         if any(self.weights[rounding] != other.weights[rounding] for rounding in common):
+            if self.gguf != other.gguf:
+                return [
+                    f"the bank was learned with {self._weights_in_words()} and the model has {other._weights_in_words()}: "
+                    "it is used, and fits if these are one model in two precisions; a bank learned here fits in any case"
+                ]
             return [
                 "the model's weights differ from those that the bank was learned with (a fine-tuned or adapted model?): "
                 "learn a bank for it, or check that this one still helps"
@@ -91,6 +98,9 @@ class ModelIdentity(BaseModel):
         if known and self.revision != other.revision:
             return [f"the bank was learned with revision {self.revision} of the model; this is {other.revision}"]
         return []
+
+    def _weights_in_words(self) -> str:
+        return f"the weights of {self.gguf}" if self.gguf else "weights that come from no GGUF file"
 
 
 def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
@@ -120,6 +130,7 @@ def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
         weights=_fingerprints[model],
         name=_hub_name(getattr(top, "_name_or_path", None) or ""),
         revision=getattr(top, "_commit_hash", None),
+        gguf=getattr(top, "gguf_file", None),
     )
 
 

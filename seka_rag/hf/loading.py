@@ -48,8 +48,6 @@ def load_model(name: str, **options: Any) -> LoadedModel:
     if isinstance(source, GgufWheel):
         model, tokenizer = _from_wheel(name, source, options)
     elif is_gguf(name):
-        if not Path(name).is_file():
-            raise ModelNotFoundError(f"there is no GGUF file {name}")
         model, tokenizer = load_gguf(Path(name), **options)
     else:
         model, tokenizer = _from_pretrained(name, source, options)

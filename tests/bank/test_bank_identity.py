@@ -173,3 +173,12 @@ def test_a_model_trained_again_in_the_same_folder_gets_its_own_cached_bank(tmp_p
     assert one.config_digest == two.config_digest
     assert bank_folder(str(tmp_path), one) != bank_folder(str(tmp_path), two)
     assert bank_folder(str(tmp_path), one) == bank_folder(str(tmp_path), one)
+
+
+def test_a_number_written_in_another_way_is_the_same_model():
+    def digest(theta, eps):
+        rope = {"rope_type": "default", "rope_theta": theta}
+        return identify(tiny_model("llama", rope_parameters=rope, rms_norm_eps=eps)).config_digest
+
+    assert digest(100_000, 1e-5) == digest(100_000.0, 1e-5) == digest(1e5, 9.999999747378752e-06)  # JSON, GGUF
+    assert len({digest(100_000, 1e-5), digest(100_001, 1e-5), digest(100_000, 1.001e-5)}) == 3

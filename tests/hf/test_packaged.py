@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from real import WHEEL
+from tiny import demo_tokenizer, tiny_model
 
 from seka_rag import SteeredModel
 from seka_rag.errors import ModelFileError, ModelNotFoundError
@@ -92,3 +93,10 @@ def test_a_kill_in_between_leaves_nothing_half_written(tmp_path):
     make_folder(target, lambda part: (part / "b").write_text("whole") and None)
     assert [p.name for p in target.iterdir()] == ["b"]
     assert {p.name for p in tmp_path.iterdir()} <= {"made", ".made.lock"}
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    tiny_model("llama", vocab_size=1000).save_pretrained(tmp_path)
+    demo_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ModelFileError, match=r"has 1457 tokens, and its model knows 1000: they do not belong together"):
+        SteeredModel.from_pretrained(str(tmp_path))
