@@ -49,8 +49,12 @@ def check_target(path: Path, files: Collection[str], kind: str = "a bank") -> No
     """
     if path.is_file():
         raise BankError(f"{path} is a file; {kind} is saved as a folder")
-    held = (p.relative_to(path) for p in path.rglob("*") if not p.is_dir()) if path.exists() else ()
-    if foreign := sorted({p.as_posix() for p in held if p.parts[0] not in _HIDDEN}.difference(files)):
+    held: set[str] = set()
+    for root, folders, names in os.walk(path):  # passes over what a writer removes meanwhile
+        if Path(root) == path:
+            folders[:] = [name for name in folders if name not in _HIDDEN]
+        held.update(Path(root, name).relative_to(path).as_posix() for name in names)
+    if foreign := sorted(held.difference(files)):
         raise BankError(f"{path} holds other files ({', '.join(foreign[:5])}); give an empty or new folder")
     above = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not os.access(above, os.W_OK | os.X_OK):

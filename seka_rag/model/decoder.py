@@ -23,6 +23,7 @@ from seka_rag.model.call import Call, Steering, Truncation
 from seka_rag.model.generation import Generation, finished
 from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
 from seka_rag.steering.registry import as_steering, suggested
+from seka_rag.steering.strength import check_strength
 
 _random = threading.Lock()  # sampling draws from torch's global generator
 
@@ -160,6 +161,8 @@ class Decoder:
         prompts = [self.fit(p, call.max_new_tokens, truncate) for p in call.prompts]
         batch = pad(prompts, pad_id(self.tokenizer))
         method = self.method(call.steering, bool((batch.weights > 0).any()))
+        if method is not None:  # here as well: a call that waits for others must not fail with them
+            check_strength(method, self.bank, float(batch.weights.max()), self.hf_model)
         options = call.for_transformers()
         if call.prefix is not None:
             call.prefix.check(self.hf_model, self.bank, method, prompts)

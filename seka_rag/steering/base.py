@@ -15,6 +15,7 @@ from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedM
 from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Mask
 from seka_rag.steering.report import SteeringReport
+from seka_rag.steering.strength import check_strength, strength_warnings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -141,6 +142,7 @@ def steer(
     Raises:
         BankError: the bank belongs to another model, or is not of the kind that the method needs.
         UnsupportedModelError: the family is not known, or the model is run in a way that cannot be steered.
+        SettingError: a strength that overflows in the model's dtype.
         SteeringError: on leaving, if a highlighted token was never seen by a forward pass (none ran here, another
             thread ran it, or the tokens were in a cache already): nothing is silently unsteered.
     """
@@ -163,6 +165,8 @@ def steer(
     elif not any(method.strengths):
         report.warnings.append(f"the {method.strength_field} is 0: the model runs unsteered")
     else:
+        check_strength(method, bank, float(marks.weights.max()), hf_model)
+        report.warnings += strength_warnings(method, bank)
         with method.attach(hf_model, bank, marks, report, prepared):
             yield report
         return

@@ -1,0 +1,61 @@
+"""Strengths that destroy answers: refused where numbers would overflow, warned of beyond what the bank suggests."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from seka_rag.errors import SettingError
+
+if TYPE_CHECKING:
+    from seka_rag.bank import Bank
+    from seka_rag.steering.base import SteeringMethod
+
+#: How many times the strength that the bank suggests is still no reason for a warning.
+_USUAL = 4.0
+
+
+def check_strength(method: SteeringMethod, bank: Bank | None, weight: float, hf_model: nn.Module) -> None:
+    """Refuse a strength at which attention scores, products of two vectors, would overflow in the model's dtype.
+
+    Args:
+        weight: the largest of the highlights.
+
+    Raises:
+        SettingError: says what the bank suggests.
+    """
+    dtype = dtype_of(hf_model)
+    field, limit = method.strength_field, math.sqrt(torch.finfo(dtype).max)
+    if not max(map(abs, method.strengths)) * weight <= limit:
+        usual = _suggested(bank, field)
+        raise SettingError(
+            f"{field}={method.strength:g}{'' if weight == 1 else f' at a highlight weight of {weight:g}'} would overflow in "
+            f"{str(dtype).removeprefix('torch.')}, which bears factors up to {limit:.2g}; "
+            + (f"give a smaller {field}" if usual is None else f"the bank suggests {field}={usual:g}")
+        )
+
+
+def strength_warnings(method: SteeringMethod, bank: Bank | None) -> list[str]:
+    """What to expect of a strength, for the report. It does not depend on the prompt, nor on others in the batch."""
+    usual = _suggested(bank, method.strength_field)
+    strongest = max(map(abs, method.strengths))
+    if not usual or strongest <= _USUAL * abs(usual):
+        return []
+    return [
+        f"{method.strength_field}={method.strength:g} is {strongest / abs(usual):.3g} times the {usual:g} that the bank "
+        "suggests: answers may fall apart into repetition or nothing"
+    ]
+
+
+def dtype_of(hf_model: nn.Module) -> torch.dtype:
+    """The dtype in which a model computes; the weights of a quantised one are in another."""
+    dtype = getattr(hf_model, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else torch.float32
+
+
+def _suggested(bank: Bank | None, field: str) -> float | None:
+    value: Any = None if bank is None else bank.steering.get(field)
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,67 @@
+"""Strengths that destroy answers are refused, or warned of by what the bank suggests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seka_rag import KeyScaling, Prompt, Seka, SteeredModel, steer
+from seka_rag.errors import SettingError
+
+PROMPT = Prompt("Ada lives in Lyon. Where?").highlight("Ada lives in Lyon.")
+
+
+@pytest.mark.parametrize("gain", [1e38, -1e38, 1e20])
+@pytest.mark.parametrize("method", [Seka, KeyScaling])
+def test_a_strength_that_overflows_is_refused(steered, method, gain):
+    with pytest.raises(
+        SettingError, match=rf"gain={gain:g} would overflow in float32.*the bank suggests gain=0\.5".replace("+", r"\+")
+    ):
+        steered.generate(PROMPT, steering=method(gain=gain), max_new_tokens=1)
+    assert (
+        steered.generate(PROMPT, steering=Seka(gain=0.5), max_new_tokens=1).report.tokens_edited > 0
+    )  # nothing stayed
+
+
+def test_the_limit_is_that_of_the_dtype_and_counts_the_weights(qwen3, make_bank):
+    import copy
+
+    half, bank, mask = copy.deepcopy(qwen3).half(), make_bank(qwen3), torch.tensor([[0.0, 1.0, 2.0]])
+    with pytest.raises(SettingError, match="gain=200 at a highlight weight of 2 would overflow in float16"):
+        with steer(half, bank, mask, Seka(gain=200)):
+            pass
+    with steer(qwen3, bank, mask, Seka(gain=200)) as report:
+        qwen3(torch.tensor([[1, 2, 3]]))
+    assert "gain=200 is 400 times the 0.5" in report.warnings[-1]
+
+
+@pytest.mark.parametrize(("gain", "warned"), [(-4.0, True), (2.1, True), (-2.0, False), (2.0, False), (0.5, False)])
+def test_a_strength_far_beyond_the_suggested_one_is_warned_of(steered, gain, warned):
+    report = steered.generate(PROMPT, steering=Seka(gain=gain), max_new_tokens=1).report
+    assert any("answers may fall apart" in w for w in report.warnings) == warned
+
+
+def test_the_negative_part_counts(steered):
+    with pytest.raises(SettingError, match="overflow"):
+        steered.generate(PROMPT, steering=Seka(gain=0.5, gain_neg=1e30), max_new_tokens=1)
+
+
+@pytest.mark.real
+def test_smollm2_is_never_silently_destroyed(smollm2):
+    """At the strengths at which it babbles there is a warning, or no answer at all."""
+    from tiny import random_bank
+
+    model = SteeredModel(*smollm2, bank=random_bank(smollm2[0], rank=16))
+    with pytest.raises(SettingError, match="overflow"):
+        model.generate(PROMPT, steering=Seka(gain=1e38), max_new_tokens=4)
+    assert any(
+        "fall apart" in w for w in model.generate(PROMPT, steering=Seka(gain=-4), max_new_tokens=4).report.warnings
+    )
+
+
+def test_a_call_that_overflows_is_refused_before_it_waits_for_others(steered):
+    from seka_rag.model.rows import checked_call
+
+    heavy = steered.tokenize(PROMPT.mark(0, 3, weight=1e30))
+    with pytest.raises(SettingError, match="highlight weight of 1e"):
+        checked_call(steered, heavy, max_new_tokens=1)
