@@ -1,10 +1,11 @@
-"""Keys of chosen tokens, for no more work than they take."""
+"""Keys and queries of chosen tokens, for no more work than they take."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from seka_rag.hf.sites import KeySites
@@ -41,3 +42,30 @@ def read_keys(sites: KeySites, input_ids: Tensor, rows: Tensor, columns: Tensor)
         with suppress(_Complete):
             sites.decoder(input_ids=input_ids, use_cache=False)
     return keys
+
+
+def read_last_queries(sites: KeySites, input_ids: Tensor, last: Tensor) -> dict[int, Tensor]:
+    """The queries of one token of each row in every layer, after their norm and before rotary positions.
+
+    As ``read_keys``: rows stand at the start, and the pass ends at the last layer's queries.
+
+    Args:
+        input_ids: ``[B, T]``, on the model's device.
+        last: ``[B]`` the index of the token.
+
+    Returns:
+        Layer -> ``[B, Q, D]`` of Q query heads.
+    """
+    queries: dict[int, Tensor] = {}
+    rows = torch.arange(len(input_ids), device=input_ids.device)
+
+    def record(layer: int, output: Tensor) -> None:
+        found = sites.read_query(output).detach()
+        queries[layer] = found[rows.to(found.device), last.to(found.device)]
+        if len(queries) == len(sites.query_modules):
+            raise _Complete
+
+    with tapped(sites.decoder, lambda _: [(module, partial(record, i)) for i, module in sites.query_modules.items()]):
+        with suppress(_Complete):
+            sites.decoder(input_ids=input_ids, use_cache=False)
+    return queries

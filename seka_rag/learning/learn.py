@@ -95,7 +95,16 @@ def bank_from_statistics(
     learning = Learning(
         triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=str(rule)
     )
-    return ProjectionBank(identity, positive, tails, gap, learning, settings.suggested_gain, singular_values)
+    return ProjectionBank(
+        identity,
+        positive,
+        tails,
+        gap,
+        learning,
+        settings.suggested_gain,
+        singular_values,
+        queries=statistics.queries.mean(),
+    )
 
 
 def statistics_sensitivity(

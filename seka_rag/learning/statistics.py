@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from seka_rag.errors import LearningError, SpanError
 from seka_rag.hf.read import read_keys
 from seka_rag.hf.sites import KeySites, find_key_sites, setting, text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad_id, tokenize
+from seka_rag.learning.queries import PROMPTS, QuerySums, collect_queries
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.text.prompt import Prompt
 
@@ -29,6 +30,7 @@ class KeyStatistics:
         relevant, irrelevant: ``[L, H, D, D]`` float64, ``sum H^T H+`` and ``sum H^T H-``.
         mean_relevant: ``[L, H, D]`` float64, the sum of relevant keys (it orients singular vectors).
         gap: ``[L, H]`` float64, the sum of ``||h+ - h-||_2``.
+        queries: of the last tokens of a few dozen prompts with the questions of triples.
         tokens, triples, skipped: counts; a triple is skipped if its answer has other tokens in the three prompts.
     """
 
@@ -36,6 +38,7 @@ class KeyStatistics:
     irrelevant: Tensor
     mean_relevant: Tensor
     gap: Tensor
+    queries: QuerySums = field(default_factory=QuerySums)
     tokens: int = 0
     triples: int = 0
     skipped: int = 0
@@ -99,6 +102,7 @@ def collect_statistics(
     hf_model.eval()
     try:
         with torch.inference_mode():
+            statistics.queries = collect_queries(sites, tokenizer, triples[:PROMPTS])
             for chunk in _chunks(triples, batch_size):
                 usable = [three for three in (_tokenize(tokenizer, t) for t in chunk) if three]
                 if usable:

@@ -17,11 +17,13 @@ from torch import Tensor
 from seka_rag.bank.folders import write_file
 from seka_rag.errors import BankError, LearningError
 from seka_rag.hf.identity import ModelIdentity
+from seka_rag.learning.queries import QuerySums
 from seka_rag.learning.statistics import KeyStatistics
 
-_FORMAT = 1
+_FORMAT, _WITHOUT_QUERIES = 2, 1
 _KEY = "seka_statistics"
 _TENSORS = ("relevant", "irrelevant", "mean_relevant", "gap")
+_QUERIES = ("query_sum", "query_power")
 
 
 class _Header(BaseModel):
@@ -32,18 +34,22 @@ class _Header(BaseModel):
     tokens: int
     triples: int
     skipped: int
+    prompts: int = 0
     sha256: str
 
 
 def save_statistics(path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics) -> Path:
     """Write statistics and the identity of their model as one safetensors file; complete or not at all."""
     tensors = {name: getattr(statistics, name).contiguous() for name in _TENSORS}
+    for name, part in zip(_QUERIES, (statistics.queries.sums, statistics.queries.power), strict=True):
+        tensors |= {f"{name}.{layer}": tensor.contiguous() for layer, tensor in part.items()}
     header = _Header(
         format_version=_FORMAT,
         model=model,
         tokens=statistics.tokens,
         triples=statistics.triples,
         skipped=statistics.skipped,
+        prompts=statistics.queries.prompts,
         sha256=_digest(tensors),
     )
     return write_file(path, save_tensors(tensors, {_KEY: header.model_dump_json()}))
@@ -101,12 +107,15 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
         raise LearningError(f"{path} holds no statistics: it is another safetensors file") from None
     except (SafetensorError, ValueError) as error:
         raise LearningError(f"{path} is damaged, or not a file of statistics: {error}") from None
-    if header.format_version != _FORMAT:
-        raise LearningError(f"{path} has format {header.format_version}; this version of seka-rag reads {_FORMAT}")
+    if header.format_version not in (_FORMAT, _WITHOUT_QUERIES):
+        raise LearningError(
+            f"{path} has format {header.format_version}; this version of seka-rag reads {_WITHOUT_QUERIES} and {_FORMAT}"
+        )
     m = header.model
     heads, square = (m.layers, m.heads), (m.layers, m.heads, m.head_dim, m.head_dim)
     shapes = dict(zip(_TENSORS, (square, square, square[:3], heads), strict=True))
-    if {name: tuple(t.shape) for name, t in tensors.items()} != shapes:
+    found = {name: tuple(t.shape) for name, t in tensors.items() if name.partition(".")[0] not in _QUERIES}
+    if found != shapes or not _queries_fit(header, tensors):
         raise LearningError(f"{path} is damaged: its tensors are not those of its model")
     if any(t.dtype != torch.float64 or not t.isfinite().all() for t in tensors.values()) or header.tokens < 1:
         raise LearningError(f"{path} is damaged: its sums must be finite float64 numbers of at least one token")
@@ -116,7 +125,26 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 
 
 def _statistics(header: _Header, tensors: dict[str, Tensor]) -> KeyStatistics:
-    return KeyStatistics(**tensors, tokens=header.tokens, triples=header.triples, skipped=header.skipped)
+    sums, power = (_by_layer(tensors, name) for name in _QUERIES)
+    queries = QuerySums(sums, power, header.prompts)
+    whole = {name: tensors[name] for name in _TENSORS}
+    return KeyStatistics(**whole, queries=queries, tokens=header.tokens, triples=header.triples, skipped=header.skipped)
+
+
+def _by_layer(tensors: dict[str, Tensor], part: str) -> dict[int, Tensor]:
+    return {int(name.partition(".")[2]): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+
+
+def _queries_fit(header: _Header, tensors: dict[str, Tensor]) -> bool:
+    """Whether the mean queries, if there are any, are those of such a model."""
+    try:
+        sums, power = (_by_layer(tensors, name) for name in _QUERIES)
+        mean = QuerySums(sums, power, header.prompts).mean()
+        if mean is not None:
+            mean.check(header.model)
+    except (ValueError, ZeroDivisionError):  # a name that is no layer, or what check finds
+        return False
+    return True
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -109,7 +109,8 @@ def test_how_prompts_are_batched_makes_no_difference(qwen3, tokenizer, monkeypat
             assert (other.tokens, other.triples, other.skipped) == (whole.tokens, whole.triples, 0)
 
 
-def test_a_prompt_is_run_once_and_only_to_the_end_of_its_answer(qwen3, tokenizer):
+def test_a_prompt_is_run_once_and_only_to_the_end_of_its_answer(qwen3, tokenizer, monkeypatch):
+    monkeypatch.setattr(statistics, "PROMPTS", 0)  # those of the mean queries
     context = "Ada lives in Paris. Alan lives in Rome."
     answers = [Span(context.index(word), context.index(word) + len(word)) for word in ("Paris", "Rome")]
     questions = ("Where does Ada live?", "Where does Alan live?")

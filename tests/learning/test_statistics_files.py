@@ -91,6 +91,10 @@ def _with(path, tensors=None, **header):
         (lambda p: _with(p, {"gap": torch.full((3, 2), torch.nan).double()}), "finite float64"),
         (lambda p: _with(p, {"gap": torch.zeros(4, 2).double()}), "not those of its model"),
         (lambda p: _with(p, {"extra": torch.zeros(1)}), "not those of its model"),
+        (lambda p: _with(p, {"query_sum.9": torch.zeros(4, 16).double()}), "not those of its model"),
+        (lambda p: _with(p, {"query_sum.x": torch.zeros(4, 16).double()}), "not those of its model"),
+        (lambda p: _with(p, {"query_power.0": torch.zeros(4).double()}), "not those of its model"),
+        (lambda p: _with(p, prompts=0), "not those of its model"),
         (lambda p: _with(p, tokens=0), "at least one token"),
     ],
 )
