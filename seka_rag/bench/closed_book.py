@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from seka_rag.bench.answers import contains_answer
-from seka_rag.bench.facts import Fact
 from seka_rag.errors import SettingError
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id
 from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.answers import contains_answer
+from seka_rag.questions.facts import Fact
 
 Progress = Callable[[int, int], None]
 

@@ -7,9 +7,9 @@ import torch
 
 from seka_rag import SteeredModel
 from seka_rag.bench.closed_book import known_facts, margins, recall
-from seka_rag.bench.facts import Fact, load_facts
 from seka_rag.demo import words, world
 from seka_rag.errors import SettingError
+from seka_rag.questions.facts import Fact, load_facts
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from importlib import resources
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from seka_rag.bench.facts import Split
 from seka_rag.errors import RecordError
+from seka_rag.questions.facts import Split
 
 _DRAWS = 200
 
@@ -60,7 +60,7 @@ class Draft:
 @functools.cache
 def load_styles() -> Styles:
     """The styles that come with the library; those marked held-out are used in that split only."""
-    return Styles.model_validate_json((resources.files("seka_rag.bench") / "data" / "styles.json").read_bytes())
+    return Styles.model_validate_json((resources.files("seka_rag.questions") / "data" / "styles.json").read_bytes())
 
 
 def topic_sentences(topic: str) -> tuple[str, ...]:

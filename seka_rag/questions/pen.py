@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from seka_rag.bench.answers import contains_answer, normalise
-from seka_rag.bench.facts import Fact, Split, load_facts
-from seka_rag.bench.invented import Detail, details
-from seka_rag.bench.passages import Draft, topic_sentences, write
-from seka_rag.bench.records import Highlight, Record
+from seka_rag.questions.answers import contains_answer, normalise
+from seka_rag.questions.facts import Fact, Split, load_facts
+from seka_rag.questions.invented import Detail, details
+from seka_rag.questions.passages import Draft, topic_sentences, write
+from seka_rag.questions.records import Highlight, Record
 from seka_rag.text.words import STOPWORDS, words
 
 _STEM = 5  # letters

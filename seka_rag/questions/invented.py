@@ -10,7 +10,7 @@ from importlib import resources
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from seka_rag.bench.facts import SPLITS, Split
+from seka_rag.questions.facts import SPLITS, Split
 
 
 class Attribute(BaseModel):
@@ -70,7 +70,7 @@ class Detail:
 @functools.cache
 def load_domains() -> tuple[Domain, ...]:
     """The invented domains that come with the library."""
-    file = resources.files("seka_rag.bench") / "data" / "invented.json"
+    file = resources.files("seka_rag.questions") / "data" / "invented.json"
     return TypeAdapter(tuple[Domain, ...]).validate_json(file.read_bytes())
 
 

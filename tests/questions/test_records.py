@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from seka_rag.bench.records import Record, read_records
 from seka_rag.errors import RecordError, SekaError
+from seka_rag.questions.records import Record, read_records
 from seka_rag.text.spans import Span
 
 RECORD = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seka_rag.bench.answers import ABSTENTIONS, abstains, contains_answer, follows, normalise
+from seka_rag.questions.answers import ABSTENTIONS, abstains, contains_answer, follows, normalise
 
 
 @pytest.mark.parametrize(
@@ -101,5 +101,5 @@ def test_every_rule_is_needed(monkeypatch):
 
     for pattern in ABSTENTIONS:
         rest = re.compile("|".join(p for p in ABSTENTIONS if p != pattern))
-        monkeypatch.setattr("seka_rag.bench.answers._ABSTENTION", rest)
+        monkeypatch.setattr("seka_rag.questions.answers._ABSTENTION", rest)
         assert any(not abstains(text) for text in ABSTAINING), pattern

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from seka_rag.bench.answers import contains_answer, normalise
-from seka_rag.bench.lines import read_lines
+from seka_rag.questions.answers import contains_answer, normalise
+from seka_rag.questions.lines import read_lines
 
 Split = Literal["development", "held-out"]
 SPLITS: tuple[Split, ...] = ("development", "held-out")
@@ -90,5 +90,5 @@ def read_facts(path: str | os.PathLike[str]) -> tuple[Fact, ...]:
 @functools.cache
 def load_facts() -> tuple[Fact, ...]:
     """The facts that come with the library."""
-    with resources.as_file(resources.files("seka_rag.bench") / "data" / "facts.jsonl") as path:
+    with resources.as_file(resources.files("seka_rag.questions") / "data" / "facts.jsonl") as path:
         return read_facts(Path(path))

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from seka_rag.bench.answers import abstains, contains_answer, follows
-from seka_rag.bench.lines import read_lines
+from seka_rag.questions.answers import abstains, contains_answer, follows
+from seka_rag.questions.lines import read_lines
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
 

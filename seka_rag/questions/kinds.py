@@ -12,13 +12,13 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from seka_rag.bench.answers import contains_answer
-from seka_rag.bench.facts import SPLITS, Fact, Split, load_facts
-from seka_rag.bench.invented import Detail, details
-from seka_rag.bench.passages import Draft
-from seka_rag.bench.pen import Pen
-from seka_rag.bench.records import Record
 from seka_rag.errors import RecordError
+from seka_rag.questions.answers import contains_answer
+from seka_rag.questions.facts import SPLITS, Fact, Split, load_facts
+from seka_rag.questions.invented import Detail, details
+from seka_rag.questions.passages import Draft
+from seka_rag.questions.pen import Pen
+from seka_rag.questions.records import Record
 
 Kind = Literal["conflict", "agreement", "irrelevant", "wrong", "novel", "disagree", "unanswerable"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

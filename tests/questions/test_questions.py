@@ -6,14 +6,14 @@ from itertools import pairwise
 
 import pytest
 
-from seka_rag.bench.answers import contains_answer, normalise
-from seka_rag.bench.facts import SPLITS, load_facts
-from seka_rag.bench.invented import details, load_domains
-from seka_rag.bench.passages import load_styles, write
-from seka_rag.bench.pen import Pen, shared_words
-from seka_rag.bench.questions import KINDS, questions
-from seka_rag.bench.records import Record, read_records
 from seka_rag.errors import RecordError
+from seka_rag.questions.answers import contains_answer, normalise
+from seka_rag.questions.facts import SPLITS, load_facts
+from seka_rag.questions.invented import details, load_domains
+from seka_rag.questions.kinds import KINDS, questions
+from seka_rag.questions.passages import load_styles, write
+from seka_rag.questions.pen import Pen, shared_words
+from seka_rag.questions.records import Record, read_records
 from seka_rag.text.sentences import sentences
 
 N = 60
@@ -294,5 +294,5 @@ def test_wording():
 def test_the_data_is_small():
     from importlib.resources import files
 
-    size = sum(len(f.read_bytes()) for f in (files("seka_rag.bench") / "data").iterdir())
+    size = sum(len(f.read_bytes()) for f in (files("seka_rag.questions") / "data").iterdir())
     assert 0 < size < 400_000

@@ -5,11 +5,11 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from seka_rag.bench.answers import contains_answer, normalise
-from seka_rag.bench.facts import SPLITS, Fact, load_facts, read_facts
-from seka_rag.bench.passages import load_styles
-from seka_rag.bench.pen import shared_words
 from seka_rag.errors import RecordError
+from seka_rag.questions.answers import contains_answer, normalise
+from seka_rag.questions.facts import SPLITS, Fact, load_facts, read_facts
+from seka_rag.questions.passages import load_styles
+from seka_rag.questions.pen import shared_words
 
 FACTS = load_facts()
 FRANCE = {
