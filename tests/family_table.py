@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tiny import FAMILIES, MULTIMODAL, tiny_model
 
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.layouts import REFUSED
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.verify import verify_key_sites
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "families.md"
@@ -19,7 +19,8 @@ REFUSED_HEAD = "| model types | why |\n|---|---|"
 def family_row(family: str, model) -> str:
     """One line of the table: where the family's keys are, and what the check of a tiny model showed."""
     name, _, variant = family.partition(":")
-    sites, proofs = find_key_sites(model), verify_key_sites(model)
+    sites = find_key_sites(model)
+    proofs = verify_key_sites(model, sites)
     layout = sites.layout
     steered = (
         f"`{layout.only}`"

@@ -37,7 +37,7 @@ def scores_of(model, ids, layer, **inputs):
 
 def list_of_layers(model, length, ids, inputs):
     """Layer -> scores; layers without attention have none."""
-    from seka_rag.hf.sites import find_key_sites
+    from seka_rag.hf.find import find_key_sites
 
     sites, found = find_key_sites(model), {}
     hooks = []

@@ -9,8 +9,8 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoMo
 
 from seka_rag import ProjectionBank, SteeredModel, learn_bank
 from seka_rag.bank.queries import MeanQueries
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import find_key_sites
 
 _SLIDING = {"sliding_window": 8}
 _GEMMA = {"sliding_window": 8, "query_pre_attn_scalar": 16}

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ProjectionBank
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import find_key_sites
 
 
 def random_model(

@@ -23,9 +23,9 @@ from seka_rag.bench.attention_bias import attention_bias
 from seka_rag.bench.meters import free, now, peak, start_peak
 from seka_rag.bench.models import random_bank, random_model
 from seka_rag.errors import SteeringError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.marks import Marks
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.base import SteeringMethod, steer
 from seka_rag.steering.key_scaling import KeyScaling

@@ -10,8 +10,8 @@ import torch
 
 from seka_rag.bench.rates import Rate, mcnemar
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.base import SteeringMethod, steer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import UnsupportedModelError
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.tokens import TokenizedPrompt
 
 

@@ -16,7 +16,7 @@ from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.taps import Tap, tapped
-from seka_rag.hf.window import Windows, check_gradients
+from seka_rag.hf.window import Windows, check_gradients, expecting_guesses
 from seka_rag.ops.edits import Edit, Part
 from seka_rag.ops.edits import last_queries as queries_at
 
@@ -116,6 +116,7 @@ def editing(
         stack.enter_context(tapped(sites.decoder, enter))
         if model is not None:
             stack.enter_context(following(model, requests))
+            stack.enter_context(expecting_guesses(model, windows))
         yield tally
 
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from seka_rag.errors import BankError
-from seka_rag.hf.sites import find_key_sites, setting, text_config
+from seka_rag.hf.find import find_key_sites
+from seka_rag.hf.sites import setting, text_config
 
 #: Configuration that changes what a key is; names, dtypes and generation settings do not.
 _FIELDS = (

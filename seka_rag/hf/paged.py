@@ -19,7 +19,7 @@ from torch import nn
 
 from seka_rag.errors import SekaError, SteeringError, UnsupportedModelError
 from seka_rag.hf.marks import Segment
-from seka_rag.hf.taps import fronted, own
+from seka_rag.hf.taps import bound_to, fronted, own
 
 
 @dataclass(eq=False)
@@ -127,7 +127,7 @@ def following(model: nn.Module, requests: Requests) -> Iterator[None]:
     Raises:
         SekaError: on leaving, as ``Requests.leave``.
     """
-    requests.host = getattr(getattr(model, "init_continuous_batching", None), "__self__", None)
+    requests.host = bound_to(model, "init_continuous_batching")
     with fronted([] if requests.host is None else [requests.host], _at_opening, "init_continuous_batching"):
         _following.set((*_following.get(), requests))
         try:

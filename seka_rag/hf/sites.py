@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.axes import read_heads, write_heads
-from seka_rag.hf.layouts import LAYOUTS, REFUSED, Layout
+from seka_rag.hf.layouts import Layout
 
 
 @dataclass(frozen=True)
@@ -100,27 +100,6 @@ def setting(config: Any, name: str | int, layer: int | None = None) -> Any:
             config = config.per_layer_config[layer]
         config = getattr(config, part, None)
     return config
-
-
-def find_key_sites(model: nn.Module) -> KeySites:
-    """The key sites of a transformers model: by the table of families, or for a family that is not in it, by probing.
-
-    Raises:
-        UnsupportedModelError: a family that cannot be steered, with the reason; a model whose modules are not where its
-            family has them; an unknown family whose keys cannot be proven.
-    """
-    if not hasattr(model, "config") or not hasattr(model, "get_decoder"):
-        raise UnsupportedModelError(f"{type(model).__name__} is not a transformers model")
-    config = text_config(model)
-    family = config.model_type
-    if family in REFUSED:
-        raise UnsupportedModelError(f"model family {family!r} cannot be steered: {REFUSED[family]}")
-    rows = [r for r in LAYOUTS.get(family, ()) if all(setting(config, name) == value for name, value in r.when)]
-    if not rows:
-        from seka_rag.hf.probe import probe
-
-        return probe(model)
-    return sites_of(model, rows[0])
 
 
 def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:

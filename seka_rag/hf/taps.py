@@ -100,6 +100,12 @@ def own(module: nn.Module, method: str = "forward") -> Callable[..., Any]:
     return MethodType(getattr(type(module), method), module) if found is None else found
 
 
+def bound_to(module: nn.Module, method: str) -> nn.Module | None:
+    """The module whose method this is, where another (such as one of PEFT) only passes it on; None if there is none."""
+    owner = getattr(getattr(module, method, None), "__self__", None)
+    return owner if isinstance(owner, nn.Module) else None
+
+
 @cache  # when first used, and then always the same: the import is heavy, and compiled code depends on the identity
 def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
     """What stands in front of a decoder and of a tapped module. Neither is ever compiled; what they call may be."""

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.sites import KeySites, find_key_sites, text_config
+from seka_rag.hf.sites import KeySites, text_config
 from seka_rag.hf.taps import Tap, tapped
 
 LENGTH = 7  # shorter than any sliding window
@@ -36,7 +36,7 @@ class LayerProof:
     query: bool
 
 
-def verify_key_sites(model: nn.Module, sites: KeySites | None = None) -> dict[int, LayerProof]:
+def verify_key_sites(model: nn.Module, sites: KeySites) -> dict[int, LayerProof]:
     """Check every steered layer of a model: a plain and an edited forward pass of a few tokens.
 
     At position 0 rotary positions are the identity, so the tapped key must be the key in the cache there, up to one
@@ -45,7 +45,7 @@ def verify_key_sites(model: nn.Module, sites: KeySites | None = None) -> dict[in
 
     Args:
         model: a transformers model; given back as it was.
-        sites: the sites to check; by default those that ``find_key_sites`` gives.
+        sites: the sites to check, such as those of ``find_key_sites``.
 
     Returns:
         Layer id -> what was shown.
@@ -53,7 +53,6 @@ def verify_key_sites(model: nn.Module, sites: KeySites | None = None) -> dict[in
     Raises:
         UnsupportedModelError: a layer fails, with how.
     """
-    sites = sites or find_key_sites(model)
     layers = list(sites.modules)
     ids = probe_ids(model, max(4, len(layers)))
     queries: dict[int, Tensor] = {}

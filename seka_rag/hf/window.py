@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakSet
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError, UnsupportedModelError
+from seka_rag.hf.taps import bound_to, fronted, own
 
 
 class Windows:
@@ -17,10 +20,13 @@ class Windows:
 
     Args:
         length: T, tokens of the prompt, padding and cached prefix included.
+
+    Attributes:
+        guesses: whether the pass that ends the prompt may go on behind it, with the guesses of assisted decoding.
     """
 
     def __init__(self, length: int) -> None:
-        self.length = length
+        self.length, self.guesses = length, False
         self._complete = False  # the whole prompt was seen
         self._over: WeakSet[Any] = WeakSet()  # static caches that hold the whole prompt
 
@@ -56,7 +62,7 @@ class Windows:
                 f"after the prompt of {self.length} tokens a sequence of {length} began in the same `with`, and the mask "
                 "is not for it. Open one `with` for each prompt; classifier-free guidance (guidance_scale) cannot be steered"
             )
-        if not self._complete and start < self.length < start + length and not _speculates():
+        if not self._complete and start < self.length < start + length and not self.guesses:
             raise SteeringError(
                 f"a forward pass over positions {start} to {start + length} and a mask of {self.length}: positions count from "
                 "the first token, so a mask without the padding in front, or without special tokens, marks other tokens. "
@@ -69,12 +75,35 @@ class Windows:
         return (start, length) if start < self.length else None
 
 
-def _speculates() -> bool:
-    """Whether assisted decoding or prompt lookup runs this pass: it puts guesses behind the prompt and has no other sign."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_name != "_assisted_decoding":
-        frame = frame.f_back
-    return frame is not None
+_expecting: ContextVar[tuple[tuple[nn.Module, Windows], ...]] = ContextVar("seka_expecting", default=())
+
+
+@contextmanager
+def expecting_guesses(model: nn.Module, windows: Windows) -> Iterator[None]:
+    """Set ``windows.guesses`` when assisted decoding or prompt lookup of the model begins inside the ``with``.
+
+    Both put guesses behind the prompt in one pass, which then looks like a mask that is too short. They make a generator of
+    candidates just before that pass, and nothing else does.
+    """
+    owner = bound_to(model, _CANDIDATES)
+    if owner is None:
+        yield
+        return
+    with fronted([owner], _at_candidates, _CANDIDATES):
+        _expecting.set((*_expecting.get(), (owner, windows)))
+        try:
+            yield
+        finally:
+            _expecting.set(tuple(pair for pair in _expecting.get() if pair[1] is not windows))
+
+
+_CANDIDATES = "_get_candidate_generator"
+
+
+def _at_candidates(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    for owner, windows in _expecting.get():
+        windows.guesses = windows.guesses or owner is model
+    return own(model, _CANDIDATES)(*args, **kwargs)
 
 
 def check_gradients(decoder: nn.Module) -> None:

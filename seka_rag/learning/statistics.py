@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from seka_rag.errors import LearningError, SpanError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.read import read_keys
-from seka_rag.hf.sites import KeySites, find_key_sites, setting, text_config
+from seka_rag.hf.sites import KeySites, setting, text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad_id, tokenize
 from seka_rag.learning.queries import PROMPTS, QuerySums, collect_queries
 from seka_rag.learning.triples import ContrastiveTriple

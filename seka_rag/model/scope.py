@@ -38,7 +38,7 @@ class Highlighting:
         """Spans in each text of one prompt, for the documents that stand exactly once in all of them; counts the prompt.
 
         An integration that reports highlights itself asks this before it gives the model a prompt, and tokenizes inside
-        ``with highlighting(())``, so that the prompt is not looked at again.
+        ``with no_highlighting()``, so that the prompt is not looked at again.
         """
         spans: list[tuple[Span, ...]] = [() for _ in texts]
         ambiguous = 0
@@ -97,6 +97,16 @@ def highlighting(documents: Iterable[Any], *, question: str = "", highlighter: A
             f"highlighting: none of {len(passages)} documents stands in any of {scope.prompts} prompts exactly once and "
             "unchanged, so nothing was highlighted"
         )
+
+
+@contextmanager
+def no_highlighting() -> Iterator[None]:
+    """No open block looks at the prompts inside: for who marked them already, or wants them unmarked."""
+    token = _scope.set(None)
+    try:
+        yield
+    finally:
+        _scope.reset(token)
 
 
 def open_highlighting() -> Highlighting | None:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from seka_rag.bank import Bank, ExpertBank
 from seka_rag.errors import BankError, SettingError, SteeringError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import reading_queries
 from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Tally
-from seka_rag.hf.sites import KeySites, find_key_sites
+from seka_rag.hf.sites import KeySites
 from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.plans import plan

@@ -11,9 +11,10 @@ from torch import nn
 
 from seka_rag.bank import Bank
 from seka_rag.errors import BankError, SteeringError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import editing
 from seka_rag.hf.marks import Marks, Tally
-from seka_rag.hf.sites import KeySites, find_key_sites
+from seka_rag.hf.sites import KeySites
 from seka_rag.ops.edits import Edit
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.plans import plan

@@ -10,7 +10,7 @@ from tiny import random_bank, random_expert, tiny_model
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, learn_experts, load_bank
 from seka_rag.errors import BankError, LearningError, SettingError
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 from seka_rag.learning.experts import TASKS, task_triples
 
 

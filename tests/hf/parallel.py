@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Distrib
 
 from seka_rag import AdaSeka, ExpertBank, Seka, load_bank, route, steer
 from seka_rag.errors import UnsupportedModelError
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 
 IDS = torch.stack([torch.arange(30, 54), torch.arange(81, 105)])
 MASK = torch.zeros(2, 24)

@@ -13,7 +13,7 @@ from transformers.generation.continuous_batching.requests import RequestState
 from seka_rag import AdaSeka, ExpertBank, Seka, route, steer
 from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf import taps
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.taps import tapped
 
 STRONG = Seka(gain=2.0)

@@ -10,10 +10,10 @@ from seen import AttentionInputs
 from tiny import FAMILIES, MULTIMODAL, random_bank, tiny_model, tiny_multimodal
 
 from seka_rag import Seka, steer
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.layouts import LAYOUTS
 from seka_rag.hf.read import read_keys
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.taps import tapped
 from seka_rag.hf.verify import verify_key_sites
 
@@ -168,4 +168,4 @@ def test_of_a_multimodal_model_the_text_model_is_steered(name):
     for path in (names[m] for m in [*sites.modules.values(), *sites.query_modules.values()]):
         assert "language_model.layers" in path or "language_model.model.layers" in path or "text_model.layers" in path
         assert "vision" not in path
-    assert all(proof.query for proof in verify_key_sites(model).values())
+    assert all(proof.query for proof in verify_key_sites(model, sites).values())

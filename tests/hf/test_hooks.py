@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from transformers import DynamicCache
 from seka_rag import Seka, steer
 from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf import taps
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import editing, recording
 from seka_rag.hf.marks import Marks
-from seka_rag.hf.sites import find_key_sites
 
 IDS = torch.arange(30, 54)[None]
 MASK = torch.zeros(1, 24, dtype=torch.bool)
@@ -218,6 +219,24 @@ def test_a_mask_narrower_than_the_prompt_is_an_error(qwen3, bank):
     for speculation in ({"assistant_model": qwen3}, {"prompt_lookup_num_tokens": 3}):  # guesses behind the prompt
         with steer(qwen3, bank, MASK, Seka(gain=1.0)):
             assert torch.equal(qwen3.generate(IDS, **single, **speculation)[0, 24:], wanted)
+
+    def _assisted_decoding():  # the name alone excuses nothing
+        qwen3(padded)
+
+    with pytest.raises(SteeringError, match="positions .* mask of 24"), torch.no_grad():
+        with steer(qwen3, bank, MASK, Seka(gain=1.0)):
+            _assisted_decoding()
+    assert "_get_candidate_generator" not in vars(qwen3)
     answer = torch.cat([IDS, wanted[None]], 1)  # an answer that is only scored
     with torch.no_grad(), steer(qwen3, bank, torch.nn.functional.pad(MASK, (0, 4)), Seka(gain=1.0)):
         assert torch.equal(qwen3(answer).logits[0, 23:27].argmax(-1), wanted)
+
+
+def test_guesses_of_another_thread_excuse_no_mask(qwen3, bank):
+    """Assisted decoding runs unsteered beside a block whose mask is too short."""
+    guess = partial(qwen3.generate, IDS, max_new_tokens=2, prompt_lookup_num_tokens=3, eos_token_id=None)
+    with pytest.raises(SteeringError, match="mask of 23"), torch.no_grad():
+        with steer(qwen3, bank, MASK[:, 1:], Seka(gain=1.0)):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(guess).result()
+            qwen3(IDS)

@@ -15,8 +15,8 @@ from transformers import DynamicCache, StaticCache
 from seka_rag import KeyBias, Prompt, Seka, steer
 from seka_rag.errors import GenerationTimeoutError, SteeringError, UnsupportedModelError
 from seka_rag.hf import taps
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.sites import find_key_sites
 
 STRONG = modes.STRONG
 BIASED = {form: KeyBias(form=form, bias=3.0, distances=(1, 24)) for form in ("constant", "mean", "request")}

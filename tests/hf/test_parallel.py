@@ -11,7 +11,7 @@ import torch
 from tiny import random_bank, random_expert, tiny_model
 
 from seka_rag.errors import UnsupportedModelError
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 
 TESTS = Path(__file__).resolve().parents[1]
 

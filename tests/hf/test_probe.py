@@ -10,8 +10,9 @@ from tiny import KINDS, random_bank, tiny_model
 from seka_rag import ProjectionBank, Seka, steer
 from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf import layouts, probe
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.layouts import Site
-from seka_rag.hf.sites import KeySites, find_key_sites, sites_of
+from seka_rag.hf.sites import KeySites, sites_of
 from seka_rag.hf.verify import verify_key_sites
 
 IDS = torch.arange(30, 42)[None]

@@ -7,9 +7,9 @@ from tiny import random_bank, tiny_model
 from transformers import AutoModelForCausalLM
 
 from seka_rag import Seka, steer
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import find_key_sites
 
 IDS = torch.arange(3, 21).reshape(2, 9)
 MASK = torch.zeros(2, 9, dtype=torch.bool)

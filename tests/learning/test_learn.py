@@ -11,9 +11,9 @@ from seka_rag import ContrastiveTriple, ProjectionBank, Span, learn_bank
 from seka_rag.bank.heads import HeadChoice
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import LearningError, SettingError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning import statistics
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import bank_from_statistics

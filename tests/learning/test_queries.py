@@ -10,7 +10,7 @@ from tiny import byte_level_tokenizer, tiny_model
 
 from seka_rag import KeyBias, ProjectionBank, Prompt, SteeredModel, learn_bank
 from seka_rag.demo.trials import demo_triples
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.taps import tapped
 from seka_rag.learning.queries import QuerySums, collect_queries, question_prompt
 from seka_rag.learning.statistics import collect_statistics

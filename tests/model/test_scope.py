@@ -7,6 +7,7 @@ from tiny import demo_tokenizer
 
 from seka_rag import Passage, Prompt, Seka, highlighting
 from seka_rag.errors import DocumentError, SteeringError
+from seka_rag.model.scope import no_highlighting, open_highlighting
 
 DOCUMENT = "Alec moved to Lyon last year."
 
@@ -91,3 +92,13 @@ def test_one_text_is_one_document(steered):
         marked.weights
         == steered.tokenize(Prompt("Ada lives in Lyon. Robert rows.").highlight("Ada lives in Lyon.")).weights
     )
+
+
+def test_no_highlighting_hides_an_open_block(steered):
+    with highlighting([DOCUMENT]) as scope:
+        with no_highlighting():
+            assert open_highlighting() is None
+            assert marked(steered.tokenize(f"{DOCUMENT} Where?")) == ""
+        assert scope.prompts == 0
+        assert marked(steered.tokenize(f"{DOCUMENT} Where?")) == DOCUMENT.replace(" ", "")
+    assert scope.prompts == 1

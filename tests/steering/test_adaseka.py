@@ -10,8 +10,8 @@ from transformers import DynamicCache
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Prompt, Seka, SteeredModel, route, steer
 from seka_rag.errors import BankError, SettingError, SteeringError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.taps import tapped
 from seka_rag.steering.registry import as_steering, steering_as_dict
 

@@ -9,8 +9,8 @@ from tiny import FAMILIES, random_bank, tiny_model
 from seka_rag import KeyBias, ProjectionBank, steer
 from seka_rag.bank.queries import MeanQueries
 from seka_rag.errors import BankError, SteeringError, UnsupportedModelError
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.hf.taps import tapped
 
 T = 7  # shorter than the sliding windows, and no number of heads

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from seka_rag import AdaSeka, ExpertBank, ProjectionBank, Seka, route, steer
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
-from seka_rag.hf.sites import find_key_sites
 from seka_rag.learning.learn import bank_from_statistics
 from seka_rag.learning.statistics import KeyStatistics
 from seka_rag.ops.projection import projection

@@ -20,7 +20,7 @@ from seka_rag.demo.evaluate import edit_norm
 from seka_rag.demo.trials import Split, Trial, ask, demo_triples, make_trials, strangers, tokenized
 from seka_rag.demo.world import Fact
 from seka_rag.errors import SettingError
-from seka_rag.hf.sites import find_key_sites
+from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.triples import ContrastiveTriple
