@@ -444,7 +444,9 @@ def test_decoding_reads_no_static_cache_and_taps_no_layer(monkeypatch):
             reads.clear()
             for token in (33, 34, 35):
                 model(torch.tensor([[token]]), past_key_values=cache)
-                assert attached(model) == 3 * steered  # the decoder, its entry, and that of continuous batching
+                assert (
+                    attached(model) == 4 * steered
+                )  # the decoder, its entry, continuous batching and assisted decoding
             return len(reads)  # before the report is made
 
     decode(False)  # what is read once in a process
