@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seka_rag.errors import DocumentError
+from seka_rag.text.surrogates import mended
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,8 @@ class Passage:
     """Text that a retriever found. It is data, never an instruction, and nothing in it is read as a highlight.
 
     Args:
-        text: the text, exactly as it will stand in the prompt.
+        text: the text, exactly as it will stand in the prompt. Halves of surrogate pairs, which are no characters, are
+            joined, or replaced by U+FFFD.
         score: how well it fits the question; larger is better, None if unknown. Scales differ between retrievers.
         source: where the text came from (a path, an address, a document id); used by reports and trust policies.
         metadata: anything else that is known of it, by name.
@@ -32,5 +34,6 @@ class Passage:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise DocumentError(f"a passage's text must be a str, not {type(self.text).__name__}")
+        object.__setattr__(self, "text", mended(self.text))
         if self.score is not None and not math.isfinite(self.score):
             raise DocumentError(f"passage score {self.score!r} of source {self.source!r}: give a finite number or None")

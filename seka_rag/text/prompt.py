@@ -10,6 +10,7 @@ from typing import Literal
 
 from seka_rag.errors import SpanError
 from seka_rag.text.spans import Span, clip, merge, shift
+from seka_rag.text.surrogates import check_characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Prompt:
 
     Raises:
         SpanError: a span reaches beyond the text.
+        TokenizationError: the text holds half of a surrogate pair, which is no character.
     """
 
     text: str
@@ -32,6 +34,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
             raise TypeError(f"Prompt takes a str, not {type(self.text).__name__}")
+        check_characters(self.text)
         object.__setattr__(self, "spans", tuple(self.spans))
         for span in self.spans:
             if span.end > len(self.text):

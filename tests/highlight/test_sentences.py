@@ -114,3 +114,21 @@ def test_real_text_mostly_finds_the_answer(shared_data) -> None:
         chars += len(text)
     # better than marking the same share of the text at random
     assert found / total > marked_chars / chars + 0.05
+
+
+@pytest.mark.parametrize(
+    ("sentence", "question"),
+    [
+        ("Chil\u00addren tra\u00advel free.", "Do children travel free?"),
+        ("Child\u200bren trav\u200bel free.", "Do children travel free?"),
+        ("All chil-\ndren travel free of char-\nge.", "Do children travel free?"),
+        ("The o\ufb03ce \ufb01le is green.", "Which colour has the office file?"),
+        ("الطَّالِبُ يَدْرُسُ فِي القَاهِرَةِ.", "أين يدرس الطالب في القاهرة؟"),
+        ("เด็กเดินทางฟรีในวันอาทิตย์", "เด็กเดินทางฟรีไหม"),
+    ],
+)
+def test_how_a_sentence_is_set_does_not_hide_it(sentence, question):
+    """Spans are of the original text."""
+    before = "The ferry was painted last year. "
+    (spans,) = Sentences()(question, [Passage(before + sentence)])
+    assert [(s.start, s.end) for s in spans] == [(len(before), len(before) + len(sentence))]

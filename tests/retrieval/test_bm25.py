@@ -97,3 +97,11 @@ def test_real_books_find_their_own_sentences(shared_data) -> None:
     best = retriever("the King of Bohemia and the photograph of Irene Adler")
     assert (best[0].source or "").endswith("sherlock_holmes.txt")
     assert retriever("the King of Bohemia and the photograph of Irene Adler") == best
+
+
+def test_how_words_are_set_does_not_hide_a_passage() -> None:
+    texts = ["The ferry is blue.", "Chil\u00addren tra\u00advel free.", "Se-\nniors pay half.", "เด็กเดินทางฟรี"]
+    retriever = BM25Retriever(texts, k=1)
+    assert retriever("Do children travel free?")[0].text == texts[1]
+    assert retriever("What do seniors pay?")[0].text == texts[2]
+    assert retriever("เด็กเดินทางฟรีไหม")[0].text == texts[3]
