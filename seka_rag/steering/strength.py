@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import nn
 
+from seka_rag.bank import Bank
 from seka_rag.errors import SettingError
-
-if TYPE_CHECKING:
-    from seka_rag.bank import Bank
-    from seka_rag.steering.base import SteeringMethod
 
 #: How many times the strength that the bank suggests is still no reason for a warning.
 _USUAL = 4.0
 
 
-def check_strength(method: SteeringMethod, bank: Bank | None, weight: float, hf_model: nn.Module) -> None:
+class Strong(Protocol):
+    """A method with a strength; see ``SteeringMethod``."""
+
+    strength_field: ClassVar[str]
+
+    @property
+    def strength(self) -> float: ...
+    @property
+    def strengths(self) -> Sequence[float]: ...
+
+
+def check_strength(method: Strong, bank: Bank | None, weight: float, hf_model: nn.Module) -> None:
     """Refuse a strength at which attention scores, products of two vectors, would overflow in the model's dtype.
 
     Args:
@@ -38,7 +47,7 @@ def check_strength(method: SteeringMethod, bank: Bank | None, weight: float, hf_
         )
 
 
-def strength_warnings(method: SteeringMethod, bank: Bank | None) -> list[str]:
+def strength_warnings(method: Strong, bank: Bank | None) -> list[str]:
     """What to expect of a strength, for the report. It does not depend on the prompt, nor on others in the batch."""
     usual = _suggested(bank, method.strength_field)
     strongest = max(map(abs, method.strengths))
