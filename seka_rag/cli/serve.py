@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import socket
 from contextlib import suppress
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from seka_rag.cli.terminal import BANK, MODEL, console, errors, quiet, reporting
+
+_LIMITS, _NAMES = "Limits", "Keys and names"
 
 
 @reporting
@@ -19,18 +22,54 @@ def serve(
     bank: Annotated[str, typer.Option(help=BANK)] = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Write each line of the log as JSON.")] = False,
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="SEKA_API_KEY", help="Key that clients must send; by default everybody may ask."),
+        typer.Option(envvar="SEKA_API_KEY", help="Key that clients must send.", rich_help_panel=_NAMES),
     ] = None,
-    max_concurrent: Annotated[int, typer.Option(min=1, help="Generations that run at once.")] = 4,
-    max_queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; more are refused.")] = 64,
-    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Of a request; by default the context.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 4096,
-    max_spans: Annotated[int, typer.Option(min=0, help="Highlights of a request.")] = 256,
-    max_gain: Annotated[float, typer.Option(min=0, help="Most gain times weight.")] = 4.0,
-    timeout: Annotated[float, typer.Option(help="Seconds for a request, its wait included.")] = 300.0,
-    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 4 * 2**20,
+    keys_file: Annotated[
+        Path | None, typer.Option(help="File with a name and a key a line.", rich_help_panel=_NAMES)
+    ] = None,
+    served_name: Annotated[
+        str | None, typer.Option("--served-model-name", help="The model's name to clients.", rich_help_panel=_NAMES)
+    ] = None,
+    cors_origin: Annotated[
+        list[str], typer.Option(help="Origin of web pages that may ask; may be repeated.", rich_help_panel=_NAMES)
+    ] = [],  # noqa: B006
+    max_concurrent: Annotated[int, typer.Option(min=1, help="Generations at once.", rich_help_panel=_LIMITS)] = 4,
+    max_queue: Annotated[
+        int, typer.Option(min=0, help="Requests that may wait; more are refused.", rich_help_panel=_LIMITS)
+    ] = 64,
+    max_batch: Annotated[
+        int, typer.Option(min=1, help="Requests that run together as one batch.", rich_help_panel=_LIMITS)
+    ] = 16,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections.", rich_help_panel=_LIMITS)] = 1024,
+    max_prompt_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a request; by default the context.", rich_help_panel=_LIMITS)
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.", rich_help_panel=_LIMITS)] = 4096,
+    max_choices: Annotated[int, typer.Option(min=1, help="Answers to a request.", rich_help_panel=_LIMITS)] = 8,
+    max_messages: Annotated[
+        int, typer.Option(min=1, help="Messages of a request, their parts and calls.", rich_help_panel=_LIMITS)
+    ] = 2000,
+    max_tools: Annotated[int, typer.Option(min=0, help="Tools of a request.", rich_help_panel=_LIMITS)] = 128,
+    max_schema: Annotated[int, typer.Option(min=1, help="Characters of a JSON schema.", rich_help_panel=_LIMITS)] = 2
+    ** 16,
+    max_spans: Annotated[int, typer.Option(min=0, help="Highlights of a request.", rich_help_panel=_LIMITS)] = 256,
+    max_gain: Annotated[float, typer.Option(min=0, help="Gain times weight.", rich_help_panel=_LIMITS)] = 4.0,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.", rich_help_panel=_LIMITS)] = 4 * 2**20,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for a request, its wait included.", rich_help_panel=_LIMITS)
+    ] = 300.0,
+    read_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for a request to arrive.", rich_help_panel=_LIMITS)
+    ] = 30.0,
+    write_timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that an answer may stay unread.", rich_help_panel=_LIMITS)
+    ] = 30.0,
+    shutdown_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds for requests to end when the server does.", rich_help_panel=_LIMITS)
+    ] = 30.0,
 ) -> None:
     """Serve a model over HTTP, in the form of OpenAI, with highlights."""
     from pydantic import SecretStr
@@ -40,32 +79,45 @@ def serve(
     from seka_rag.server import ServerSettings, create_app
 
     try:
-        import uvicorn
+        from seka_rag.server.listening import uvicorn_server
     except ImportError:
         raise MissingExtraError("uvicorn", "server") from None
-    settings = ServerSettings(
-        api_key=SecretStr(api_key) if api_key else None,
-        max_concurrent=max_concurrent,
-        max_queue=max_queue,
-        max_prompt_tokens=max_prompt_tokens,
-        max_new_tokens=max_new_tokens,
-        max_spans=max_spans,
-        max_gain=max_gain,
-        timeout=timeout,
-        max_body=max_body,
-    )
+    from seka_rag.server.logs import write_logs
+
+    key = _key(api_key)
+    given: dict[str, Any] = {name: value for name, value in locals().items() if name in ServerSettings.model_fields}
+    given |= {"api_key": None if key is None else SecretStr(key), "cors_origins": tuple(cors_origin)}
+    settings = ServerSettings(**given)
     quiet()
     place = _bound(host, port)  # before the model is loaded, which takes a while
     loaded = SteeredModel.from_pretrained(model, bank=bank)
     app = create_app(loaded, settings)
-    if settings.api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
-        errors.print("[yellow]warning:[/] no --api-key: whoever reaches this address may use the model")
-    audit = logging.getLogger("seka_rag.server")
-    audit.setLevel(logging.INFO)
-    audit.addHandler(logging.StreamHandler())
-    console.print(f"serving {escape(loaded.name)} at http://{escape(host)}:{place.getsockname()[1]}/v1")
+    if not app.state.service.keys.required and host not in ("127.0.0.1", "::1", "localhost"):
+        errors.print("[yellow]warning:[/] no key is set: whoever reaches this address may use the model")
+    write_logs(as_json=log_json)
+    name = settings.served_name or loaded.name
+    place.listen(2048)  # whoever reads the next line may connect at once
+    console.print(f"serving {escape(name)} at http://{escape(host)}:{place.getsockname()[1]}/v1")
     with suppress(KeyboardInterrupt):  # how it ends
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[place])
+        uvicorn_server(app, settings).run(sockets=[place])
+
+
+def _key(given: str | None) -> str | None:
+    """The key, checked. An empty variable is not the same as none: click takes it for none, and the server would be open.
+
+    Raises:
+        SettingError: an empty key, or one that cannot be sent.
+    """
+    from seka_rag.server.settings import clean_key
+
+    where = "--api-key (or SEKA_API_KEY)"
+    text = os.environ.get("SEKA_API_KEY") if given is None else given
+    if text is None:
+        return None
+    key = clean_key(text, where)
+    if key != text:
+        errors.print(f"[yellow]note:[/] white space at the ends of {where} was left out")
+    return key
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,6 +88,51 @@ class StopRows:
             for over, length, event in zip(self.over, self.lengths, self.events, strict=True)
         ]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+class TokenScore(NamedTuple):
+    """A token of an answer: its log-probability, and the most likely ones in its place with theirs."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class TokenScores:
+    """Records the log-probabilities of an answer's tokens, as they were chosen from: after penalties and grammars, before
+    temperature and what cuts the distribution. It holds the scores of one step at a time.
+
+    Args:
+        top: how many of the most likely tokens to keep.
+
+    Attributes:
+        rows: for each row of the batch, its tokens so far, end token and padding included.
+    """
+
+    def __init__(self, top: int) -> None:
+        self.top = top
+        self.rows: list[list[TokenScore]] = []
+        self._step: Tensor | None = None  # [B, V]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For ``generate``: what sees the scores before a token is chosen, and what sees the token afterwards."""
+        return {"logits_processor": [self._before], "stopping_criteria": [self._after]}
+
+    def _before(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self._step = scores.float().log_softmax(-1)
+        return scores
+
+    def _after(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        assert self._step is not None
+        chosen = input_ids[:, -1:]
+        values = self._step.gather(1, chosen.to(self._step.device))[:, 0].tolist()
+        best = self._step.topk(min(self.top, self._step.shape[1])) if self.top else None
+        self.rows = self.rows or [[] for _ in values]
+        for i, (row, token, value) in enumerate(zip(self.rows, chosen[:, 0].tolist(), values, strict=True)):
+            top = () if best is None else zip(best.indices[i].tolist(), best.values[i].tolist(), strict=True)
+            row.append(TokenScore(token, value, tuple(top)))
+        return torch.zeros(len(values), dtype=torch.bool, device=input_ids.device)
 
 
 class TextPieces:

@@ -28,6 +28,11 @@ def checked_call(model: SteeredModel, prompt: TokenizedPrompt, **options: Any) -
     return call
 
 
+def end_ids(model: SteeredModel) -> set[int]:
+    """The tokens that end an answer, which are no part of it."""
+    return model._decoder.end_ids
+
+
 def row_key(call: Call) -> Hashable | None:
     """Calls with equal keys may be rows of one batch; None for a call that runs alone.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from seka_rag.errors import MissingExtraError
@@ -18,12 +19,14 @@ def create_app(model: SteeredModel, settings: ServerSettings | None = None) -> A
 
     Raises:
         SteeringError: the model has no bank, or a trial request shows that it is not steered.
-        MissingExtraError: Starlette is not installed.
+        SettingError: a file of keys that cannot be read.
+        MissingExtraError: Starlette or the client of Prometheus is not installed.
     """
-    try:
-        import starlette  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("starlette", "server") from None
+    for package in ("starlette", "prometheus_client"):
+        try:
+            import_module(package)
+        except ImportError:
+            raise MissingExtraError(package.replace("_", "-"), "server") from None
     from seka_rag.server.app import build
     from seka_rag.server.canary import check_steering
 

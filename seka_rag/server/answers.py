@@ -1,71 +1,124 @@
-"""Answers in the form of OpenAI, with the steering report beside them."""
+"""Answers in the form of OpenAI, with the steering report beside them: whole, or as the events of a stream."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from seka_rag.model.generation import Generation
+from seka_rag.server.errors import error_body
+from seka_rag.server.scores import Scores
 from seka_rag.text.toolcalls import ToolCall
 
 
-@dataclass(frozen=True)
-class Form:
-    """The shape of one answer: whole, or chunk by chunk."""
+class AnswerFormat(Protocol):
+    """How the answer to one request is written."""
+
+    id: str
+
+    def whole(self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
+        """Everything at once."""
+
+    def begin(self) -> Iterator[bytes]:
+        """The first events of a stream."""
+
+    def piece(self, text: str, scores: Scores | None) -> Iterator[bytes]:
+        """New text of a single answer."""
+
+    def end(
+        self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None, *, streamed: bool
+    ) -> Iterator[bytes]:
+        """The last events; they hold the texts unless these were streamed."""
+
+    def failed(self, error: Exception) -> Iterator[bytes]:
+        """What ends a stream whose status was sent already."""
+
+
+@dataclass
+class Completions:
+    """The form of ``/v1/chat/completions`` and ``/v1/completions``."""
 
     model: str
     chat: bool
+    count: int = 1
+    with_usage: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
-    id: str = field(default_factory=lambda: secrets.token_hex(12))
+    id: str = ""
 
-    def head(self, *, chunk: bool) -> dict[str, Any]:
+    def __post_init__(self) -> None:
+        self.id = self.id or f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
+
+    def whole(self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
+        choices = [self._choice(i, answer, scores) for i, answer in enumerate(answers)]
+        return {**self._head(chunk=False), "choices": choices, "usage": usage(answers), "seka": report}
+
+    def _choice(self, index: int, answer: Generation, scores: Scores | None) -> dict[str, Any]:
+        logprobs = scores and scores.written(index, chat=self.chat, length=answer.completion_tokens)
+        choice: dict[str, Any] = {"index": index, "finish_reason": finish(answer), "logprobs": logprobs}
+        if not self.chat:
+            return {**choice, "text": answer.text}
+        calls = {"tool_calls": tool_calls_body(answer.tool_calls)} if answer.tool_calls else {}
+        content = answer.text or (None if calls else "")
+        return {**choice, "message": {"role": "assistant", "content": content, "refusal": None, **calls}}
+
+    def begin(self) -> Iterator[bytes]:
+        for index in range(self.count):
+            delta = {"delta": {"role": "assistant", "content": ""}} if self.chat else {"text": ""}
+            yield self._event(index, delta)
+
+    def piece(self, text: str, scores: Scores | None) -> Iterator[bytes]:
+        yield self._piece(0, text, scores and scores.next(chat=self.chat))
+
+    def _piece(self, index: int, text: str, logprobs: Any) -> bytes:
+        return self._event(index, {"delta": {"content": text}} if self.chat else {"text": text}, logprobs)
+
+    def end(
+        self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None, *, streamed: bool
+    ) -> Iterator[bytes]:
+        for index, answer in enumerate(answers):
+            if not streamed:
+                logprobs = scores and scores.written(index, chat=self.chat, length=answer.completion_tokens)
+                yield self._piece(index, answer.text, logprobs)
+            if answer.tool_calls:
+                calls = [{"index": i, **call} for i, call in enumerate(tool_calls_body(answer.tool_calls))]
+                yield self._event(index, {"delta": {"tool_calls": calls}})
+            rest = scores and streamed and scores.next(chat=self.chat, length=answer.completion_tokens)
+            last: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
+            extra = {"seka": report} if index == len(answers) - 1 and not self.with_usage else {}
+            yield self._event(index, last, rest or None, finish(answer), extra)
+        if self.with_usage:
+            yield event({**self._head(chunk=True), "choices": [], "usage": usage(answers), "seka": report})
+        yield b"data: [DONE]\n\n"
+
+    def failed(self, error: Exception) -> Iterator[bytes]:
+        yield event(error_body(error))
+
+    def _head(self, *, chunk: bool) -> dict[str, Any]:
         kind = "chat.completion" + (".chunk" if chunk else "") if self.chat else "text_completion"
-        name = f"{'chatcmpl' if self.chat else 'cmpl'}-{self.id}"
-        return {"id": name, "object": kind, "created": self.created, "model": self.model}
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def whole(self, generation: Generation, report: dict[str, Any]) -> dict[str, Any]:
-        choice: dict[str, Any] = {"index": 0, "finish_reason": finish(generation), "logprobs": None}
-        if self.chat:
-            calls = generation.tool_calls
-            message: dict[str, Any] = {"role": "assistant", "content": generation.text or (None if calls else "")}
-            choice["message"] = {**message, **({"tool_calls": tool_calls_body(calls)} if calls else {})}
-        else:
-            choice["text"] = generation.text
-        return {**self.head(chunk=False), "choices": [choice], "usage": usage(generation), "seka": report}
-
-    def piece(self, text: str, *, role: bool = False) -> dict[str, Any]:
-        role_field = {"role": "assistant"} if role else {}
-        content = {"delta": {**role_field, "content": text}} if self.chat else {"text": text}
-        return self._chunk(content, None)
-
-    def last(self, generation: Generation, report: dict[str, Any], *, with_usage: bool) -> list[dict[str, Any]]:
-        """What ends a stream: calls, the reason of the end and the report, and usage if the request wants it."""
-        chunks = []
-        if generation.tool_calls:
-            calls = [{"index": i, **call} for i, call in enumerate(tool_calls_body(generation.tool_calls))]
-            chunks.append(self._chunk({"delta": {"tool_calls": calls}}, None))
-        end = self._chunk({"delta": {}} if self.chat else {"text": ""}, finish(generation))
-        chunks.append(end)
-        if with_usage:
-            chunks.append({**self.head(chunk=True), "choices": [], "usage": usage(generation)})
-        chunks[-1]["seka"] = report
-        return chunks
-
-    def _chunk(self, content: dict[str, Any], reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, **content, "logprobs": None, "finish_reason": reason}
-        return {**self.head(chunk=True), "choices": [choice]}
+    def _event(
+        self,
+        index: int,
+        content: dict[str, Any],
+        logprobs: Any = None,
+        reason: str | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
+        return event({**self._head(chunk=True), "choices": [choice], **(extra or {})})
 
 
-def finish(generation: Generation) -> str:
-    return "tool_calls" if generation.tool_calls and generation.finish_reason == "stop" else generation.finish_reason
+def finish(answer: Generation) -> str:
+    return "tool_calls" if answer.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
 
 
-def usage(generation: Generation) -> dict[str, int]:
-    used, new = generation.prompt_tokens, generation.completion_tokens
+def usage(answers: Sequence[Generation]) -> dict[str, int]:
+    used, new = answers[0].prompt_tokens, sum(answer.completion_tokens for answer in answers)
     return {"prompt_tokens": used, "completion_tokens": new, "total_tokens": used + new}
 
 
@@ -81,14 +134,14 @@ def tool_calls_body(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     ]
 
 
-def report_of(generation: Generation, highlights: list[dict[str, Any]]) -> dict[str, Any]:
+def report_of(answers: Sequence[Generation], highlights: list[dict[str, Any]]) -> dict[str, Any]:
     """What was steered, and calls that the model did not write as it should."""
-    report = {**generation.report.as_dict(), "highlights": highlights}
-    if generation.invalid_tool_calls:
-        report["invalid_tool_calls"] = [asdict(call) for call in generation.invalid_tool_calls]
-    return report
+    report = {**answers[0].report.as_dict(), "highlights": highlights}
+    invalid = [asdict(call) for answer in answers for call in answer.invalid_tool_calls]
+    return {**report, "invalid_tool_calls": invalid} if invalid else report
 
 
-def event(data: dict[str, Any]) -> bytes:
+def event(data: dict[str, Any], name: str | None = None) -> bytes:
     """One event of a stream. ASCII only, so that no line separator of Unicode breaks it."""
-    return b"data: " + json.dumps(data).encode() + b"\n\n"
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + json.dumps(data).encode() + b"\n\n"

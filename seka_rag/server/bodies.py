@@ -143,10 +143,7 @@ _HARMLESS = frozenset(
 )
 #: Not done here: any other value than these is refused.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -156,6 +153,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "add_special_tokens": (True,),
     "add_generation_prompt": (True,),
     "return_token_strs": (False,),
+    "background": (False,),
+    "include": ([],),
+    "truncation": ("disabled",),
 }
 
 
@@ -174,6 +174,10 @@ class RequestBody(Shape):
         return given
 
 
+#: Options of a chat template: plain values only.
+TemplateOptions = dict[str, StrictBool | Whole | Number | Annotated[StrictStr, Field(max_length=64)]]
+
+
 class GeneratingBody(RequestBody):
     max_tokens: Annotated[Whole, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
@@ -186,6 +190,7 @@ class GeneratingBody(RequestBody):
     response_format: ResponseFormat | None = None
     stream: StrictBool = False
     stream_options: StreamOptions = StreamOptions()
+    n: Annotated[Whole, Field(ge=1)] = 1
 
 
 class ChatBody(GeneratingBody):
@@ -194,16 +199,77 @@ class ChatBody(GeneratingBody):
     tools: list[ToolBody] = []
     tool_choice: StrictStr | ChosenTool | None = None
     parallel_tool_calls: StrictBool = True
+    logprobs: StrictBool = False
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] = 0
+    chat_template_kwargs: TemplateOptions = {}
+
+    @model_validator(mode="after")
+    def _tops_of_something(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
 
 
 class CompletionBody(GeneratingBody):
     prompt: StrictStr | Annotated[list[StrictStr], Field(min_length=1, max_length=1)]
+    logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_at_all(cls, value: Any) -> Any:
+        return None if value is False else value
+
+
+class InputItem(Shape):
+    """A message of ``/v1/responses``, or an output of it that comes back."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: StrictStr | list[Part]
+    id: StrictStr | None = None
+    status: StrictStr | None = None
+
+
+class TextFormat(Shape):
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: StrictStr | None = None
+    description: StrictStr | None = None
+    strict: StrictBool = False
+    form: dict[str, Any] | None = Field(default=None, alias="schema")
+
+    @model_validator(mode="after")
+    def _with_its_schema(self) -> TextFormat:
+        if self.type == "json_schema" and self.form is None:
+            raise ValueError('give {"type": "json_schema", "name": ..., "schema": {...}}')
+        return self
+
+
+class TextBody(Shape):
+    format: TextFormat = TextFormat()
+
+
+class ResponsesBody(RequestBody):
+    """``/v1/responses`` in its plain form: text in, text out, nothing kept."""
+
+    input: Annotated[StrictStr, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
+    instructions: StrictStr | None = None
+    max_output_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    text: TextBody = TextBody()
+    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tool_choice: Literal["auto", "none"] = "auto"
+    parallel_tool_calls: StrictBool = True
+    stream: StrictBool = False
+    stream_options: StreamOptions = StreamOptions()
+    chat_template_kwargs: TemplateOptions = {}
 
 
 class TokenizeBody(RequestBody):
     prompt: StrictStr | None = None
     messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
     tools: list[ToolBody] = []
+    chat_template_kwargs: TemplateOptions = {}
 
     @model_validator(mode="after")
     def _one_of_two(self) -> TokenizeBody:

@@ -38,8 +38,37 @@ _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_
 class BodyTooLarge(HTTPException):
     """Raised while a body is read."""
 
+    code = LimitError.__name__
+
     def __init__(self, limit: int) -> None:
         super().__init__(413, f"the request is larger than the {limit} bytes that this server takes")
+
+
+class SlowRequest(HTTPException):
+    """A body that has not arrived in time."""
+
+    code = GenerationTimeoutError.__name__
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(408, f"the request did not arrive within {seconds:g} seconds")
+
+
+class Unavailable(HTTPException):
+    """The server answers nobody at the moment, and may do so later."""
+
+    code = BusyError.__name__
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)
+
+
+class ClientGone(HTTPException):
+    """The client closed its connection. The status is for the log: nobody reads it."""
+
+    code = "ClientGone"
+
+    def __init__(self) -> None:
+        super().__init__(499, "the client is gone")
 
 
 @contextmanager
@@ -60,25 +89,37 @@ def status_of(error: Exception) -> int:
     return 500
 
 
+def kind_of(error: Exception) -> str:
+    """The kind of an error, as answers, figures and the log tell it: the name of its class, where it is one of ours."""
+    if isinstance(error, SekaError):
+        return type(error).__name__
+    return getattr(error, "code", RequestError.__name__) if isinstance(error, HTTPException) else "InternalError"
+
+
 def error_body(error: Exception) -> dict[str, Any]:
-    """The body of an error."""
-    status, field = status_of(error), None
-    code = type(error).__name__ if isinstance(error, SekaError) else RequestError.__name__
-    if isinstance(error, BodyTooLarge):
-        message, code = error.detail, LimitError.__name__
-    elif isinstance(error, HTTPException):
+    """The body of an error; one that nobody foresaw is logged with its place."""
+    status = status_of(error)
+    if isinstance(error, HTTPException):
         message = error.detail
     elif isinstance(error, SekaError):
-        message, field = str(error), error.field
+        message = str(error)
     else:
         frame = traceback.extract_tb(error.__traceback__)[-1] if error.__traceback__ else None
         log.error("%s at %s:%s", type(error).__name__, frame and frame.filename, frame and frame.lineno)
-        message, code = "the server failed; its log says where", "InternalError"
+        message = "the server failed; its log says where"
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return {"error": {"message": message, "type": kind, "param": field, "code": code}}
+    field = error.field if isinstance(error, SekaError) else None
+    return {"error": {"message": message, "type": kind, "param": field, "code": kind_of(error)}}
 
 
 def error_response(error: Exception) -> JSONResponse:
+    """The answer that an error is; its headers say whether the same request may be sent again."""
     status = status_of(error)
-    headers = {429: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status)
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status in (429, 503):
+        headers |= {"Retry-After": "1", "x-should-retry": "true"}
+    elif status >= 408:  # it would fail again, or the time that it took is wasted again
+        headers["x-should-retry"] = "false"
     return JSONResponse(error_body(error), status, headers)

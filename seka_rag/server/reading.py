@@ -18,9 +18,21 @@ from seka_rag.errors import (
     TokenizationError,
     UnsupportedModelError,
 )
+from seka_rag.hf.chat import check_template_options
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.steered import SteeredModel
-from seka_rag.server.bodies import ChatBody, ChosenTool, CompletionBody, MessageBody, SpanBody, TokenizeBody, ToolBody
+from seka_rag.server.bodies import (
+    ChatBody,
+    ChosenTool,
+    CompletionBody,
+    InputItem,
+    MessageBody,
+    ResponseFormat,
+    ResponsesBody,
+    SpanBody,
+    TokenizeBody,
+    ToolBody,
+)
 from seka_rag.server.errors import at_field
 from seka_rag.server.settings import ServerSettings
 from seka_rag.steering.base import SteeringMethod
@@ -38,20 +50,34 @@ class ModelRequest:
 
     Attributes:
         prompt: a conversation, or a text to continue.
-        options: as ``SteeredModel.generate`` takes them.
         prompt_field: which field of the body holds the prompt.
+        form_field: which field of the body asks for a form of the answer.
+        options: as ``SteeredModel.generate`` takes them.
+        template: options of the chat template.
+        choices: how many answers.
+        top: how many of the likeliest tokens to tell with log-probabilities; None for no log-probabilities.
         one_call: at most one tool call is wanted.
+        first_message: the number of the first message to the client, which does not count what was put before.
+        stream, with_usage: how to answer.
     """
 
     prompt: Prompt | list[dict[str, Any]]
     prompt_field: str
+    form_field: str = "response_format"
     options: dict[str, Any] = field(default_factory=dict)
+    template: dict[str, Any] = field(default_factory=dict)
+    choices: int = 1
+    top: int | None = None
     one_call: bool = False
+    first_message: int = 0
+    stream: bool = False
+    with_usage: bool = False
 
     @property
     def spans(self) -> list[tuple[int, Span]]:
         """The highlights, each with the number of its message."""
-        return [(i, span) for i, prompt in enumerate(_prompts(self.prompt)) for span in prompt.spans]
+        prompts = enumerate(_prompts(self.prompt), self.first_message)
+        return [(i, span) for i, prompt in prompts for span in prompt.spans]
 
     def highlights(self) -> list[dict[str, Any]]:
         """Where the highlights are, without any text."""
@@ -67,7 +93,7 @@ class ModelRequest:
         if isinstance(error, ContextLengthError | ProvenanceError):
             return self.prompt_field
         if isinstance(error, SettingError | UnsupportedModelError | TokenizationError):  # of a grammar
-            return "response_format" if "json_schema" in self.options else "tools" if "tools" in self.options else None
+            return self.form_field if "json_schema" in self.options else "tools" if "tools" in self.options else None
         return None
 
     def tokens(self, model: SteeredModel, settings: ServerSettings) -> TokenizedPrompt:
@@ -76,64 +102,123 @@ class ModelRequest:
         Raises:
             LimitError: more than the server takes.
         """
+        with at_field("chat_template_kwargs"):
+            check_template_options(model.tokenizer, self.template)
         with at_field(self.prompt_field):
             if isinstance(self.prompt, Prompt):
                 tokens = model.tokenize(self.prompt)
             else:
                 tools = self.options.get("tools") if self.options.get("tool_choice") != "none" else None
-                tokens = model.tokenize_chat(self.prompt, **({"tools": tools} if tools else {}))
+                tokens = model.tokenize_chat(self.prompt, **self.template, **({"tools": tools} if tools else {}))
             limit = settings.max_prompt_tokens
             if limit is not None and len(tokens) > limit:
                 raise LimitError(f"the prompt has {len(tokens)} tokens; this server takes {limit}")
             return tokens
 
 
-def read_request(body: ChatBody | CompletionBody, model: SteeredModel, settings: ServerSettings) -> ModelRequest:
+def read_request(
+    body: ChatBody | CompletionBody | ResponsesBody, model: SteeredModel, settings: ServerSettings
+) -> ModelRequest:
     """What a body asks of the model.
 
     Raises:
         SekaError: of one of the classes for bad requests, see ``errors.status_of``.
     """
-    check_model(body.model, model)
-    with at_field("seka.steering"):
-        options: dict[str, Any] = {"steering": as_steering(body.seka.steering)}
-    new, new_field = body.max_tokens, "max_tokens"
+    check_model(body.model, model, settings)
     if isinstance(body, ChatBody):
-        request = ModelRequest(read_messages(body.messages, body.seka.spans), "messages")
-        if body.max_completion_tokens is not None:
-            new, new_field = body.max_completion_tokens, "max_completion_tokens"
-        options |= _tool_options(body)
-        request = replace(request, one_call=not body.parallel_tool_calls)
-    else:
+        request = _chat(body)
+        new_field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    elif isinstance(body, CompletionBody):
         text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-        request = ModelRequest(read_prompt(text, body.seka.spans), "prompt")
-    check_strength(request, options["steering"], model, settings)
+        request = ModelRequest(
+            read_prompt(text, body.seka.spans), "prompt", options=_form(body.response_format), top=body.logprobs
+        )
+        new_field = "max_tokens"
+    else:
+        request, new_field = _response(body), "max_output_tokens"
+    with at_field("seka.steering"):
+        steering = as_steering(body.seka.steering)
+    check_strength(request, steering, model, settings)
+    new = getattr(body, new_field)
     with at_field(new_field):
         if new is not None and new > settings.max_new_tokens:
             raise LimitError(f"{new_field}={new}: this server gives at most {settings.max_new_tokens}")
-    options["max_new_tokens"] = min(256, settings.max_new_tokens) if new is None else new
-    options |= {name: getattr(body, name) for name in _OPTIONS if getattr(body, name) is not None}
-    form = body.response_format
-    if form is not None and form.type != "text":
-        options["json_schema"] = True if form.type == "json_object" else form.json_schema.form  # type: ignore[union-attr]
-    return replace(request, options=options)
+    choices = getattr(body, "n", 1)
+    with at_field("n"):
+        if choices > settings.max_choices:
+            raise LimitError(f"n={choices}: this server gives at most {settings.max_choices} answers to a request")
+    options = {name: value for name in _OPTIONS if (value := getattr(body, name, None)) is not None}
+    return replace(
+        request,
+        options={
+            "steering": steering,
+            "max_new_tokens": min(256, settings.max_new_tokens) if new is None else new,
+            **options,
+            **request.options,
+        },
+        choices=choices,
+        stream=body.stream,
+        with_usage=body.stream_options.include_usage,
+    )
 
 
-def read_tokenize(body: TokenizeBody, model: SteeredModel) -> ModelRequest:
-    check_model(body.model, model)
+def _chat(body: ChatBody) -> ModelRequest:
+    return ModelRequest(
+        read_messages(body.messages, body.seka.spans),
+        "messages",
+        options={**_tool_options(body), **_form(body.response_format)},
+        template=body.chat_template_kwargs,
+        top=body.top_logprobs if body.logprobs else None,
+        one_call=not body.parallel_tool_calls,
+    )
+
+
+def _response(body: ResponsesBody) -> ModelRequest:
+    """The items of ``input`` are numbered from 0; the instructions are a message of the system before them."""
+    items = body.input if isinstance(body.input, list) else [InputItem(role="user", content=body.input)]
+    messages = [MessageBody(role=item.role, content=item.content) for item in items]
+    read = read_messages(messages, body.seka.spans, "input")
+    if body.instructions:
+        read.insert(0, {"role": "system", "content": Prompt(body.instructions)})
+    form = body.text.format
+    return ModelRequest(
+        read,
+        "input",
+        "text.format",
+        options={} if form.type == "text" else {"json_schema": True if form.type == "json_object" else form.form},
+        template=body.chat_template_kwargs,
+        first_message=-1 if body.instructions else 0,
+    )
+
+
+def _form(form: ResponseFormat | None) -> dict[str, Any]:
+    if form is None or form.type == "text":
+        return {}
+    return {"json_schema": True if form.json_schema is None or form.type == "json_object" else form.json_schema.form}
+
+
+def read_tokenize(body: TokenizeBody, model: SteeredModel, settings: ServerSettings) -> ModelRequest:
+    check_model(body.model, model, settings)
     if body.messages is None:
-        return ModelRequest(read_prompt(body.prompt or "", body.seka.spans), "prompt")
-    messages = read_messages(body.messages, body.seka.spans)
-    return ModelRequest(messages, "messages", {"tools": _tools(body.tools)} if body.tools else {})
+        request = ModelRequest(read_prompt(body.prompt or "", body.seka.spans), "prompt")
+    else:
+        messages = read_messages(body.messages, body.seka.spans)
+        tools = {"tools": _tools(body.tools)} if body.tools else {}
+        request = ModelRequest(messages, "messages", options=tools, template=body.chat_template_kwargs)
+    check_strength(request, None, model, settings)
+    return request
 
 
-def check_model(name: str | None, model: SteeredModel) -> None:
+def check_model(name: str | None, model: SteeredModel, settings: ServerSettings) -> None:
+    served = settings.served_name or model.name
     with at_field("model"):
-        if name not in (None, model.name):
-            raise ModelNotFoundError(f"this server has no model of that name: it serves {model.name!r}")
+        if name not in (None, served):
+            raise ModelNotFoundError(f"this server has no model of that name: it serves {served!r}")
 
 
-def read_messages(messages: Sequence[MessageBody], spans: Sequence[SpanBody]) -> list[dict[str, Any]]:
+def read_messages(
+    messages: Sequence[MessageBody], spans: Sequence[SpanBody], body_field: str = "messages"
+) -> list[dict[str, Any]]:
     """Messages as ``SteeredModel.chat`` takes them, each with its highlights."""
     numbers = range(len(messages))
     by_message: dict[int, list[tuple[int, SpanBody]]] = {}
@@ -142,16 +227,16 @@ def read_messages(messages: Sequence[MessageBody], spans: Sequence[SpanBody]) ->
             if span.message not in numbers:
                 raise SpanError(f"seka.spans: message {span.message} of a conversation of {len(messages)}")
         by_message.setdefault(span.message, []).append((i, span))  # type: ignore[arg-type]
-    return [_message(i, message, by_message.get(i, ())) for i, message in enumerate(messages)]
+    return [_message(f"{body_field}[{i}]", message, by_message.get(i, ())) for i, message in enumerate(messages)]
 
 
-def _message(number: int, message: MessageBody, spans: Sequence[tuple[int, SpanBody]]) -> dict[str, Any]:
+def _message(place: str, message: MessageBody, spans: Sequence[tuple[int, SpanBody]]) -> dict[str, Any]:
     parts = message.content if isinstance(message.content, list) else []
     marked = []
     for i, part in enumerate(parts):
-        with at_field(f"messages[{number}].content[{i}]"):
+        with at_field(f"{place}.content[{i}]"):
             if part.highlight is not False and not part.text:
-                raise SpanError(f"message {number} highlights a part without text")
+                raise SpanError(f"{place} highlights a part without text")
             whole = [Span(0, len(part.text), float(part.highlight), part.source)] if part.highlight is not False else []
             marked.append(Prompt(part.text, tuple(whole)))
     text = Prompt(message.content or "") if not isinstance(message.content, list) else Prompt.join(marked)

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
-from seka_rag.errors import SekaError
+from seka_rag.errors import ModelNotFoundError, SekaError
+from seka_rag.hf.output import TokenScores
 from seka_rag.model.call import Call
 from seka_rag.model.generation import Generation
-from seka_rag.model.rows import checked_call
+from seka_rag.model.rows import checked_call, end_ids
 from seka_rag.model.steered import SteeredModel
 from seka_rag.server.admission import Admission
-from seka_rag.server.answers import Form, event, report_of
-from seka_rag.server.bodies import ChatBody, CompletionBody, Shape, TokenizeBody
-from seka_rag.server.errors import error_body, log
+from seka_rag.server.answers import AnswerFormat, Completions, report_of
+from seka_rag.server.bodies import ChatBody, CompletionBody, ResponsesBody, TokenizeBody
+from seka_rag.server.errors import ClientGone, at_field, kind_of
+from seka_rag.server.exchange import Exchange
+from seka_rag.server.keys import Keys
+from seka_rag.server.metrics import CONTENT_TYPE, Metrics
 from seka_rag.server.parsing import parse
 from seka_rag.server.reading import ModelRequest, read_request, read_tokenize
+from seka_rag.server.responses import Responses
+from seka_rag.server.scores import Scores
 from seka_rag.server.settings import ServerSettings
+from seka_rag.server.streaming import EventStream, unless_gone
 from seka_rag.server.workers import Workers
 
-B = TypeVar("B", bound=Shape)
-T = TypeVar("T")
+Body = ChatBody | CompletionBody | ResponsesBody
+_READERS = 2  # threads that read requests: their work is mostly Python, of which one runs at a time
 
 
-class _Gone(Exception):  # noqa: N818
-    """The client closed its connection."""
+@dataclass(frozen=True)
+class Work:
+    """A request that is ready to be generated."""
+
+    request: ModelRequest
+    call: Call
+    form: AnswerFormat
+    scores: Scores | None
+
+    def answers(self, exchange: Exchange, generations: list[Generation]) -> list[Generation]:
+        """The answers as they were asked for; the exchange takes note of what was generated."""
+        exchange.generations = generations
+        answers = generations
+        if self.request.one_call:
+            answers = [replace(a, tool_calls=a.tool_calls[:1]) for a in answers]
+        # without sampling, all would be the same: it was generated once
+        return answers if len(answers) == self.request.choices else answers * self.request.choices
 
 
 class Service:
@@ -41,41 +62,76 @@ class Service:
 
     def __init__(self, model: SteeredModel, settings: ServerSettings) -> None:
         self.model, self.settings = model, settings
+        self.name = settings.served_name or model.name
+        self.keys = Keys(settings.api_key, settings.keys_file)
         self.started = int(time.time())
         self.admission = Admission(model, settings)
-        self.workers = Workers(2, settings.max_concurrent + settings.max_queue)
+        self.workers = Workers(_READERS, settings.max_concurrent + settings.max_queue)
+        self.metrics = Metrics(self.admission)
+        self.draining = False
+
+    # --- its end
+
+    def drain(self) -> None:
+        """Take no new request; those that were admitted are answered."""
+        self.draining = True
+
+    def stop(self) -> None:
+        """End what still runs or waits, with an error."""
+        self.drain()
+        self.admission.stop()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no generation runs."""
+        return not self.admission.running
+
+    # --- about the server
+
+    async def alive(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        status = {"status": "draining" if self.draining else "ready"}
+        return JSONResponse(status, 503 if self.draining else 200)
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": version("seka-rag")})
+
+    async def figures(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type=CONTENT_TYPE)
 
     async def models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
 
+    async def one_model(self, request: Request) -> Response:
+        if request.path_params["name"] != self.name:
+            with at_field("model"):
+                raise ModelNotFoundError(f"this server has no model of that name: it serves {self.name!r}")
+        return JSONResponse(self._card())
+
     def _card(self) -> dict[str, Any]:
-        seka = {
-            "bank": self.model.bank.digest if self.model.bank else None,
-            "can_call_tools": self.model.can_call_tools,
-        }
+        bank = self.model.bank.digest if self.model.bank else None
         return {
-            "id": self.model.name,
+            "id": self.name,
             "object": "model",
             "created": self.started,
             "owned_by": "seka-rag",
             "max_model_len": self.model.context_length,
-            "seka": seka,
+            "seka": {"bank": bank, "can_call_tools": self.model.can_call_tools},
         }
 
-    async def tokenize(self, request: Request) -> Response:
-        deadline = time.monotonic() + self.settings.timeout
-        raw, content_type = await _body(request)
+    # --- prompts
 
-        def work() -> bytes:
+    async def tokenize(self, request: Request) -> Response:
+        def work(raw: bytes, content_type: str) -> bytes:
             body = parse(raw, content_type, TokenizeBody, self.settings)
-            tokens = read_tokenize(body, self.model).tokens(self.model, self.settings)
+            tokens = read_tokenize(body, self.model, self.settings).tokens(self.model, self.settings)
             seka = {"weights": tokens.weights, "offsets": tokens.offsets}
             answer = {"count": len(tokens), "max_model_len": self.model.context_length, "tokens": tokens.ids}
             return json.dumps({**answer, "seka": seka}).encode()
 
-        return Response(
-            await self._unless_gone(request, self.workers.run(work, deadline)), media_type="application/json"
-        )
+        return Response(await self._read(request, work), media_type="application/json")
 
     async def chat(self, request: Request) -> Response:
         return await self._answer(request, ChatBody)
@@ -83,128 +139,92 @@ class Service:
     async def completions(self, request: Request) -> Response:
         return await self._answer(request, CompletionBody)
 
-    async def _answer(self, request: Request, kind: type[ChatBody] | type[CompletionBody]) -> Response:
-        deadline = time.monotonic() + self.settings.timeout
-        form, read = Form(self.model.name, kind is ChatBody), _Read()
-        name = form.head(chunk=False)["id"]
+    async def responses(self, request: Request) -> Response:
+        return await self._answer(request, ResponsesBody)
+
+    async def _read(self, request: Request, work: Callable[[bytes, str], Any]) -> Any:
+        """The result of reading the body in a thread, as ``work(body, content_type)``."""
+        self.workers.check()  # before the body has come: it would be refused
+        raw, content_type = await request.body(), request.headers.get("content-type", "")
+        return await unless_gone(request, self.workers.run(lambda: work(raw, content_type), self._deadline(request)))
+
+    def _deadline(self, request: Request) -> float:
+        return request.state.exchange.arrived + self.settings.timeout
+
+    async def _answer(self, request: Request, kind: type[Body]) -> Response:
+        exchange: Exchange = request.state.exchange
+        self.admission.check()
+        work: Work = await self._read(request, lambda *given: self._prepare(exchange, kind, *given))
+        pieces_wanted = work.request.stream and work.request.choices == 1
+        ticket = self.admission.ticket(work.call, self._deadline(request), stream=pieces_wanted)
+
+        def left() -> None:
+            self.admission.leave(ticket)
+            exchange.ran(ticket.started, ticket.cancel.first_token, ticket.rows)
+            if not exchange.generations and exchange.error is None:
+                exchange.error = ClientGone.code
+
         try:
-            self.admission.check()  # before the body is read: it would be refused
-            raw, content_type = await _body(request)
-            await self._unless_gone(
-                request, self.workers.run(lambda: self._read(read, raw, content_type, kind), deadline)
-            )
-            body, call = read.body, read.call
-            assert body is not None
-            assert call is not None
-            pieces = self.admission.pieces(call, deadline, stream=body.stream)
-            if not body.stream:
-                (generation,) = await self._unless_gone(request, _last(pieces))
-                generation = _first_call_only(generation, read.request)
-                _audit(name, read.request, generation)
-                return JSONResponse(form.whole(generation, report_of(generation, read.highlights())))
-            first = await self._unless_gone(request, anext(pieces))  # what fails so early still has its own status
-        except _Gone:
-            _audit(name, read.request, "client gone")
-            return Response(status_code=499)
-        except Exception as error:
-            if isinstance(error, SekaError) and error.field is None and read.request is not None:
-                error.field = read.request.field_of(error)
-            _audit(name, read.request, type(error).__name__)
+            pieces = self.admission.pieces(ticket)
+            first: Any = await unless_gone(
+                request, anext(pieces)
+            )  # what fails so early has its own status in a stream too
+            if work.request.stream:
+                return EventStream(self._events(work, exchange, first, pieces), left)
+        except BaseException as error:
+            if isinstance(error, SekaError):
+                error.field = error.field or work.request.field_of(error)
+            left()
             raise
-        events = _events(name, form, read, first, pieces, body.stream_options.include_usage)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        answers = work.answers(exchange, first)
+        left()
+        return JSONResponse(work.form.whole(answers, report_of(answers, exchange.highlights), work.scores))
 
-    def _read(self, read: _Read, raw: bytes, content_type: str, kind: type[ChatBody] | type[CompletionBody]) -> None:
+    def _prepare(self, exchange: Exchange, kind: type[Body], raw: bytes, content_type: str) -> Work:
         """In a thread: everything up to the generation."""
-        read.body = parse(raw, content_type, kind, self.settings)
-        read.request = read_request(read.body, self.model, self.settings)
-        tokens = read.request.tokens(self.model, self.settings)
-        read.call = checked_call(self.model, tokens, **read.request.options)
-
-    async def _unless_gone(self, request: Request, work: Any) -> Any:
-        """The result of the work; it is cancelled when the client goes away."""
-        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+        body = parse(raw, content_type, kind, self.settings)
+        form: AnswerFormat
+        if isinstance(body, ResponsesBody):
+            form = Responses(self.name, body)
+        else:
+            form = Completions(self.name, isinstance(body, ChatBody), body.n, body.stream_options.include_usage)
+        exchange.answer = form.id
+        request = read_request(body, self.model, self.settings)
+        exchange.highlights = request.highlights()
+        tokens = request.tokens(self.model, self.settings)
+        recorded = None if request.top is None else TokenScores(request.top)
+        options = {**request.options, **(recorded.options if recorded else {})}
         try:
-            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise _Gone
-        finally:
-            for one in (task, gone):
-                one.cancel()
+            call = checked_call(self.model, tokens, **options)
+            if request.choices > 1 and call.samples:
+                call = checked_call(self.model, tokens, **options, num_return_sequences=request.choices)
+        except SekaError as error:
+            error.field = error.field or request.field_of(error)
+            raise
+        scores = None if recorded is None else Scores(recorded, self.model.tokenizer, end_ids(self.model))
+        return Work(request, call, form, scores)
 
-
-class _Read:
-    """What has been read of a request so far."""
-
-    body: ChatBody | CompletionBody | None = None
-    request: ModelRequest | None = None
-    call: Call | None = None
-
-    def highlights(self) -> list[dict[str, Any]]:
-        return self.request.highlights() if self.request else []
-
-
-async def _body(request: Request) -> tuple[bytes, str]:
-    return await request.body(), request.headers.get("content-type", "")
-
-
-async def _last(pieces: AsyncIterator[str | list[Generation]]) -> list[Generation]:
-    last: Any = None
-    async with aclosing(pieces) as read:  # type: ignore[type-var]
-        async for piece in read:
-            last = piece
-    return last
-
-
-def _first_call_only(generation: Generation, request: ModelRequest | None) -> Generation:
-    if request is not None and request.one_call and len(generation.tool_calls) > 1:
-        return replace(generation, tool_calls=generation.tool_calls[:1])
-    return generation
-
-
-async def _events(
-    name: str,
-    form: Form,
-    read: _Read,
-    first: str | list[Generation],
-    pieces: AsyncIterator[str | list[Generation]],
-    usage: bool,
-) -> AsyncIterator[bytes]:
-    outcome: Any = "client gone"
-    try:
-        async with aclosing(pieces) as following:  # type: ignore[type-var]
-            yield event(form.piece("", role=True))
-            piece: Any = first
-            while isinstance(piece, str):
-                yield event(form.piece(piece))
-                piece = await anext(following)
-            outcome = _first_call_only(piece[0], read.request)
-        report = report_of(outcome, read.highlights())
-        for chunk in form.last(outcome, report, with_usage=usage):
-            yield event(chunk)
-        yield b"data: [DONE]\n\n"
-    except Exception as error:
-        outcome = type(error).__name__
-        yield event(error_body(error))
-    finally:
-        _audit(name, read.request, outcome)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _audit(name: str, request: ModelRequest | None, outcome: Generation | str) -> None:
-    """One line a request: what was marked and edited, and no text."""
-    if not log.isEnabledFor(logging.INFO):
-        return
-    line: dict[str, Any] = {"request": name, "highlights": request.highlights() if request else []}
-    if isinstance(outcome, Generation):
-        report = outcome.report
-        fields = ("method", "gain", "bank", "tokens_marked", "tokens_edited")
-        line |= {key: getattr(report, key) for key in fields}
-        line |= {"prompt_tokens": outcome.prompt_tokens, "completion_tokens": outcome.completion_tokens}
-    line["outcome"] = outcome.finish_reason if isinstance(outcome, Generation) else outcome
-    log.info("%s", json.dumps(line))
+    async def _events(
+        self,
+        work: Work,
+        exchange: Exchange,
+        first: str | list[Generation],
+        pieces: AsyncGenerator[str | list[Generation], None],
+    ) -> AsyncGenerator[bytes, None]:
+        form, piece, streamed = work.form, first, False
+        try:
+            async with aclosing(pieces) as following:
+                for sent in form.begin():
+                    yield sent
+                while isinstance(piece, str):
+                    streamed = True
+                    for sent in form.piece(piece, work.scores):
+                        yield sent
+                    piece = await anext(following)
+            answers = work.answers(exchange, piece)
+            for sent in form.end(answers, report_of(answers, exchange.highlights), work.scores, streamed=streamed):
+                yield sent
+        except Exception as error:
+            exchange.error = kind_of(error)
+            for sent in form.failed(error):
+                yield sent

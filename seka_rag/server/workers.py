@@ -21,6 +21,15 @@ class Workers:
         self._capacity = threads + waiting
         self.pending = 0
 
+    def check(self) -> None:
+        """Raise where new work would be refused.
+
+        Raises:
+            BusyError: too many tasks wait.
+        """
+        if self.pending >= self._capacity:
+            raise BusyError(f"{self.pending} requests are being read already: try again later")
+
     async def run(self, work: Callable[[], T], deadline: float) -> T:
         """The result of the work.
 
@@ -32,8 +41,7 @@ class Workers:
             BusyError: too many tasks wait.
             GenerationTimeoutError: not done in time.
         """
-        if self.pending >= self._capacity:
-            raise BusyError(f"{self.pending} requests are being read already: try again later")
+        self.check()
         self.pending += 1
         task = self._pool.submit(work)
         loop = asyncio.get_running_loop()
@@ -45,6 +53,3 @@ class Workers:
 
     def _ended(self) -> None:
         self.pending -= 1
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
