@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from seka_rag.errors import MissingExtraError
@@ -22,11 +22,10 @@ def create_app(model: SteeredModel, settings: ServerSettings | None = None) -> A
         SettingError: a file of keys that cannot be read.
         MissingExtraError: Starlette or the client of Prometheus is not installed.
     """
-    for package in ("starlette", "prometheus_client"):
-        try:
-            import_module(package)
-        except ImportError:
-            raise MissingExtraError(package.replace("_", "-"), "server") from None
+    if find_spec("starlette") is None:
+        raise MissingExtraError("starlette", "server")
+    if find_spec("prometheus_client") is None:
+        raise MissingExtraError("prometheus-client", "server")
     from seka_rag.server.app import build
     from seka_rag.server.canary import check_steering
 

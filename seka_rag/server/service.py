@@ -26,8 +26,9 @@ from seka_rag.server.errors import ClientGone, at_field, kind_of
 from seka_rag.server.exchange import Exchange
 from seka_rag.server.keys import Keys
 from seka_rag.server.metrics import CONTENT_TYPE, Metrics
+from seka_rag.server.model_request import ModelRequest
 from seka_rag.server.parsing import parse
-from seka_rag.server.reading import ModelRequest, read_request, read_tokenize
+from seka_rag.server.reading import read_request, read_tokenize
 from seka_rag.server.responses import Responses
 from seka_rag.server.scores import Scores
 from seka_rag.server.settings import ServerSettings
