@@ -49,7 +49,7 @@ def edit_norm(model: SteeredModel, method: SteeringMethod, trials: Sequence[Tria
     batch = pad([tokenized(model, t, "evidence") for t in trials], pad_id(model.tokenizer))
     sites, marked = find_key_sites(model.hf_model), batch.weights > 0
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    prepared = method.prepare(model.hf_model, model.bank, **inputs)
+    prepared = method.prepare(model.hf_model, model.bank, **inputs, tokenizer=model.tokenizer)
     steering = steer(model.hf_model, model.bank, batch.weights, method, prepared=prepared)
     with torch.inference_mode(), recording(sites) as before, steering:
         with recording(sites) as after:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,31 @@ from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.taps import Tap, tapped
-from seka_rag.hf.window import Windows, check_gradients, expecting_guesses
+from seka_rag.hf.window import Windows, check_gradients, expecting_guesses, given_tokens
 from seka_rag.ops.edits import Edit, Part
 from seka_rag.ops.edits import last_queries as queries_at
+
+
+class Reversal(Protocol):
+    """What puts original keys back after the prompt (``fading``): it is told of every pass inside ``editing``.
+
+    Attributes:
+        refused: why it cannot be done with continuous batching.
+    """
+
+    refused: str
+
+    def begin(self, arguments: dict[str, Any], window: tuple[int, int], guesses: bool) -> None:
+        """A pass over some of the prompt begins, with guesses for the answer or without."""
+
+    def keep(self, layer: int, part: Part, keys: Tensor, heads: Tensor, arguments: dict[str, Any]) -> None:
+        """The keys of a layer, before they are edited."""
+
+    def step(self, arguments: dict[str, Any]) -> None:
+        """A pass after the prompt begins."""
+
+    def close(self) -> None:
+        """The block ends."""
 
 
 @contextmanager
@@ -28,6 +50,7 @@ def editing(
     edits: Mapping[int, Edit],
     states: Mapping[int, Tensor] | None = None,
     model: nn.Module | None = None,
+    fading: Reversal | None = None,
 ) -> Iterator[Tally]:
     """Edit the keys of marked tokens in every forward pass inside the ``with``.
 
@@ -38,6 +61,7 @@ def editing(
             computes before its keys are used.
         states: layer -> what the edits read from queries ``[B, h, ...]``, if it is known already (``reading_queries``).
         model: the whole model, if its continuous batching is to be steered.
+        fading: puts the original keys back later; None if the edits stay.
 
     Yields:
         The tally of what was edited, complete when the block ends.
@@ -51,7 +75,7 @@ def editing(
     tally, windows = Tally(states=dict(states or {})), Windows(marks.length)
     reads = states is None and any(edit.needs_query for edit in edits.values())
     far = any(edit.needs_distance for edit in edits.values())
-    requests = Requests(marks.lengths, _QUERY_IN_PIECES if reads else "")
+    requests = Requests(marks.lengths, fading.refused if fading else _QUERY_IN_PIECES if reads else "")
     split: dict[int, Edit] = {}  # layer -> edit of the heads that this process holds, if it does not hold all
 
     def edit_of(layer: int, count: int) -> Edit:
@@ -72,9 +96,12 @@ def editing(
         edit = edit_of(layer, count).to(queries.device)
         tally.states[layer] = edit.read_query(queries_at(queries, last, queries.shape[2] // count)[:, edit.heads])
 
-    def after_key(layer: int, part: Part, output: Tensor) -> Tensor:
+    def after_key(layer: int, part: Part, arguments: dict[str, Any], output: Tensor) -> Tensor:
         keys = sites.read(output)
-        part, edit = part.to(keys.device), edit_of(layer, keys.shape[2]).to(keys.device)
+        edit = edit_of(layer, keys.shape[2]).to(keys.device)
+        if fading is not None:
+            fading.keep(layer, part, keys, edit.heads, arguments)
+        part = part.to(keys.device)
         tally.done.setdefault(layer, []).append(part.inside)
         state = None
         if edit.needs_query:  # of the mask's rows if it was given, else of the rows in the pass
@@ -92,9 +119,13 @@ def editing(
         else:
             window = windows.read(arguments)
             if window is None:
+                if fading is not None:
+                    fading.step(arguments)
                 return  # likewise
+            if fading is not None:
+                fading.begin(arguments, window, windows.guesses)
             tally.seen.append(window[0])
-            part = marks.window(*window, len(_given(arguments)))
+            part = marks.window(*window, len(given_tokens(arguments)))
             last = _last_tokens(arguments, window, marks.length) if reads or far else None
         if not part.inside.any():
             return
@@ -110,10 +141,12 @@ def editing(
         for layer, edit in edits.items():
             if reads and edit.needs_query:  # before the keys: they may be in the same output
                 yield sites.query_modules[layer], partial(after_query, layer, last)
-            yield sites.modules[layer], partial(after_key, layer, part)
+            yield sites.modules[layer], partial(after_key, layer, part, arguments)
 
     with ExitStack() as stack:
         stack.enter_context(tapped(sites.decoder, enter))
+        if fading is not None:
+            stack.callback(fading.close)
         if model is not None:
             stack.enter_context(following(model, requests))
             stack.enter_context(expecting_guesses(model, windows))
@@ -126,18 +159,13 @@ _QUERY_IN_PIECES = (
 )
 
 
-def _given(arguments: dict[str, Any]) -> Tensor:
-    ids = arguments.get("input_ids")
-    return arguments["inputs_embeds"] if ids is None else ids
-
-
 def _last_tokens(arguments: dict[str, Any], window: tuple[int, int], length: int) -> Tensor | None:
     """Where each row's last prompt token is in this forward pass, ``[B]``; None if the pass ends before it.
 
     A padding mask says so; without one, or with a mask that is already expanded (``generate`` then pads on the left),
     it is the last position of the prompt.
     """
-    given, mask, start = _given(arguments), arguments.get("attention_mask"), window[0]
+    given, mask, start = given_tokens(arguments), arguments.get("attention_mask"), window[0]
     if sum(window) < length:
         return None
     if isinstance(mask, Tensor) and mask.ndim == 2:

@@ -28,6 +28,7 @@ from seka_rag.hf.verify import LENGTH, cached, constant, probe_ids, quietly, run
 from seka_rag.ops.rotation import STRAIGHT, Pairing, rotate
 
 _ROWS = 6
+_ROUNDING = 0.01  # of a constant that is measured on keys in half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +36,31 @@ class Turning:
     """How one layer treats positions: key ``[D]`` at position p is turned by p times the frequencies.
 
     Attributes:
-        score: attention's score of a query and a key is ``score (R(T) q) . (R(j) k)``, both as they are at their sites.
+        factor: by what a key is multiplied besides, on its way to the cache.
+        score: attention's score of a query and a key is ``score (R(T) q) . (R(j) k)``, both as they are at their sites; None
+            if it could not be measured.
         frequencies: where they are: a module and the name of its buffer, or a tensor ``[r / 2]``; None without rotary
             positions.
         pairing: which dimensions turn together.
     """
 
-    score: float
     frequencies: tuple[nn.Module, str] | Tensor | None
     pairing: Pairing = STRAIGHT
+    factor: float = 1.0
+    score: float | None = None
 
     @property
     def turns(self) -> bool:
         """Whether there are rotary positions in this layer."""
         return self.frequencies is not None
+
+    @property
+    def attention_factor(self) -> float:
+        """By what its module multiplies sines and cosines (yarn, longrope)."""
+        if self.frequencies is None or isinstance(self.frequencies, Tensor):
+            return 1.0
+        module, name = self.frequencies
+        return float(getattr(module, name.replace("inv_freq", "attention_scaling"), 1.0))
 
     def __call__(self, x: Tensor, distances: Tensor) -> Tensor:
         """``R(d) x`` in float32: vectors ``[..., D]`` and distances in tokens that broadcast with their leading dimensions."""
@@ -58,26 +70,44 @@ class Turning:
         return rotate(x.float(), distances[..., None].float() * given.to(x.device, torch.float32), self.pairing)
 
 
-_known: WeakKeyDictionary[nn.Module, dict[int, Turning | str]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[int, Turning | None]] = WeakKeyDictionary()
 _lock = threading.Lock()
 
 
-def turning_of(sites: KeySites, layer: int) -> Turning:
-    """How a layer turns and weighs, found once for each model.
+def score_of(sites: KeySites, layer: int) -> tuple[Turning, float]:
+    """How a layer turns keys, and the factor of its scores.
 
     Raises:
-        UnsupportedModelError: it could not be shown, with what was tried.
+        UnsupportedModelError: as ``turning_of``, or the scores could not be measured.
+    """
+    turning = turning_of(sites, layer)
+    if turning.score is None:
+        raise UnsupportedModelError(
+            f"layer {layer} of this {sites.model_type} model: how its attention weighs queries and keys could not be "
+            "measured, as its kernel does not let it be seen. Load the model with attn_implementation='sdpa' or 'eager'"
+        )
+    return turning, turning.score
+
+
+def turning_of(sites: KeySites, layer: int) -> Turning:
+    """How a layer turns keys, found once for each model.
+
+    Raises:
+        UnsupportedModelError: it could not be shown.
     """
     with _lock:
         if sites.decoder not in _known:  # in a context of its own: steering that is open here must not touch the pass
             _known[sites.decoder] = Context().run(_measure, sites)
     found = _known[sites.decoder][layer]
-    if isinstance(found, str):
-        raise UnsupportedModelError(f"layer {layer} of this {sites.model_type} model: {found}")
+    if found is None:
+        raise UnsupportedModelError(
+            f"layer {layer} of this {sites.model_type} model: how it turns keys by their position could not be shown with the "
+            "frequencies of its modules"
+        )
     return found
 
 
-def _measure(sites: KeySites) -> dict[int, Turning | str]:
+def _measure(sites: KeySites) -> dict[int, Turning | None]:
     queries: dict[int, Tensor] = {}
 
     def tap_queries(arguments: Any) -> Any:
@@ -89,31 +119,23 @@ def _measure(sites: KeySites) -> dict[int, Turning | str]:
     ids = probe_ids(sites.decoder, _ROWS)
     with quietly(sites.decoder), recording(sites) as keys, tapped(sites.decoder, tap_queries), _Scores() as seen:
         output = run(sites.decoder, ids)
-    found: dict[int, Turning | str] = {}
+    found: dict[int, Turning | None] = {}
     for layer in sites.modules:
         turning = _turning(sites, keys[layer], cached(output, layer, sites.heads)[0])
-        if turning is None:
-            found[layer] = "how it turns keys by their position could not be shown with the frequencies of its modules"
-            continue
-        score = _score(sites, turning, queries.get(layer), keys[layer], seen)
-        if score is None:
-            found[layer] = (
-                "how its attention weighs queries and keys could not be measured, as its kernel does not let it be seen. Load "
-                "the model with attn_implementation='sdpa' or 'eager'"
-            )
-        else:
-            found[layer] = replace(turning, score=score)
+        if turning is not None:
+            turning = replace(turning, score=_score(sites, turning, queries.get(layer), keys[layer], seen))
+        found[layer] = turning
     return found
 
 
 def _turning(sites: KeySites, before: Tensor, after: Tensor) -> Turning | None:
     """How keys ``[B, T, H, D]`` at the site become those in the cache, up to a constant; None if no way explains it."""
     positions = torch.arange(before.shape[1], device=before.device)[:, None]
-    ways = [Turning(1.0, None), *_ways(sites)]
-    for way in ways:
-        turned = way(before, positions)
-        if constant(turned, after.float() if before.dtype == torch.float32 else after) is not None:
-            return way
+    for way in (Turning(None), *_ways(sites)):
+        factor = constant(way(before, positions), after)
+        if factor is not None:
+            known = way.attention_factor
+            return replace(way, factor=known if abs(factor / known - 1) < _ROUNDING else factor)
     return None
 
 
@@ -128,11 +150,11 @@ def _ways(sites: KeySites) -> Iterator[Turning]:
                 and 2 * len(values) <= head_dim
             ):
                 for interleaved, start in product((False, True), sorted({0, head_dim - 2 * len(values)})):
-                    yield Turning(1.0, (module, name), Pairing(start, interleaved))
+                    yield Turning((module, name), Pairing(start, interleaved))
     r = setting(text_config(sites.decoder), "rotary_dim") or head_dim  # families that keep a table of sines instead
     table = 1.0 / 10_000 ** (torch.arange(0, r, 2).float() / r)
     for interleaved in (False, True):
-        yield Turning(1.0, table, Pairing(0, interleaved))
+        yield Turning(table, Pairing(0, interleaved))
 
 
 def _score(sites: KeySites, turning: Turning, queries: Tensor | None, keys: Tensor, seen: _Scores) -> float | None:

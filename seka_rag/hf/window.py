@@ -106,6 +106,13 @@ def _at_candidates(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return own(model, _CANDIDATES)(*args, **kwargs)
 
 
+def given_tokens(arguments: dict[str, Any]) -> Tensor:
+    """Ids ``[B, T]`` or embeddings ``[B, T, hidden]`` that a forward pass was given."""
+    ids = arguments.get("input_ids")
+    given: Tensor = arguments["inputs_embeds"] if ids is None else ids
+    return given
+
+
 def check_gradients(decoder: nn.Module) -> None:
     """Refuse a pass whose layers are computed again for the gradient, outside the ``with``.
 

@@ -214,7 +214,7 @@ class Decoder:
             if call.samples:
                 stack.enter_context(_seeded(call.seed, self.device))
             if method is not None and bool((batch.weights > 0).any()):
-                known = method.prepare(self.hf_model, self.bank, ids, attention)
+                known = method.prepare(self.hf_model, self.bank, ids, attention, self.tokenizer)
                 report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method, prepared=known))
             output = self.hf_model.generate(  # type: ignore[operator]
                 input_ids=ids, attention_mask=attention, pad_token_id=pad_id(self.tokenizer), **prepared.options

@@ -19,7 +19,7 @@ from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.sites import KeySites
 from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
-from seka_rag.steering.key_editing import KeyEditing
+from seka_rag.steering.key_editing import KeyEditing, Prepared
 from seka_rag.steering.plans import plan
 from seka_rag.steering.report import SteeringReport, mean_weights
 
@@ -75,10 +75,9 @@ class AdaSeka(KeyEditing):
             if experts is not None
         }
 
-    def prepare(
-        self, hf_model: nn.Module, bank: ExpertBank, input_ids: Tensor, attention_mask: Tensor | None = None
-    ) -> dict[int, Tensor] | None:
-        """With ``two_pass`` the weights of the experts, as ``route`` gives them."""
+    def read_states(
+        self, hf_model: nn.Module, bank: ExpertBank, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> Mapping[int, Tensor] | None:
         return route(hf_model, bank, self, input_ids, attention_mask) if self.two_pass else None
 
     @contextmanager
@@ -88,9 +87,9 @@ class AdaSeka(KeyEditing):
         bank: Bank,
         marks: Marks,
         report: SteeringReport,
-        prepared: Mapping[int, Tensor] | None = None,
+        prepared: Prepared | Mapping[int, Tensor] | None = None,
     ) -> Iterator[None]:
-        if self.two_pass and prepared is None:
+        if self.two_pass and (prepared.states if isinstance(prepared, Prepared) else prepared) is None:
             raise SteeringError(
                 "two_pass routes by an unsteered pass over the prompt: pass prepared=method.prepare(hf_model, bank, "
                 "input_ids, attention_mask). SteeredModel does this by itself"

@@ -54,12 +54,20 @@ class SteeringMethod(BaseModel, ABC):
             SteeringError: on leaving, if a highlighted token was not steered.
         """
 
-    def prepare(self, hf_model: nn.Module, bank: Any, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+    def prepare(
+        self,
+        hf_model: nn.Module,
+        bank: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        tokenizer: Any = None,
+    ) -> Any:
         """What the method must know of the prompts before it is attached, by a pass of its own; most need nothing: None.
 
         Args:
             input_ids: ``[B, T]`` whole prompts, on the model's device.
             attention_mask: ``[B, T]``, 0 for padding on either side.
+            tokenizer: of the model, for a method that reads the answer as it is generated.
         """
         return None
 
@@ -134,7 +142,7 @@ def steer(
             inside the ``with``), which has no padding, a list of rows, each as long as its request, in their order.
         method: how to steer.
         prepared: what ``method.prepare(hf_model, bank, input_ids, attention_mask)`` returned; a method with ``two_pass``
-            needs it.
+            needs it, and one that fades with the "sentence" (with ``tokenizer``).
 
     Yields:
         A report; ``tokens_edited`` is filled in when the block ends.

@@ -12,7 +12,7 @@ from torch import Tensor
 from seka_rag.bank import ProjectionBank
 from seka_rag.errors import BankError
 from seka_rag.hf.marks import Marks, Tally
-from seka_rag.hf.rotary import Turning, turning_of
+from seka_rag.hf.rotary import Turning, score_of
 from seka_rag.hf.sites import KeySites
 from seka_rag.ops.bias import BiasEdit, QueryBiasEdit, equal_scores
 from seka_rag.ops.edits import Edit
@@ -72,8 +72,8 @@ class KeyBias(KeyEditing):
             heads = strengths[layer].nonzero().flatten()
             if not len(heads):
                 continue
-            turning = turning_of(sites, layer)
-            biases = self.bias * strengths[layer][heads] / turning.score
+            turning, score = score_of(sites, layer)
+            biases = self.bias * strengths[layer][heads] / score
             turn = turning if turning.turns else None
             if self.form == "request":
                 edits[layer] = QueryBiasEdit(heads, biases, self.cap, turn)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
 
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
 from seka_rag.bank import Bank
 from seka_rag.errors import BankError, SteeringError
+from seka_rag.hf.fading import Fading, Until
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import editing
 from seka_rag.hf.marks import Marks, Tally
@@ -19,6 +23,21 @@ from seka_rag.ops.edits import Edit
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.plans import plan
 from seka_rag.steering.report import SteeringReport
+from seka_rag.text.sentences import sentences
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``prepare`` found out.
+
+    Attributes:
+        states: layer -> what the edits read from queries ``[B, h, ...]``, as of ``route``; None if they are to read it
+            in the same pass.
+        sentence_is_over: says it of the tokens of an answer.
+    """
+
+    states: Mapping[int, Tensor] | None = None
+    sentence_is_over: Callable[[list[int]], bool] | None = None
 
 
 class KeyEditing(SteeringMethod):
@@ -26,9 +45,12 @@ class KeyEditing(SteeringMethod):
 
     Attributes:
         layers: layer ids to steer; None for all that the bank has.
+        fade: when the original keys go back into the cache: after so many tokens of the answer, or at the end of its first
+            "sentence"; None for never. The tokens until then are chosen as if there were no fading.
     """
 
     layers: tuple[int, ...] | None = None
+    fade: Annotated[int, Field(ge=1)] | Literal["sentence"] | None = None
 
     @abstractmethod
     def edits(self, bank: Any, sites: KeySites) -> Mapping[int, Edit]:
@@ -56,10 +78,34 @@ class KeyEditing(SteeringMethod):
             raise BankError(f"layers {missing} were asked for; the bank has layers {known}")
         return sorted(set(self.layers))
 
+    def prepare(
+        self,
+        hf_model: nn.Module,
+        bank: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        tokenizer: Any = None,
+    ) -> Prepared:
+        """What the edits read from queries by a pass of their own (of most: nothing), and how the answer's text is known."""
+        states = self.read_states(hf_model, bank, input_ids, attention_mask)
+        return Prepared(states, None if tokenizer is None else partial(_first_sentence_is_over, tokenizer))
+
+    def read_states(
+        self, hf_model: nn.Module, bank: Any, input_ids: Tensor, attention_mask: Tensor | None
+    ) -> Mapping[int, Tensor] | None:
+        """What the edits are to know of queries before they take place: layer -> ``[B, h, ...]``; None if nothing."""
+        return None
+
     @contextmanager
     def attach(
-        self, hf_model: nn.Module, bank: Bank, marks: Marks, report: SteeringReport, prepared: Any = None
+        self,
+        hf_model: nn.Module,
+        bank: Bank,
+        marks: Marks,
+        report: SteeringReport,
+        prepared: Prepared | Mapping[int, Tensor] | None = None,
     ) -> Iterator[None]:
+        given = prepared if isinstance(prepared, Prepared) else Prepared(prepared)
         sites = find_key_sites(hf_model)
         edits = plan(self, bank, sites)
         report.layers, report.heads = tuple(edits), sum(len(e.heads) for e in edits.values())
@@ -69,7 +115,8 @@ class KeyEditing(SteeringMethod):
             report.warnings.append("the bank keeps no head in these layers: the model runs unsteered")
             yield
             return
-        with editing(sites, marks, edits, prepared, hf_model) as tally:
+        fading = None if self.fade is None else Fading(sites, self._until(given), marks.length)
+        with editing(sites, marks, edits, given.states, hf_model, fading) as tally:
             yield
         report.tokens_edited = tally.edited(marks, edits)
         self.complete(report, edits, marks, tally)
@@ -84,13 +131,35 @@ class KeyEditing(SteeringMethod):
             tally: ``states`` holds what the edits read from queries, layer -> ``[B, h, ...]``.
         """
 
+    def _until(self, given: Prepared) -> Until:
+        if self.fade != "sentence":
+            assert self.fade is not None
+            return self.fade
+        if given.sentence_is_over is None:
+            raise SteeringError(
+                "fade='sentence' must read the answer: pass prepared=method.prepare(hf_model, bank, input_ids, "
+                "attention_mask, tokenizer). SteeredModel does this by itself"
+            )
+        return given.sentence_is_over
+
     def check_prefix(self, hf_model: nn.Module, bank: Bank) -> None:
+        if self.fade is not None:
+            raise SteeringError(
+                "fading puts keys back into the cache of one answer, and a prefix is there for several. Highlight only what "
+                "follows the prefix, or use fade=None"
+            )
         if any(edit.needs_query or edit.needs_distance for edit in plan(self, bank, find_key_sites(hf_model)).values()):
             raise SteeringError(
                 f"{type(self).__name__} needs the end of the whole prompt, which a prefix does not hold: its last token says "
                 "how the highlights are edited. Highlight only what follows the prefix, or use a method that does not need "
                 "it, such as Seka (with one of the experts) or KeyBias(form='constant')"
             )
+
+
+def _first_sentence_is_over(tokenizer: Any, answer: list[int]) -> bool:
+    """Whether a second sentence or line has begun."""
+    text = tokenizer.decode(answer, skip_special_tokens=True).lstrip()
+    return "\n" in text or len(sentences(text)) > 1
 
 
 def _why(marks: Marks, edits: Mapping[int, Edit], tally: Tally) -> str:
