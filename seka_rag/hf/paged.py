@@ -1,30 +1,61 @@
-"""Continuous batching of transformers: a manager, in a thread of its own, packs the tokens of several requests into one row.
+"""Continuous batching of transformers, where one pass holds tokens of several requests, one after another in a single row.
 
-A manager that is opened inside a ``with`` (by ``generate_batch``, for one) runs in the context in which it was opened, so its
-thread sees what is tapped there, and no other thread does. Which tokens are whose it knows itself, on the host.
+A *manager* takes the requests and runs the passes in its thread. A manager that is opened inside a steered ``with`` (as
+``generate_batch`` does) is made to run in the context of that ``with``, so that the taps opened there act in its thread. For
+each pass it knows which tokens belong to which request; that is read here.
+
+Transformers has no public way to do this. One public and two private methods of a manager are replaced, and private values
+are read (``Manager`` lists all of them), so versions of transformers that were not tested are refused.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from weakref import WeakSet
 
 from torch import nn
 
 from seka_rag.errors import SekaError, SteeringError, UnsupportedModelError
 from seka_rag.hf.marks import Segment
-from seka_rag.hf.taps import bound_to, fronted, own
+from seka_rag.hf.taps import bound_to, original, replaced
+
+#: Versions of transformers that the tests ran with: from the first of these, up to the second without it.
+TESTED = ((5, 10), (5, 25))
+
+
+class Manager(Protocol):
+    """What is used of a manager (``ContinuousBatchingManager``)."""
+
+    model: nn.Module
+    continuous_batching_config: Any
+    input_queue: Any
+    batch_processor: Any
+    background_thread_status: Any
+    _original_attn_impl: str | None
+    _run_generation_loop: Callable[..., None]
+
+    def is_running(self) -> bool: ...
+    def stop(self, *, hard_stop: bool) -> None: ...
+
+
+class Request(Protocol):
+    """What is used of a request (``RequestState``)."""
+
+    request_id: str
+    initial_tokens: Sequence[int]
 
 
 @dataclass(eq=False)
 class Requests:
-    """Which request has which row of the mask: requests take the rows in the order in which they are added.
+    """The requests of one steered ``with``, and which row of the mask each of them has.
+
+    The first request that is added has the first row, and so on.
 
     Attributes:
         lengths: of the rows.
@@ -36,11 +67,11 @@ class Requests:
     lengths: Sequence[int]
     refused: str = ""
     host: nn.Module | None = None
-    rows: dict[Any, dict[str, int]] = field(default_factory=dict)
+    rows: dict[Manager, dict[str, int]] = field(default_factory=dict)
     _error: SekaError | None = None
 
-    def take(self, manager: Any, request: Any) -> None:
-        """Give the next row to a request that is being added.
+    def assign_row(self, manager: Manager, request: Request) -> None:
+        """Give the next row of the mask to a request that is being added.
 
         Raises:
             SteeringError: there is no row left, or it has another length.
@@ -63,7 +94,7 @@ class Requests:
         rows[request.request_id] = row
 
     def segments(self, arguments: dict[str, Any]) -> list[Segment]:
-        """What the pass of a manager holds of the prompts.
+        """Which tokens of the prompts a pass holds, request by request.
 
         Args:
             arguments: those of the decoder's forward pass, by name, with ``cache``.
@@ -89,8 +120,8 @@ class Requests:
             offset += length
         return segments
 
-    def leave(self) -> None:
-        """End what was opened inside.
+    def close(self) -> None:
+        """Undo everything when the ``with`` ends.
 
         Raises:
             SekaError: what went wrong in a manager's thread, or while requests were added; transformers only logs it.
@@ -115,8 +146,8 @@ class Requests:
 
 
 _following: ContextVar[tuple[Requests, ...]] = ContextVar("seka_following", default=())
-_serving: ContextVar[Any] = ContextVar("seka_serving", default=None)  # the manager whose thread this is
-_opened: WeakSet[Any] = WeakSet()  # managers that are followed, in all threads
+_serving: ContextVar[Manager | None] = ContextVar("seka_serving", default=None)  # the manager whose thread this is
+_opened: WeakSet[Manager] = WeakSet()  # managers that are followed, in all threads
 _lock = threading.Lock()
 
 
@@ -125,10 +156,10 @@ def following(model: nn.Module, requests: Requests) -> Iterator[None]:
     """Follow every manager that the model opens inside the ``with``, in this context.
 
     Raises:
-        SekaError: on leaving, as ``Requests.leave``.
+        SekaError: on leaving, as ``Requests.close``.
     """
     requests.host = bound_to(model, "init_continuous_batching")
-    with fronted([] if requests.host is None else [requests.host], _at_opening, "init_continuous_batching"):
+    with replaced([] if requests.host is None else [requests.host], _at_opening, "init_continuous_batching"):
         _following.set((*_following.get(), requests))
         try:
             yield
@@ -139,20 +170,20 @@ def following(model: nn.Module, requests: Requests) -> Iterator[None]:
         finally:
             _following.set(tuple(r for r in _following.get() if r is not requests))
             try:
-                requests.leave()
+                requests.close()
             except SekaError:
                 if not failed:
                     raise
 
 
 def _at_opening(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """In front of ``init_continuous_batching``, through which every manager is opened."""
-    manager = own(model, "init_continuous_batching")(*args, **kwargs)
+    """In place of ``init_continuous_batching``, through which every manager is opened."""
+    manager: Manager = original(model, "init_continuous_batching")(*args, **kwargs)
     followers = [r for r in _following.get() if r.host is model]
     if not followers:
         return manager
     with _lock:
-        reasons = [r.refused for r in followers if r.refused] + _why_not(manager)
+        reasons = [r.refused for r in followers if r.refused] + _reasons_against(manager)
         if not reasons:
             _opened.add(manager)
     if reasons:
@@ -167,8 +198,17 @@ def _at_opening(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return manager
 
 
-def _why_not(manager: Any) -> list[str]:
+def _reasons_against(manager: Manager) -> list[str]:
+    import transformers
+
     config, reasons = manager.continuous_batching_config, []
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if not TESTED[0] <= version < TESTED[1]:
+        first, end = (".".join(map(str, v)) for v in TESTED)
+        return [
+            f"it replaces private parts of transformers, and was tested with transformers {first} up to, but not including, "
+            f"{end}; this is {transformers.__version__}. Install a tested version, or use generate"
+        ]
     if config.allow_block_sharing:
         reasons.append(
             "requests with equal tokens would share cached blocks, and steered keys depend on the highlights too. Pass "
@@ -189,19 +229,21 @@ def _why_not(manager: Any) -> list[str]:
     return reasons
 
 
-def _stopped(manager: Any) -> bool:
+def _stopped(manager: Manager) -> bool:
     status = manager.background_thread_status
     return bool(status.local_status == status.STOPPED)
 
 
-def _serve(manager: Any) -> None:
+def _serve(manager: Manager, *args: Any, **kwargs: Any) -> None:
+    """In place of ``_run_generation_loop``, what the thread of a manager runs."""
     _serving.set(manager)
-    type(manager)._run_generation_loop(manager)
+    type(manager)._run_generation_loop(manager, *args, **kwargs)
 
 
-def _add(manager: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+def _add(manager: Manager, request: Request, *args: Any, **kwargs: Any) -> None:
+    """In place of ``put`` of the queue that takes the requests of a manager."""
     for requests in _following.get():  # of the thread that adds: requests of others run unsteered beside them
         if manager in requests.rows:
-            requests.take(manager, request)
+            requests.assign_row(manager, request)
     queue = manager.input_queue
     type(queue).put(queue, request, *args, **kwargs)

@@ -1,17 +1,19 @@
-"""Taps: functions that see, and may replace, what some modules of a decoder compute, in one context and for one pass.
+"""Reading and changing what modules of a decoder compute, in the thread or task that asked for it and nowhere else.
 
-A tap acts only in the context (thread, task) that opened it: two threads on one model never see each other's. While a
-decoder is tapped its ``forward`` is one fixed function that asks what is open here, and a pass that is tapped runs
-eagerly. Plain hooks would not do: ``torch.compile`` does not look at hooks that come after it compiled, but it notices
-another ``forward``, and being always the same function it is compiled once. A pass that nobody taps, such as every step
-of decoding, costs one call.
+A *tap* is a function that gets the output of one module and may return another output in its place. ``tapped`` opens taps
+for the passes of a decoder inside a ``with``. Another thread that runs the same model at the same time does not see them.
+
+This is done by replacing methods, not by the hooks of PyTorch: ``torch.compile`` does not notice hooks that are added after it
+compiled a model, but it notices another ``forward``. The replacement is one fixed function that looks up what is open in
+the present context, so a model is compiled only once more, however often it is steered. A pass with taps runs eagerly. A
+pass without any, such as each step of decoding, costs one function call more than before.
 """
 
 from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,37 +28,48 @@ from torch import Tensor, nn
 Tap = Callable[[Tensor], Tensor | None]
 #: Takes the decoder's arguments by name, before it runs; returns the taps of this pass.
 Enter = Callable[[dict[str, Any]], Iterable[tuple[nn.Module, Tap]]]
+Method = Callable[..., Any]
 
 
 @dataclass(eq=False)
 class _Opening:
+    """One open ``with tapped(...)``."""
+
     decoder: nn.Module
     enter: Enter
     closed: bool = False
 
 
 @dataclass
-class _Front:
-    """A method of one module that is replaced: by how many, and its own one if it was set on the instance."""
+class _Replaced:
+    """A method that is replaced on one module.
 
-    holders: int
-    own: Any
+    Attributes:
+        users: how many ``with`` blocks need the replacement.
+        original: the method if it was an attribute of the module itself; None if it is that of its class.
+    """
+
+    users: int
+    original: Method | None
 
 
 _open: ContextVar[tuple[_Opening, ...]] = ContextVar("seka_open", default=())
-_pass: ContextVar[dict[nn.Module, list[Tap]]] = ContextVar("seka_pass")
-_fronts: dict[tuple[nn.Module, str], _Front] = {}
+_pass: ContextVar[Mapping[nn.Module, list[Tap]]] = ContextVar("seka_pass")
+_replaced: dict[tuple[nn.Module, str], _Replaced] = {}
 _lock = threading.Lock()
 
 
 @contextmanager
 def tapped(decoder: nn.Module, enter: Enter) -> Iterator[None]:
-    """Call ``enter`` before every forward pass of the decoder inside the ``with``, and its taps during the pass.
+    """Open taps for every forward pass of the decoder inside the ``with``.
 
-    Several on one decoder act in the order in which they were opened.
+    Where several are open for one decoder, they act in the order in which they were opened.
+
+    Args:
+        enter: called before each pass with its arguments; says which taps the pass has.
     """
     opening = _Opening(decoder, enter)
-    with fronted([decoder], _functions()[0]):
+    with replaced([decoder], _functions()[0]):
         _open.set((*_open.get(), opening))
         try:
             yield
@@ -66,37 +79,40 @@ def tapped(decoder: nn.Module, enter: Enter) -> Iterator[None]:
 
 
 @contextmanager
-def fronted(modules: Iterable[nn.Module], front: Callable[..., Any], method: str = "forward") -> Iterator[None]:
-    """Put ``front(module, ...)`` in front of a method of each module, in all threads; undone on any way out."""
+def replaced(modules: Iterable[nn.Module], function: Method, method: str = "forward") -> Iterator[None]:
+    """Call ``function(module, ...)`` in place of a method of each module, in all threads, until the ``with`` ends.
+
+    The function reaches the method that it replaces by ``original``. Blocks may overlap if they give the same function.
+    """
     with ExitStack() as stack:
         for module in modules:
             key = (module, method)
             with _lock:
-                if key not in _fronts:
-                    _fronts[key] = _Front(0, vars(module).get(method))
-                    setattr(module, method, MethodType(front, module))
-                _fronts[key].holders += 1
-                stack.callback(_release, key)
+                if key not in _replaced:
+                    _replaced[key] = _Replaced(0, vars(module).get(method))
+                    setattr(module, method, MethodType(function, module))
+                _replaced[key].users += 1
+                stack.callback(_restore, key)
         yield
 
 
-def _release(key: tuple[nn.Module, str]) -> None:
-    (module, method), front = key, _fronts[key]
+def _restore(key: tuple[nn.Module, str]) -> None:
+    (module, method), entry = key, _replaced[key]
     with _lock:
-        front.holders -= 1
-        if front.holders:
+        entry.users -= 1
+        if entry.users:
             return
-        if front.own is None:
+        if entry.original is None:
             delattr(module, method)
         else:
-            setattr(module, method, front.own)
-        del _fronts[key]
+            setattr(module, method, entry.original)
+        del _replaced[key]
 
 
-def own(module: nn.Module, method: str = "forward") -> Callable[..., Any]:
-    """The module's own method, behind what is in front of it."""
-    front = _fronts.get((module, method))
-    found = vars(module).get(method) if front is None else front.own  # None: another thread has just released it
+def original(module: nn.Module, method: str = "forward") -> Method:
+    """The method of a module that is called when nothing replaces it."""
+    entry = _replaced.get((module, method))
+    found = vars(module).get(method) if entry is None else entry.original  # None: another thread has just restored it
     return MethodType(getattr(type(module), method), module) if found is None else found
 
 
@@ -106,17 +122,20 @@ def bound_to(module: nn.Module, method: str) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-@cache  # when first used, and then always the same: the import is heavy, and compiled code depends on the identity
-def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What stands in front of a decoder and of a tapped module. Neither is ever compiled; what they call may be."""
+@cache  # made when first used, since the import of the compiler is heavy, and then always the same two functions
+def _functions() -> tuple[Method, Method]:
+    """What is called in place of the ``forward`` of a decoder and of a tapped module.
+
+    Neither is ever compiled; what they call may be.
+    """
 
     @torch.compiler.disable
-    def eagerly(forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def eagerly(forward: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return forward(*args, **kwargs)
 
     @torch.compiler.disable(recursive=False)
     def at_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = own(module)(*args, **kwargs)
+        output = original(module)(*args, **kwargs)
         for tap in _pass.get({}).get(module, ()):
             changed = tap(output)
             output = output if changed is None else changed
@@ -124,7 +143,7 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     @torch.compiler.disable(recursive=False)
     def at_decoder(decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        forward = own(decoder)
+        forward = original(decoder)
         taps: dict[nn.Module, list[Tap]] = {}
         for opening in _open.get():
             if opening.decoder is decoder and not opening.closed:
@@ -134,7 +153,7 @@ def _functions() -> tuple[Callable[..., Any], Callable[..., Any]]:
             return forward(*args, **kwargs)
         token = _pass.set(taps)
         try:
-            with fronted(taps, at_module):
+            with replaced(taps, at_module):
                 return eagerly(getattr(forward, "_torchdynamo_orig_callable", forward), args, kwargs)
         finally:
             _pass.reset(token)
@@ -148,5 +167,5 @@ def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 @cache
-def _parameters(kind: Any) -> tuple[str, ...]:
+def _parameters(kind: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(kind.forward).parameters)[1:]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError, UnsupportedModelError
-from seka_rag.hf.taps import bound_to, fronted, own
+from seka_rag.hf.taps import bound_to, original, replaced
 
 
 class Windows:
@@ -89,7 +89,7 @@ def expecting_guesses(model: nn.Module, windows: Windows) -> Iterator[None]:
     if owner is None:
         yield
         return
-    with fronted([owner], _at_candidates, _CANDIDATES):
+    with replaced([owner], _at_candidates, _CANDIDATES):
         _expecting.set((*_expecting.get(), (owner, windows)))
         try:
             yield
@@ -103,7 +103,7 @@ _CANDIDATES = "_get_candidate_generator"
 def _at_candidates(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     for owner, windows in _expecting.get():
         windows.guesses = windows.guesses or owner is model
-    return own(model, _CANDIDATES)(*args, **kwargs)
+    return original(model, _CANDIDATES)(*args, **kwargs)
 
 
 def given_tokens(arguments: dict[str, Any]) -> Tensor:

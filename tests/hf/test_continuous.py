@@ -86,7 +86,7 @@ def same(outputs, model, bank, rows=range(4), tokens=5):
 
 
 def untouched(model):
-    return not taps._fronts and not any(
+    return not taps._replaced and not any(
         {"forward", "init_continuous_batching"} & vars(m).keys() for m in model.modules()
     )
 
@@ -158,6 +158,17 @@ def test_eager_attention_and_its_name_comes_back(one):
         packed(model, allow_block_sharing=True)
     assert model.config._attn_implementation == "eager"
     same(outputs, model, bank)
+
+
+@pytest.mark.parametrize("version", ["5.9.1", "5.25.0", "5.30.0.dev0", "6.0.0"])
+def test_a_version_that_was_not_tested_is_refused_by_name(one, monkeypatch, version):
+    model, bank = one
+    monkeypatch.setattr("transformers.__version__", version)
+    with pytest.raises(UnsupportedModelError, match=f"tested with transformers 5.10 .*this is {version}"):
+        with steer(model, bank, MASKS, STRONG):
+            packed(model)
+    assert untouched(model)
+    assert packed(model)  # unsteered it is nobody's business
 
 
 def test_a_manager_of_ones_own_takes_requests_as_they_come(one):

@@ -104,7 +104,7 @@ def test_nothing_stays_attached(qwen3, bank):
     with pytest.raises((AttributeError, TypeError)), editing(broken, Marks(MASK), edits):
         qwen3(IDS)
     assert attached(qwen3) == 0
-    assert not taps._fronts
+    assert not taps._replaced
 
 
 def test_an_edit_of_a_layer_without_keys_is_refused(qwen3, bank):

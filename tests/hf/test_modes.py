@@ -23,7 +23,7 @@ BIASED = {form: KeyBias(form=form, bias=3.0, distances=(1, 24)) for form in ("co
 
 
 def attached(model):
-    return sum("forward" in vars(m) for m in model.modules()) + len(taps._fronts)
+    return sum("forward" in vars(m) for m in model.modules()) + len(taps._replaced)
 
 
 def logits(model, bank, ids=IDS, mask=MASK, method=STRONG, **inputs):
