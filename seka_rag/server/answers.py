@@ -137,6 +137,8 @@ def tool_calls_body(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
 def report_of(answers: Sequence[Generation], highlights: list[dict[str, Any]]) -> dict[str, Any]:
     """What was steered, and calls that the model did not write as it should."""
     report = {**answers[0].report.as_dict(), "highlights": highlights}
+    if len(answers) > 1:  # OpenAI's usage is the sum
+        report["completion_tokens"] = [answer.completion_tokens for answer in answers]
     invalid = [asdict(call) for answer in answers for call in answer.invalid_tool_calls]
     return {**report, "invalid_tool_calls": invalid} if invalid else report
 

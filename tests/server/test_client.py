@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -121,6 +122,36 @@ async def test_highlighting_blocks(near, far):
     assert wanted.report.tokens_edited == 8
 
 
+async def test_several_answers(near, far):
+    options = {"max_new_tokens": 6, "num_return_sequences": 3, "temperature": 1.5, "seed": 3, "repetition_penalty": 5.0}
+    wanted = near.generate("Alec", **options)
+    assert len({g.text for g in wanted}) > 1
+    assert far.generate("Alec", **options) == wanted == await far.agenerate("Alec", **options)
+    assert far.generate([PROMPT, "Alec"], **options)[3:] == wanted
+    assert far.chat(MESSAGES, **options) == near.chat(MESSAGES, **options)
+    one = {**options, "num_return_sequences": 1}
+    assert far.generate("Alec", **one) == near.generate("Alec", **one)
+
+
+async def test_options_of_the_template(near, far, monkeypatch):
+    template = near.tokenizer.chat_template + "{% if calm %}Calmly:{% endif %}"
+    monkeypatch.setattr(near.tokenizer, "chat_template", template)
+    wanted = near.chat(MESSAGES, template={"calm": True}, max_new_tokens=4)
+    assert wanted.prompt_tokens > near.chat(MESSAGES, max_new_tokens=1).prompt_tokens
+    assert far.chat(MESSAGES, template={"calm": True}, max_new_tokens=4) == wanted
+    assert await far.achat(MESSAGES, template={"calm": True}, max_new_tokens=4) == wanted
+    assert far.stream_chat(MESSAGES, template={"calm": True}, max_new_tokens=4).result == wanted
+    assert far.tokenize_chat(MESSAGES, calm=True) == near.tokenize_chat(MESSAGES, calm=True)
+    with pytest.raises(errors.SettingError, match="no option 'loud'"):
+        far.chat(MESSAGES, template={"loud": True})
+
+
+def test_errors_say_the_field(far):
+    with pytest.raises(errors.RequestError) as caught:
+        far.chat(MESSAGES, max_new_tokens=1.5)
+    assert caught.value.field == "max_tokens"
+
+
 MISTAKES = [
     (errors.ContextLengthError, lambda m: m.chat(MESSAGES, max_new_tokens=3000)),
     (errors.SpanError, lambda m: m.generate(Prompt("a   b").mark(1, 3), max_new_tokens=1)),
@@ -157,6 +188,8 @@ def test_keys_and_names(far):
     with pytest.raises(errors.ModelNotFoundError, match="serves 'seka-demo'"):
         RemoteModel(far.base_url, "other", "k").generate("x")
     assert RemoteModel(far.base_url, "seka-demo", "k").generate("Alec", max_new_tokens=1).report.method == "none"
+    with pytest.raises(errors.SettingError, match="api_key is empty"):
+        RemoteModel(far.base_url, api_key=" ")
     assert "'k'" not in repr(RemoteModel(far.base_url, api_key="k"))
 
 
@@ -196,7 +229,7 @@ async def test_cancelling_a_task_ends_the_generation(near, passes):
 class Other:
     """A server that answers each request with the next of these, (status, body), and then with the last for ever."""
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, headers=None):
         self.answers, self.asked = list(answers), 0
         outer = self
 
@@ -207,7 +240,8 @@ class Other:
                 outer.asked += 1
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
-                self.send_header("content-length", str(len(data)))
+                for name, value in {"content-length": str(len(data)), **(headers or {})}.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -248,6 +282,19 @@ async def test_only_what_may_pass_is_tried_again():
         with pytest.raises(errors.RemoteError, match=r"127\.0\.0\.1:\d+/v1/completions answered with 500: broken"):
             RemoteModel(other.url).generate("x")
         assert other.asked == 1
+
+
+def test_it_waits_as_long_as_the_server_says():
+    for header, least in (("0.6", 0.6), ("Fri, 31 Dec 1999 23:59:59 GMT", 0), ("-3", 0)):
+        with Other((429, BUSY), (200, GOOD), headers={"retry-after": header}) as other:
+            began = time.monotonic()
+            assert RemoteModel(other.url, max_retries=1).generate("x").text == "yes"
+            assert least <= time.monotonic() - began < 20
+
+
+def test_a_key_beyond_ascii(near):
+    with running(near, api_key="Schlüssel") as url:
+        assert RemoteModel(url, api_key="Schlüssel\n").generate("Alec", max_new_tokens=1).completion_tokens == 1
 
 
 def test_a_server_that_does_not_steer_is_an_error():

@@ -163,6 +163,7 @@ def test_a_request_nested_too_deeply(post):
 def test_others_are_answered_while_a_large_request_is_read(url, post):
     """1 MB of text, which takes seconds to tokenize, and then does not fit."""
     large = json.dumps(chat(messages=[{"role": "user", "content": "home of Alec " * 80_000}])).encode()
+    start = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
         requests = [pool.submit(post, "/chat/completions", large) for _ in range(2)]
         waits = []
@@ -173,7 +174,7 @@ def test_others_are_answered_while_a_large_request_is_read(url, post):
             time.sleep(0.02)
     assert {r.result().status_code for r in requests} == {400}
     assert len(waits) > 5
-    assert max(waits) < 1.5
+    assert max(waits) < (time.perf_counter() - start) / 3
 
 
 JSON = st.recursive(

@@ -11,10 +11,21 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from tenacity import AsyncRetrying, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from seka_rag.errors import BusyError, GenerationTimeoutError, RemoteError, SekaError
 from seka_rag.server.client.wire import piece_of, read_error
+from seka_rag.server.settings import clean_key
+
+_EXPONENTIAL = wait_exponential(multiplier=0.2, max=5)
+_LONGEST_WAIT = 30.0  # seconds between two tries, whatever a server says
 
 
 class _NotReachedError(RemoteError):
@@ -27,12 +38,14 @@ class Server:
     def __init__(self, base_url: str, api_key: str | None, timeout: float, max_retries: int) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._headers = (
+            {} if api_key is None else {"Authorization": b"Bearer " + clean_key(api_key, "api_key").encode()}
+        )
         self._ssl = httpx.create_ssl_context()
         self._retrying: dict[str, Any] = {
             "retry": retry_if_exception_type((_NotReachedError, BusyError)),
             "stop": stop_after_attempt(max_retries + 1),
-            "wait": wait_exponential(multiplier=0.2, max=5),
+            "wait": _wait,
             "reraise": True,
         }
 
@@ -110,7 +123,9 @@ class Server:
         except ValueError:
             body = None
         if response.status_code != 200:
-            raise read_error(response.status_code, body, url=self.url + path)
+            error = read_error(response.status_code, body, url=self.url + path)
+            error.retry_after = _seconds(response.headers.get("retry-after"))  # type: ignore[attr-defined]
+            raise error
         if not isinstance(body, dict):
             raise RemoteError(f"{self.url}{path} answered with something that is not JSON: is it a seka-rag server?")
         return body
@@ -138,3 +153,16 @@ class Server:
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise RemoteError(f"the request to {self.url}{path} failed: {error or type(error).__name__}") from error
+
+
+def _wait(state: RetryCallState) -> float:
+    """Longer each time, and at least as long as the server said."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    return max(_EXPONENTIAL(state), getattr(error, "retry_after", 0.0))
+
+
+def _seconds(header: str | None) -> float:
+    try:
+        return min(max(float(header or 0), 0.0), _LONGEST_WAIT)
+    except ValueError:
+        return 0.0  # a date

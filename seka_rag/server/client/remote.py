@@ -22,17 +22,20 @@ class RemoteModel:
     """A model behind ``seka-rag serve``, used like a SteeredModel. Highlights are sent as character offsets.
 
     Calls take these options, as ``SteeredModel.generate`` has them: ``steering``, ``max_new_tokens``, ``stop``, ``seed``,
-    ``timeout``, ``json_schema``, ``tools``, ``tool_choice``, ``strict``, ``temperature``, ``top_p``, ``top_k``, ``min_p`` and
-    ``repetition_penalty``. Errors are of the classes that a local model raises.
+    ``timeout``, ``json_schema``, ``tools``, ``tool_choice``, ``strict``, ``temperature``, ``top_p``, ``top_k``, ``min_p``,
+    ``repetition_penalty`` and ``num_return_sequences``; conversations take ``template`` as well. Errors are of the classes
+    that a local model raises; their ``field`` says where the request was wrong.
 
     Args:
         base_url: of the server, as ``http://host:8000/v1``.
         model: the name that it serves; by default whatever it serves.
         api_key: if it wants one.
         timeout: seconds for an answer, if a call does not say.
-        max_retries: how often a request is repeated if the server was not reached or is busy.
+        max_retries: how often a request is repeated if the server was not reached or is busy; it waits as long as the server
+            says.
 
     Raises:
+        SettingError: an empty key.
         MissingExtraError: httpx or tenacity is not installed.
         RemoteError: by calls, if the server cannot be reached, fails, or is none of ours.
         AccessError: by calls, for a missing or wrong key.
@@ -93,22 +96,24 @@ class RemoteModel:
     def generate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
         """Continue a prompt, or several: a Generation, or a list of them."""
         if isinstance(prompt, str) or not isinstance(prompt, Sequence):
-            return self._ask(_COMPLETE, prompt_body(prompt, options), options)
+            return _unwrapped(self._ask(_COMPLETE, prompt_body(prompt, options), options), options)
         bodies = [prompt_body(p, options) for p in prompt]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            return list(pool.map(lambda body: self._ask(_COMPLETE, body, options), bodies))
+            answers = pool.map(lambda body: self._ask(_COMPLETE, body, options), bodies)
+            return [generation for several in answers for generation in several]
 
     async def agenerate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         if isinstance(prompt, str) or not isinstance(prompt, Sequence):
-            return await self._aask(_COMPLETE, prompt_body(prompt, options), options)
+            return _unwrapped(await self._aask(_COMPLETE, prompt_body(prompt, options), options), options)
         limit = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(body: dict[str, Any]) -> Generation:
+        async def one(body: dict[str, Any]) -> list[Generation]:
             async with limit:
                 return await self._aask(_COMPLETE, body, options)
 
-        return list(await asyncio.gather(*(one(prompt_body(p, options)) for p in prompt)))
+        answers = await asyncio.gather(*(one(prompt_body(p, options)) for p in prompt))
+        return [generation for several in answers for generation in several]
 
     def stream(self, prompt: Prompt | str, **options: Any) -> TextStream[Generation]:
         """The answer in pieces; leaving the loop early, or ``close()``, ends the generation on the server."""
@@ -120,17 +125,23 @@ class RemoteModel:
 
     # --- conversations
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
-        """Answer a conversation, as ``SteeredModel.chat``."""
-        return self._ask(_CHAT, chat_body(messages, options), options)
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], *, template: Mapping[str, Any] | None = None, **options: Any
+    ) -> Generation:
+        """Answer a conversation, as ``SteeredModel.chat``. ``template`` may hold what the model's template reads."""
+        return self._ask(_CHAT, chat_body(messages, options, template), options)[0]
 
-    async def achat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Generation:
+    async def achat(
+        self, messages: Sequence[Mapping[str, Any]], *, template: Mapping[str, Any] | None = None, **options: Any
+    ) -> Generation:
         """``chat`` without blocking the event loop."""
-        return await self._aask(_CHAT, chat_body(messages, options), options)
+        return (await self._aask(_CHAT, chat_body(messages, options, template), options))[0]
 
-    def stream_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TextStream[Generation]:
+    def stream_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, template: Mapping[str, Any] | None = None, **options: Any
+    ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``."""
-        return self._stream(_CHAT, chat_body(messages, options), options)
+        return self._stream(_CHAT, chat_body(messages, options, template), options)
 
     # --- tokens
 
@@ -138,9 +149,11 @@ class RemoteModel:
         """A prompt as the server's tokens, with their highlights."""
         return self._tokens(prompt_body(prompt, {}))
 
-    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None) -> TokenizedPrompt:
+    def tokenize_chat(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **template: Any
+    ) -> TokenizedPrompt:
         """A conversation as the server's tokens, through its chat template."""
-        return self._tokens(chat_body(messages, {}) | ({"tools": list(tools)} if tools else {}))
+        return self._tokens(chat_body(messages, {}, template) | ({"tools": list(tools)} if tools else {}))
 
     def _tokens(self, body: dict[str, Any]) -> TokenizedPrompt:
         answer = self._server.send("/tokenize", self._named(body))
@@ -152,10 +165,10 @@ class RemoteModel:
     def _named(self, body: dict[str, Any]) -> dict[str, Any]:
         return body if self.model is None else {"model": self.model, **body}
 
-    def _ask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> Generation:
+    def _ask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> list[Generation]:
         return self._read(self._server.send(path, self._named(body), options.get("timeout")))
 
-    async def _aask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> Generation:
+    async def _aask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> list[Generation]:
         return self._read(await self._server.asend(path, self._named(body), options.get("timeout")))
 
     def _stream(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> TextStream[Generation]:
@@ -163,11 +176,16 @@ class RemoteModel:
 
         def work(emit: Any, cancel: Any) -> Any:
             chunks = self._server.stream(path, sent, options.get("timeout"), emit, cancel)
-            return None if cancel.is_set() and not chunks else self._read(joined(chunks))
+            return None if cancel.is_set() and not chunks else self._read(joined(chunks))[0]
 
         return TextStream(work)
 
-    def _read(self, answer: dict[str, Any]) -> Generation:
-        generation = read_answer(answer, url=self.base_url)
+    def _read(self, answer: dict[str, Any]) -> list[Generation]:
+        generations = read_answer(answer, url=self.base_url)
         self._name = self._name or answer.get("model")
-        return generation
+        return generations
+
+
+def _unwrapped(generations: list[Generation], options: Mapping[str, Any]) -> Any:
+    """As ``SteeredModel.generate`` returns them: a list where several answers were asked for."""
+    return generations if (options.get("num_return_sequences") or 1) > 1 else generations[0]

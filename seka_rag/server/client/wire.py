@@ -20,7 +20,7 @@ from seka_rag.text.spans import Span
 from seka_rag.text.toolcalls import InvalidToolCall, ToolCall, as_tool_call, tool_name
 
 #: Options of a call, and what they are called on the wire.
-_NAMES = {"max_new_tokens": "max_tokens"} | {
+_NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n"} | {
     name: name for name in ("stop", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
 }
 OPTIONS = frozenset({*_NAMES, "steering", "json_schema", "tools", "tool_choice", "strict", "timeout"})
@@ -35,8 +35,10 @@ def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, A
     return _body({"prompt": marked.text}, [_span(s) for s in marked.spans], options)
 
 
-def chat_body(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
-    """A conversation."""
+def chat_body(
+    messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], template: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A conversation, and options of its template."""
     sent, spans = [], []
     for i, message in enumerate(messages_in_scope(messages)):
         if unknown := sorted(set(message) - {*_MESSAGE}):
@@ -49,7 +51,8 @@ def chat_body(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any])
         if fields.get("tool_calls"):
             fields["tool_calls"] = [_call(call) for call in fields["tool_calls"]]
         sent.append(fields)
-    return _body({"messages": sent}, spans, options)
+    body: dict[str, Any] = {"messages": sent, **({"chat_template_kwargs": dict(template)} if template else {})}
+    return _body(body, spans, options)
 
 
 def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,29 +101,37 @@ def _call(value: Any) -> dict[str, Any]:
 # --- answers
 
 
-def read_answer(answer: Mapping[str, Any], *, url: str) -> Generation:
-    """The Generation in a whole answer.
+def read_answer(answer: Mapping[str, Any], *, url: str) -> list[Generation]:
+    """The Generations in a whole answer.
 
     Raises:
         RemoteError: it is not in the form of our servers, so nothing says whether it was steered.
     """
     try:
-        choice, usage = answer["choices"][0], answer["usage"]
-        message = choice.get("message") or {"content": choice.get("text")}
-        return Generation(
-            message.get("content") or "",
-            _report(answer["seka"]),
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-            "length" if choice["finish_reason"] == "length" else "stop",
-            tuple(_tool_call(call) for call in message.get("tool_calls") or ()),
-            tuple(InvalidToolCall(**call) for call in answer["seka"].get("invalid_tool_calls", ())),
-        )
+        usage, choices = answer["usage"], answer["choices"]
+        counts = answer["seka"].get("completion_tokens") or [usage["completion_tokens"]]
+        return [
+            _generation(choice, answer["seka"], usage["prompt_tokens"], count)
+            for choice, count in zip(choices or [None], counts, strict=True)
+        ]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise RemoteError(
             f"{url} answered, but without a steering report as seka-rag's server gives it, so nothing says that it steered. "
             "Is it another kind of server?"
         ) from None
+
+
+def _generation(choice: Any, report: Mapping[str, Any], prompt_tokens: int, completion_tokens: int) -> Generation:
+    message = choice.get("message") or {"content": choice.get("text")}
+    return Generation(
+        message.get("content") or "",
+        _report(report),
+        prompt_tokens,
+        completion_tokens,
+        "length" if choice["finish_reason"] == "length" else "stop",
+        tuple(_tool_call(call) for call in message.get("tool_calls") or ()),
+        tuple(InvalidToolCall(**call) for call in report.get("invalid_tool_calls", ())),
+    )
 
 
 def piece_of(chunk: Mapping[str, Any]) -> str:
@@ -150,6 +161,7 @@ def read_error(status: int, body: Any, *, url: str) -> SekaError:
         message = f"{url} answered with {status}: {message}"
     error: SekaError = kind.__new__(kind, message)  # some classes make their message of other arguments
     error.args = (message,)
+    error.field = given.get("param")
     return error
 
 
