@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -64,22 +64,22 @@ def tokenize(
             "tokenizer (AutoTokenizer with use_fast=True)"
         )
     tokens = _encode(tokenizer, prompt.text, tuple(trusted or ()), add_special_tokens)
-    ranges = {(t.start, t.end) for t in tokens if not t.control and t.start < t.end}  # some tokens share one
     spans = [span for span in prompt.spans if span.weight > 0]
+    if not spans:
+        return TokenizedPrompt(tokens.ids, [0.0] * len(tokens.ids), tokens.offsets)
+    ranges = {(s, e) for (s, e), control in zip(tokens.offsets, tokens.control, strict=True) if s < e and not control}
     _check_covered(prompt.text, spans, ranges)
     segments = merge(spans)
-    weights = {r: max((s.weight for s in overlapping(segments, *r)), default=0.0) for r in ranges}
-    return TokenizedPrompt(
-        [t.id for t in tokens],
-        [0.0 if t.control else weights.get((t.start, t.end), 0.0) for t in tokens],
-        [(t.start, t.end) for t in tokens],
-    )
+    by_range = {r: max((s.weight for s in overlapping(segments, *r)), default=0.0) for r in ranges}
+    weights = [
+        0.0 if control else by_range.get(place, 0.0)
+        for place, control in zip(tokens.offsets, tokens.control, strict=True)
+    ]
+    return TokenizedPrompt(tokens.ids, weights, tokens.offsets)
 
 
 def _check_covered(text: str, spans: Sequence[Span], ranges: Iterable[tuple[int, int]]) -> None:
     """Every span, before they are merged, since the rest of one beside a stronger one may be a space without a token."""
-    if not spans:
-        return
     covered = bytearray(len(text))
     for start, end in ranges:
         covered[start:end] = b"\x01" * (end - start)
@@ -122,15 +122,39 @@ def spelled_control(tokenizer: Any, texts: Iterable[str]) -> tuple[str, str] | N
     return None
 
 
-class _Token(NamedTuple):
-    id: int
-    start: int
-    end: int
-    control: bool = False
-    added: bool = False  # by the tokenizer, at an end
+@dataclass
+class _Tokens:
+    """Ids and offsets, and of each whether it is control, so never highlighted, and whether the tokenizer added it at an end."""
+
+    ids: list[int] = field(default_factory=list)
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+    control: list[bool] = field(default_factory=list)
+    added: list[bool] = field(default_factory=list)
+
+    def append(self, token: int, start: int, end: int, *, control: bool = False, added: bool = False) -> None:
+        self.ids.append(token)
+        self.offsets.append((start, end))
+        self.control.append(control)
+        self.added.append(added)
+
+    def __iadd__(self, other: _Tokens) -> _Tokens:
+        self.ids += other.ids
+        self.offsets += other.offsets
+        self.control += other.control
+        self.added += other.added
+        return self
+
+    def ends(self) -> tuple[_Tokens, _Tokens]:
+        """What the tokenizer itself added before the text and behind it."""
+        first = next(i for i, added in enumerate(self.added) if not added)
+        last = next(i for i in range(len(self.added), 0, -1) if not self.added[i - 1])
+        return self[:first], self[last:]
+
+    def __getitem__(self, part: slice) -> _Tokens:
+        return _Tokens(self.ids[part], self.offsets[part], self.control[part], self.added[part])
 
 
-def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_special_tokens: bool) -> list[_Token]:
+def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_special_tokens: bool) -> _Tokens:
     """The tokens of a text, where a control token spelled outside the trusted ranges is plain text.
 
     The text is cut inside each such spelling and the pieces are encoded, until none is left. That needs no setting of
@@ -141,9 +165,8 @@ def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_s
     tokens, spelled = encode(0, len(text), add_special_tokens)
     if not spelled:
         return tokens
-    inside = [i for i, t in enumerate(tokens) if not t.added]
-    first, last = inside[0], inside[-1]
-    pieces, between = [(0, len(text))], []
+    done, behind = tokens.ends()
+    pieces = [(0, len(text))]
     while pieces:
         start, end = pieces.pop()
         some, spelled = encode(start, end, False)
@@ -157,13 +180,14 @@ def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_s
             borders = [start, *(begin + 1 for begin, _ in spelled), end]
             pieces += list(itertools.pairwise(borders))[::-1]
         else:
-            between += some
-    return [*(t for t in tokens[:first] if t.added), *between, *(t for t in tokens[last + 1 :] if t.added)]
+            done += some
+    done += behind
+    return done
 
 
 def _encoder(
     tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], control: ControlTokens
-) -> Callable[[int, int, bool], tuple[list[_Token], list[tuple[int, int]]]]:
+) -> Callable[[int, int, bool], tuple[_Tokens, list[tuple[int, int]]]]:
     """Encodes a piece of the text: its tokens, and the ranges outside the trusted ones that spell control tokens."""
     starts, ends = [a for a, _ in sorted(trusted)], [b for _, b in sorted(trusted)]
     ends = list(itertools.accumulate(ends, max))
@@ -172,15 +196,13 @@ def _encoder(
         before = bisect_right(starts, start)
         return before > 0 and end <= ends[before - 1]
 
-    def encode(start: int, end: int, special: bool) -> tuple[list[_Token], list[tuple[int, int]]]:
+    def encode(start: int, end: int, special: bool) -> tuple[_Tokens, list[tuple[int, int]]]:
         encoding = tokenizer(text[start:end], add_special_tokens=special, return_offsets_mapping=True)
-        tokens: list[_Token] = []
-        spelled: list[tuple[int, int]] = []
-        done = start
+        tokens, spelled, done = _Tokens(), [], start
         sources = encoding.sequence_ids()
         for t, (s, e), source in zip(encoding["input_ids"], encoding["offset_mapping"], sources, strict=True):
             if source is None:
-                tokens.append(_Token(t, s, e, control=True, added=True))
+                tokens.append(t, s, e, control=True, added=True)
                 continue
             # a space alone is reported as empty where offsets leave spaces out: it is what lies before it
             s, e = (s + start if e > s else min(done, e + start)), e + start
@@ -192,7 +214,7 @@ def _encoder(
                 is_control = False
             if is_control and not is_trusted(*(place := _stripped(text, s, e))):
                 spelled.append(place)
-            tokens.append(_Token(t, s, e, is_control))
+            tokens.append(t, s, e, control=is_control)
         return tokens, spelled
 
     return encode
