@@ -124,7 +124,7 @@ def spelled_control(tokenizer: Any, texts: Iterable[str]) -> tuple[str, str] | N
 
 @dataclass
 class _Tokens:
-    """Ids and offsets, and of each whether it is control, so never highlighted, and whether the tokenizer added it at an end."""
+    """Ids and offsets; of each whether it is control, so never highlighted, and whether the tokenizer added it at an end."""
 
     ids: list[int] = field(default_factory=list)
     offsets: list[tuple[int, int]] = field(default_factory=list)
