@@ -26,7 +26,7 @@ from seka_rag.hf.marks import Segment
 from seka_rag.hf.taps import bound_to, original, replaced
 
 #: Versions of transformers that the tests ran with: from the first of these, up to the second without it.
-TESTED = ((5, 10), (5, 25))
+TESTED = ((5, 20), (5, 25))
 
 
 class Manager(Protocol):

@@ -15,6 +15,7 @@ from seka_rag.hf import taps
 from seka_rag.hf.find import find_key_sites
 from seka_rag.steering.key_editing import Prepared
 
+pytestmark = pytest.mark.slow  # as a whole
 SHORT = torch.arange(30, 30 + 2 * 7).view(2, 7)  # shorter than the sliding windows
 MARKED = torch.zeros(2, 7)
 MARKED[0, [0, 3]], MARKED[1, 5] = 1, 0.5

@@ -17,6 +17,7 @@ from seka_rag.hf.read import read_keys
 from seka_rag.hf.taps import tapped
 from seka_rag.hf.verify import verify_key_sites
 
+pytestmark = pytest.mark.slow  # as a whole
 LENGTH = 7  # shorter than the sliding windows, and no number of heads
 IDS = torch.arange(30, 30 + 4 * LENGTH).view(4, LENGTH)  # four rows that begin with four tokens
 #: Families that multiply the key, once tapped, by a constant (yarn's attention factor, a key multiplier).

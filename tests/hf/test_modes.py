@@ -18,6 +18,7 @@ from seka_rag.hf import taps
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 
+pytestmark = pytest.mark.slow  # as a whole
 STRONG = modes.STRONG
 BIASED = {form: KeyBias(form=form, bias=3.0, distances=(1, 24)) for form in ("constant", "mean", "request")}
 
@@ -135,7 +136,6 @@ def test_gradients_go_through_the_edit_and_training_mode_is_steered():
     assert attached(model) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "first"),
     [("forward", "plain"), ("model", "plain"), ("layers", "plain"), ("generate", "plain"), ("generate", "steered")],
@@ -192,7 +192,6 @@ def test_compiled_models(how, first):
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
 def test_inductor_with_a_static_cache():
     """The default backend of ``torch.compile``, which needs a C++ compiler on the CPU."""
     torch._dynamo.reset()
