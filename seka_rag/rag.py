@@ -15,10 +15,9 @@ from seka_rag.model.generation import Generation
 from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
 from seka_rag.retrieval.retrievers import as_retriever
-from seka_rag.text.passages import Passage
+from seka_rag.text.passages import TEMPLATE, Passage
 from seka_rag.text.prompt import Prompt
 
-TEMPLATE = "Context:\n{context}\n\nQuestion: {question}\nAnswer:"
 NOTHING_FOUND = "(no passage was found)"
 
 

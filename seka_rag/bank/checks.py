@@ -63,6 +63,23 @@ def check_heads(name: str, values: Tensor, model: ModelIdentity, *, signed: bool
         raise BankError(f"{name}: not finite" + ("" if signed else ", or negative"))
 
 
+def check_vectors(vectors: Mapping[int, Tensor], model: ModelIdentity) -> None:
+    """Vectors ``[H, D]`` of layers of the model, finite.
+
+    Raises:
+        BankError: names the layer and what is wrong.
+    """
+    for layer, v in vectors.items():
+        if not 0 <= layer < model.layers:
+            raise BankError(f"vectors of layer {layer}: the model has layers 0 to {model.layers - 1}")
+        if tuple(v.shape) != (model.heads, model.head_dim):
+            raise BankError(
+                f"vectors of layer {layer}: shape {tuple(v.shape)}, expected {(model.heads, model.head_dim)}"
+            )
+        if not v.isfinite().all():
+            raise BankError(f"vectors of layer {layer}: not finite")
+
+
 def kept_columns(factor: Tensor) -> Tensor:
     """Which columns of ``[H, D, R]`` are not zero: bool ``[H, R]``."""
     return factor.abs().amax(1) > 0

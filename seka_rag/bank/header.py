@@ -25,6 +25,46 @@ class Learning(BaseModel):
     heads: str = "all with a gap"
 
 
+class Trial(BaseModel):
+    """One setting that a calibration tried.
+
+    Attributes:
+        steering: the method, in stored form.
+        heads: how many heads it steers, and how they were chosen.
+        examples: of each kind.
+        following: share of conflicts in which the evidence's answer is likelier than the remembered one.
+        margin: mean over conflicts of log p(evidence's answer) - log p(remembered one), in nats.
+        disturbance: mean over unrelated evidence of KL(plain, steered) at the answer, in nats.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steering: dict[str, Any] | None
+    heads: str
+    examples: int
+    following: float
+    margin: float
+    disturbance: float
+
+
+class Calibration(BaseModel):
+    """How the suggested method was found.
+
+    Attributes:
+        budget: most disturbance that was allowed, in nats.
+        data: digest of the examples.
+        seed: of examples and training.
+        trials: the plain model first, then every setting of the last round, the chosen one among them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    budget: float
+    data: str
+    seed: int
+    trials: tuple[Trial, ...]
+
+
 class Header(BaseModel):
     """The content of bank.json."""
 
@@ -34,4 +74,5 @@ class Header(BaseModel):
     model: ModelIdentity
     learning: Learning
     steering: dict[str, Any]
+    calibration: Calibration | None = None
     tensors: TensorManifest

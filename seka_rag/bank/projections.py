@@ -15,9 +15,16 @@ from torch import Tensor
 
 from seka_rag.bank.base import gain_of, stored_method
 from seka_rag.bank.card import model_card
-from seka_rag.bank.checks import check_factors, check_heads, check_singular_values, factors_of, kept_columns
+from seka_rag.bank.checks import (
+    check_factors,
+    check_heads,
+    check_singular_values,
+    check_vectors,
+    factors_of,
+    kept_columns,
+)
 from seka_rag.bank.folders import holds, read_folder, write_folder
-from seka_rag.bank.header import Learning
+from seka_rag.bank.header import Calibration, Learning
 from seka_rag.bank.heads import HeadChoice, select_heads
 from seka_rag.bank.hub import find_folder, upload_files
 from seka_rag.bank.official import official_factors, write_projections
@@ -41,7 +48,9 @@ class ProjectionBank:
         gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys.
         queries: mean queries of the last tokens of prompts; None if they were not learned.
         strengths: ``[L, H]`` how strongly a head is steered, of any sign, by methods that can; None for all kept heads alike.
+        vectors: layer -> ``[H, D]``, one trained vector per head that ``KeyVector`` adds to highlighted keys; or empty.
         steering: the method to start with, in stored form; SEKA at ``suggested_gain`` if nothing else is given.
+        calibration: how that method was found; None if it was not calibrated.
     """
 
     def __init__(
@@ -56,6 +65,8 @@ class ProjectionBank:
         steering: Mapping[str, Any] | None = None,
         queries: MeanQueries | None = None,
         strengths: Tensor | None = None,
+        vectors: Mapping[int, Tensor] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.model = model
         self.positive = {layer: f.float().contiguous() for layer, f in sorted(positive.items())}
@@ -64,11 +75,13 @@ class ProjectionBank:
         self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
         self.learning = learning or Learning()
         self.steering = stored_method("Seka", steering, float(suggested_gain))
-        self.queries = queries
+        self.queries, self.calibration = queries, calibration
+        self.vectors = {layer: v.float().contiguous() for layer, v in sorted((vectors or {}).items())}
         self.strengths = None if strengths is None else strengths.float().contiguous()
         check_factors("positive", self.positive, model)
         check_factors("negative", self.negative, model)
         check_singular_values(self.singular_values, self.positive)
+        check_vectors(self.vectors, model)
         check_heads("gap", self.gap, model, signed=False)
         if self.strengths is not None:
             check_heads("strengths", self.strengths, model, signed=True)
@@ -156,6 +169,7 @@ class ProjectionBank:
             steering=self.steering,
             queries=self.queries,
             strengths=None if self.strengths is None else self.strengths * chosen,
+            vectors=only(self.vectors),
         )
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from seka_rag.bank.projections import ProjectionBank
 
 JSON, TENSORS = FILES = ("bank.json", "bank.safetensors")
-_BY_LAYER = ("positive", "negative", "singular_values")
+_BY_LAYER = ("positive", "negative", "singular_values", "vectors")
 _QUERIES = ("query_mean", "query_power")
 
 
@@ -40,6 +40,7 @@ def bank_files(bank: ProjectionBank) -> dict[str, bytes]:
         model=bank.model,
         learning=bank.learning,
         steering=dict(bank.steering),
+        calibration=bank.calibration,
         tensors=manifest,
     )
     return {JSON: f"{header.model_dump_json(indent=2)}\n".encode(), TENSORS: data}
@@ -61,6 +62,7 @@ def read_bank(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:
         "model": header.model,
         "learning": header.learning,
         "steering": header.steering,
+        "calibration": header.calibration,
         "queries": queries,
         **parts,
     }

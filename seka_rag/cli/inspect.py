@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from seka_rag.cli.calibrate import show_trials
 from seka_rag.cli.experts import show_choices
 from seka_rag.cli.terminal import console, reporting
 
@@ -20,6 +21,9 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option(help="Where to draw layers by heads, or queries by experts (png, svg or pdf).")
     ] = None,
+    curve: Annotated[
+        Path | None, typer.Option(help="Where to draw what its calibration tried: following against disturbance.")
+    ] = None,
     query: Annotated[
         list[str] | None, typer.Option(help="With experts: show which of them this prompt chooses; may be repeated.")
     ] = None,
@@ -28,15 +32,19 @@ def inspect(
     """Show what a bank holds: its model, the gap and rank of every head; of experts, which of them queries choose."""
     from seka_rag.bank import load_bank
     from seka_rag.errors import SettingError
-    from seka_rag.views.banks import draw_bank, draw_routing
+    from seka_rag.views.banks import draw_bank, draw_calibration, draw_routing
 
     loaded: Any = load_bank(bank)
     if not loaded.names:
         if query:
             raise SettingError(f"{bank} is one bank and chooses nothing: --query is for experts")
         _show(loaded)
+        if loaded.calibration:
+            show_trials(loaded.calibration)
         if picture:
             console.print(f"picture: {draw_bank(loaded, picture)}")
+        if curve:
+            console.print(f"curve: {draw_calibration(loaded, curve)}")
         return
     if query and model is None:
         raise SettingError("--query needs --model, the model that the experts were learned for")

@@ -45,12 +45,13 @@ class BiasEdit(Edit):
 
     Attributes:
         vectors: ``[h, D]`` x, the bias included.
-        cap: most that an edit may be as a share of its key's length; a longer one is shortened.
+        cap: most that an edit may be as a share of its key's length; a longer one is shortened. None for no limit, which
+            gradients need where x may be 0.
         turn: R; None if x is added as it is. T is the position of the row's last prompt token and j that of the key.
     """
 
     vectors: Tensor
-    cap: float
+    cap: float | None
     turn: Turn | None = None
 
     @property
@@ -59,6 +60,9 @@ class BiasEdit(Edit):
 
     def apply(self, keys: Tensor, part: Part, state: Tensor | None = None) -> Tensor:
         return _added(keys, part, self, self.vectors[:, None])
+
+    def scaled(self, strengths: Tensor) -> BiasEdit:
+        return replace(self, vectors=self.vectors * strengths[:, None], cap=None)
 
     def of_heads(self, held: range) -> BiasEdit:
         kept = self.kept(held)
@@ -104,6 +108,8 @@ def _added(keys: Tensor, part: Part, edit: Any, vectors: Tensor) -> Tensor:
         assert part.distances is not None
         vectors = edit.turn(vectors, part.distances)
     added = vectors * part.weights[:, None]
+    if edit.cap is None:
+        return with_tokens(keys, index, old + added)
     share = edit.cap * old.norm(dim=-1) / added.norm(dim=-1).clamp_min(torch.finfo(added.dtype).tiny)  # [h, k]
     part.capped.append(torch.stack([(share < 1).sum(), share.new_tensor(share.numel())]))
     return with_tokens(keys, index, old + added * share.clamp_max(1.0)[..., None])

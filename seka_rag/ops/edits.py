@@ -93,6 +93,14 @@ class Edit(ABC):
     def of_heads(self, held: range) -> Self:
         """The part of the edit on some of the heads, which are counted from the first of them."""
 
+    def scaled(self, strengths: Tensor) -> Self:
+        """The edit with each head's part multiplied by its own number ``[h]``, through which gradients may flow.
+
+        Raises:
+            NotImplementedError: this kind of edit has no strength by head.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no strength by head")
+
     def kept(self, held: range) -> Tensor:
         """Which of the edited heads are among these: bool ``[h]``."""
         return (self.heads >= held.start) & (self.heads < held.stop)

@@ -35,6 +35,9 @@ class KeyEdit(Edit):
             new = torch.baddbmm(old, torch.bmm(old, self.down) * weights, self.up)
         return with_tokens(keys, index, new)
 
+    def scaled(self, strengths: Tensor) -> KeyEdit:
+        return KeyEdit(self.heads, self.down * strengths[:, None, None], self.up)
+
     def of_heads(self, held: range) -> KeyEdit:
         kept = self.kept(held)
         return KeyEdit(self.heads[kept] - held.start, self.down[kept], None if self.up is None else self.up[kept])

@@ -10,6 +10,9 @@ from typing import Any
 from seka_rag.errors import DocumentError
 from seka_rag.text.surrogates import mended
 
+#: The user's message of a question over passages.
+TEMPLATE = "Context:\n{context}\n\nQuestion: {question}\nAnswer:"
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:

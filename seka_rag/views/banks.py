@@ -42,6 +42,46 @@ def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def draw_calibration(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
+    """Write a picture (png, svg or pdf, by its ending) of what a calibration tried: following against disturbance.
+
+    Raises:
+        SettingError: the bank was not calibrated.
+    """
+    if bank.calibration is None:
+        raise SettingError("this bank was not calibrated, so there is no curve to draw: see seka-rag calibrate")
+    figure_class, _ = _matplotlib()
+    path = _target(path)
+    figure = figure_class(figsize=(7.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    trials = bank.calibration.trials
+    names = list(dict.fromkeys(t.steering["method"] if t.steering else "plain" for t in trials))
+    for name, marker in zip(names, "sov^DP*X<>", strict=False):
+        some = [t for t in trials if (t.steering["method"] if t.steering else "plain") == name]
+        axes.plot(
+            [t.disturbance for t in some], [t.following for t in some], marker, label=name, markersize=8, alpha=0.8
+        )
+    chosen = next((t for t in trials if t.steering == dict(bank.steering)), None)
+    if chosen is not None:
+        axes.plot(
+            [chosen.disturbance],
+            [chosen.following],
+            "o",
+            markersize=16,
+            fillstyle="none",
+            color="black",
+            label="chosen",
+        )
+    axes.axvline(bank.calibration.budget, color="grey", linestyle=":", label="budget")
+    axes.set_xlabel("disturbance by unrelated highlights: KL(plain, steered), nats")
+    axes.set_ylabel("conflicts that follow the evidence")
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(f"{bank.model.model_type}: {trials[0].examples} examples of each kind", fontsize=10)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+    return path
+
+
 def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], path: str | os.PathLike[str]) -> Path:
     """Write a picture (png, svg or pdf, by its ending) of queries by experts: colour and number are the mean weight.
 

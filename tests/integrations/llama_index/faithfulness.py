@@ -19,7 +19,8 @@ from seka_rag import SteeredModel
 from seka_rag.bench.rates import Rate, mcnemar
 from seka_rag.demo import words, world
 from seka_rag.demo.world import Fact
-from seka_rag.rag import TEMPLATE, Rag
+from seka_rag.rag import Rag
+from seka_rag.text.passages import TEMPLATE
 
 Trial = tuple[str, list[str], str]
 

@@ -1,0 +1,73 @@
+"""The command ``calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from seka_rag.cli.terminal import console, errors, quiet, reporting
+
+
+@reporting
+def calibrate(
+    model: Annotated[str, typer.Option(help="Model name on the Hub, folder, GGUF file, or smollm2.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
+    bank: Annotated[
+        str | None, typer.Option(help="Bank to calibrate, of all heads; by default one is learned.")
+    ] = None,
+    budget: Annotated[float, typer.Option(min=0, help="Most disturbance by unrelated highlights, in nats.")] = 0.3,
+    examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round.")] = 96,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps of the vectors; 0 to train none.")] = 60,
+    seed: Annotated[int, typer.Option(help="Of questions and training.")] = 0,
+) -> None:
+    """Find the method, heads and strength that make a model follow evidence, at a bounded disturbance."""
+    from seka_rag.bank import ProjectionBank
+    from seka_rag.bank.folders import check_target
+    from seka_rag.bank.storage import FILES
+    from seka_rag.learning.calibrate import CalibrationSettings
+    from seka_rag.learning.calibrate import calibrate as run
+    from seka_rag.learning.tune import TuningSettings
+    from seka_rag.model.steered import SteeredModel
+
+    check_target(out, FILES)
+    tuning = TuningSettings(steps=steps, seed=seed) if steps else None
+    settings = CalibrationSettings(budget=budget, examples=examples, tuning=tuning, seed=seed)
+    quiet()
+    given = None if bank is None else ProjectionBank.from_pretrained(bank)
+    loaded = SteeredModel.from_pretrained(model, bank=None)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("facts", total=None)
+
+        def show(step: str, done: int, total: int) -> None:
+            bar.update(task, description=step, completed=done, total=total)
+
+        found = run(loaded, given, settings, progress=show)
+    found.save(out)
+    assert found.calibration is not None
+    show_trials(found.calibration)
+    console.print(f"chosen: {dict(found.steering)}\nsaved to {out}", highlight=False)
+
+
+def show_trials(calibration: object) -> None:
+    """Print what a calibration tried, the most followed first."""
+    from seka_rag.bank.header import Calibration
+
+    assert isinstance(calibration, Calibration)
+    table = Table("method", "heads", "following", "margin", "disturbance")
+    n, budget = calibration.trials[0].examples, calibration.budget
+    table.title = f"{n} conflicts and as many unrelated highlights; budget {budget:g} nats"
+    for trial in sorted(calibration.trials, key=lambda t: -t.following):
+        name = "plain" if trial.steering is None else _method(trial.steering)
+        numbers = (f"{trial.following:.3f}", f"{trial.margin:+.2f}", f"{trial.disturbance:.3f}")
+        table.add_row(name, trial.heads, *numbers, style=None if trial.disturbance <= budget else "dim")
+    console.print(table)
+
+
+def _method(steering: dict[str, object]) -> str:
+    shown = {k: v for k, v in steering.items() if k in ("gain", "bias", "form")}
+    return f"{steering['method']}({', '.join(f'{k}={v}' for k, v in shown.items())})"

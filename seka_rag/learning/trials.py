@@ -1,0 +1,112 @@
+"""What a calibration tries, and how a setting is measured: following against disturbance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from seka_rag.bank import ProjectionBank
+from seka_rag.bank.header import Trial
+from seka_rag.hf.sites import KeySites
+from seka_rag.learning.examples import Example
+from seka_rag.learning.scores import Edits, batches, divergence, margins, next_scores
+from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_editing import KeyEditing
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.seka import Seka
+
+#: Methods and strengths that are tried on every choice of heads.
+METHODS: tuple[KeyEditing, ...] = (
+    KeyBias(bias=2.0),
+    KeyBias(bias=4.0),
+    KeyScaling(gain=0.5),
+    KeyScaling(gain=1.0),
+    Seka(gain=0.5),
+    Seka(gain=1.0),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method on some heads.
+
+    Attributes:
+        bank: holds these heads only.
+        heads: how they were chosen.
+    """
+
+    method: KeyEditing
+    bank: ProjectionBank
+    heads: str
+
+
+def candidates(bank: ProjectionBank, gradient: Tensor) -> list[Candidate]:
+    """Every method on the heads of the largest gradient (3% and 10% of them), and on the 20% of the largest gap.
+
+    Args:
+        bank: of all heads.
+        gradient: ``[L, H]`` of ``head_gradient``; a head of no positive gradient is not chosen by it.
+    """
+    held = (bank.ranks > 0) & (gradient > 0)
+    order = gradient.where(held, torch.tensor(-torch.inf)).flatten().argsort(descending=True).tolist()
+    total, width = int((bank.ranks > 0).sum()), gradient.shape[1]
+    choices = {}
+    for share in (0.03, 0.1):
+        count = min(max(1, round(share * total)), int(held.sum()))
+        if count:
+            heads = [divmod(i, width) for i in order[:count]]
+            choices[f"{count} of the largest gradient"] = bank.select(heads=heads)
+    choices["best 20% by gap"] = bank.select(best=0.2)
+    return [Candidate(method, some, name) for name, some in choices.items() for method in METHODS]
+
+
+class Bench:
+    """Examples on which candidates are measured, with what the plain model says of them.
+
+    Args:
+        conflicts: the highlighted evidence contradicts what the model remembers.
+        unrelated: what is highlighted does not bear on the question.
+    """
+
+    def __init__(
+        self,
+        hf_model: nn.Module,
+        sites: KeySites,
+        conflicts: Sequence[Example],
+        unrelated: Sequence[Example],
+        batch_size: int = 8,
+    ) -> None:
+        self.hf_model, self.sites, self.batch_size = hf_model, sites, batch_size
+        self.conflicts, self.unrelated = list(conflicts), list(unrelated)
+        self._plain: dict[int, Tensor] = {}
+
+    def measure(self, steering: KeyEditing | None, edits: Edits | None, heads: str, count: int) -> Trial:
+        """Measure a setting on the first ``count`` examples of each kind."""
+        conflicts, unrelated = self.conflicts[:count], self.unrelated[:count]
+        found, moved = torch.zeros(len(conflicts)), torch.zeros(len(unrelated))
+        with torch.inference_mode():
+            for chosen in batches(conflicts, self.batch_size):
+                some = [conflicts[i] for i in chosen]
+                found[chosen] = margins(next_scores(self.hf_model, self.sites, some, edits), some).cpu()
+            if edits is not None:
+                for chosen in batches(unrelated, self.batch_size):
+                    steered = next_scores(self.hf_model, self.sites, [unrelated[i] for i in chosen], edits)
+                    moved[chosen] = divergence(self._of_plain(unrelated, chosen).to(steered.device), steered).cpu()
+        return Trial(
+            steering=None if steering is None else steering.as_dict(),
+            heads=heads,
+            examples=len(conflicts),
+            following=float((found > 0).float().mean()),
+            margin=float(found.mean()),
+            disturbance=float(moved.mean()),
+        )
+
+    def _of_plain(self, unrelated: Sequence[Example], chosen: Sequence[int]) -> Tensor:
+        missing = [i for i in chosen if i not in self._plain]
+        if missing:
+            scores = next_scores(self.hf_model, self.sites, [unrelated[i] for i in missing], None)
+            self._plain.update(zip(missing, scores.cpu(), strict=True))
+        return torch.stack([self._plain[i] for i in chosen])

@@ -1,0 +1,200 @@
+"""Calibration: gradients against finite differences, training within its budget, what is written and what refused."""
+
+import pytest
+import torch
+from tiny import random_bank, tiny_engine, tiny_model
+
+from seka_rag import ProjectionBank, load_bank
+from seka_rag.bank.header import Calibration
+from seka_rag.errors import BankError, LearningError, SettingError
+from seka_rag.hf.find import find_key_sites
+from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.learning import trials
+from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate
+from seka_rag.learning.examples import Example, answer_example
+from seka_rag.learning.head_gradient import head_gradient
+from seka_rag.learning.scores import batches, divergence, margins, next_scores
+from seka_rag.learning.trials import Bench
+from seka_rag.learning.tune import TuningSettings, tune_vectors
+from seka_rag.ops.bias import BiasEdit
+from seka_rag.questions.facts import load_facts
+from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.text.prompt import Prompt
+
+
+def examples(count: int, seed: int, length: int = 9) -> list[Example]:
+    """Random prompts of several lengths, two tokens of each highlighted, with two answers."""
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(count):
+        n = length + i % 3
+        ids = torch.randint(5, 90, (n,), generator=draw).tolist()
+        weights = [1.0 if j in (2, 3) else 0.0 for j in range(n)]
+        evidence, remembered = torch.randperm(80, generator=draw)[:2].tolist()
+        found.append(Example(TokenizedPrompt(ids, weights, [(j, j + 1) for j in range(n)]), evidence, remembered))
+    return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llama").eval()
+
+
+@pytest.fixture(scope="module")
+def bank(model) -> ProjectionBank:
+    return random_bank(model)
+
+
+def test_scores_are_the_models_own_and_padding_changes_nothing(model):
+    some = examples(5, seed=1)
+    together = next_scores(model, find_key_sites(model), some, None)
+    for row, example in enumerate(some):
+        alone = model(torch.tensor([example.prompt.ids])).logits[0, -1].log_softmax(-1)
+        torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
+        margin = margins(together, some)[row]
+        torch.testing.assert_close(margin, alone[example.evidence] - alone[example.remembered], atol=1e-5, rtol=1e-4)
+
+
+def test_divergence_is_torchs(model):
+    first, second = torch.randn(2, 4, 30).log_softmax(-1)
+    expected = torch.nn.functional.kl_div(second, first, log_target=True, reduction="none").sum(-1)
+    torch.testing.assert_close(divergence(first, second), expected)
+
+
+def test_batches_hold_every_example_once():
+    some = examples(11, seed=2)
+    chosen = list(batches(some, 4))
+    assert sorted(i for group in chosen for i in group) == list(range(11))
+    assert [len(group) for group in chosen] == [4, 4, 3]
+
+
+@pytest.mark.parametrize("method", [KeyBias(bias=1.0), KeyScaling(gain=1.0)])
+def test_the_gradient_is_the_finite_difference(model, bank, method):
+    sites, some = find_key_sites(model), examples(6, seed=3)
+    edits = method.edits(bank, sites)
+    gradient = head_gradient(model, some, edits, batch_size=4)
+    step = 0.05
+    for layer, edit in edits.items():
+        for place, head in enumerate(edit.heads.tolist()):
+            sides = []
+            for sign in (1.0, -1.0):
+                strengths = torch.zeros(len(edit.heads))
+                strengths[place] = sign * step
+                with torch.no_grad():
+                    scores = next_scores(model, sites, some, {layer: edit.scaled(strengths)})
+                sides.append(margins(scores, some).mean())
+            measured = (sides[0] - sides[1]) / (2 * step)
+            torch.testing.assert_close(gradient[layer, head], measured, atol=2e-4, rtol=2e-2)
+    assert gradient.abs().max() > 1e-3
+    assert not gradient[[i for i in range(len(gradient)) if i not in edits]].any()
+
+
+def test_training_follows_within_the_budget_and_leaves_the_model_alone(model):
+    sites = find_key_sites(model)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    conflicts, unrelated = examples(8, seed=4), examples(8, seed=5)
+    start = {layer: torch.zeros(sites.heads, sites.head_dim) for layer in sites.modules if layer > 0}
+    settings = TuningSettings(steps=40, rate=0.3, disturbance=0.01)
+    seen = []
+    found = tune_vectors(model, start, conflicts, unrelated, settings, progress=seen.append)
+    edits = {layer: BiasEdit(torch.arange(len(v)), v, None) for layer, v in found.items()}
+    with torch.no_grad():
+        plain, steered = (next_scores(model, sites, conflicts, e) for e in (None, edits))
+        other = [next_scores(model, sites, unrelated, e) for e in (None, edits)]
+    gained = (margins(steered, conflicts) - margins(plain, conflicts)).mean()
+    free = tune_vectors(model, start, conflicts, unrelated, settings.model_copy(update={"disturbance": 1e9}))
+    with torch.no_grad():
+        loose = next_scores(
+            model, sites, unrelated, {i: BiasEdit(torch.arange(len(v)), v, None) for i, v in free.items()}
+        )
+    assert gained > 0.02
+    assert divergence(*other).mean() < divergence(other[0], loose).mean()
+    assert sum(seen) == settings.steps
+    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
+    assert all(not v.requires_grad for v in found.values())
+
+
+def test_training_is_repeatable(model):
+    sites = find_key_sites(model)
+    start = {1: torch.zeros(sites.heads, sites.head_dim)}
+    runs = [
+        tune_vectors(model, start, examples(8, 6), examples(8, 7), TuningSettings(steps=3, seed=2)) for _ in range(2)
+    ]
+    assert torch.equal(runs[0][1], runs[1][1])
+
+
+def test_a_trial_counts_what_is_followed(model, bank):
+    sites, conflicts = find_key_sites(model), examples(7, seed=8)
+    bench = Bench(model, sites, conflicts, examples(7, seed=9), batch_size=3)
+    method = KeyScaling(gain=1.0)
+    trial = bench.measure(method, method.edits(bank, sites), "some", 5)
+    with torch.no_grad():
+        edits = method.edits(bank, sites)
+        expected = margins(next_scores(model, sites, conflicts[:5], edits), conflicts[:5])
+    assert trial.following == pytest.approx((expected > 0).float().mean().item())
+    assert trial.margin == pytest.approx(expected.mean().item(), abs=1e-5)
+    assert trial.examples == 5
+    assert trial.disturbance > 0
+    assert bench.measure(None, None, "none", 5).disturbance == 0
+
+
+def test_an_example_ends_where_the_answers_differ():
+    engine = tiny_engine(512)
+    tokenizer = engine.tokenizer
+    opening = "Alec lives in"
+    example = answer_example(tokenizer, Prompt("Where does Alec live?").highlight("Alec"), opening, "Lyon", "Oslo")
+    assert example is not None
+    ids = tokenizer(opening, add_special_tokens=False)["input_ids"]
+    assert example.prompt.ids[-len(ids) :] == ids
+    assert example.evidence == tokenizer(f"{opening} Lyon", add_special_tokens=False)["input_ids"][len(ids)]
+    assert sum(w > 0 for w in example.prompt.weights) == 1
+    assert answer_example(tokenizer, Prompt("Where?"), opening, "Lyon", "Lyon") is None
+
+
+def test_a_model_that_knows_nothing_is_told(model):
+    engine = tiny_engine(512)
+    with pytest.raises(LearningError, match="facts, and calibration needs 24"):
+        calibrate(engine, facts=load_facts()[:20])
+    with pytest.raises(SettingError, match="tokenizer"):
+        calibrate(model)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"budget": 0}, {"budget": float("nan")}, {"examples": 1}, {"rounds": 0}, {"strength": 1}]
+)
+def test_settings_that_mean_nothing(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        CalibrationSettings(**bad)
+
+
+def test_vectors_and_calibration_are_stored(tmp_path, model, bank):
+    vectors = {1: torch.randn(bank.model.heads, bank.model.head_dim)}
+    record = Calibration(budget=0.3, data="abc", seed=1, trials=())
+    changed = _with(bank, vectors=vectors, steering={"method": "KeyVector", "gain": 1.0}, calibration=record)
+    read = load_bank(changed.save(tmp_path / "bank"))
+    assert torch.equal(read.vectors[1], vectors[1])
+    assert read.calibration == record
+    assert read.digest == changed.digest != bank.digest
+    with pytest.raises(BankError, match="vectors of layer 1: shape"):
+        _with(bank, vectors={1: torch.zeros(1, 1)})
+    with pytest.raises(BankError, match="vectors of layer 99"):
+        _with(bank, vectors={99: vectors[1]})
+    with pytest.raises(BankError, match="not finite"):
+        _with(bank, vectors={1: vectors[1] * float("nan")})
+
+
+@pytest.mark.real
+def test_a_real_model_is_calibrated(smollm2, monkeypatch):
+    monkeypatch.setattr(trials, "METHODS", (KeyBias(bias=4.0),))
+    settings = CalibrationSettings(examples=8, rounds=1, budget=3.0, tuning=TuningSettings(steps=2))
+    steps = []
+    facts = [f for f in load_facts() if f.split == "development"][:48]
+    found = calibrate(smollm2, smollm2.bank, settings, facts=facts, progress=lambda *step: steps.append(step[0]))
+    assert found.calibration is not None
+    plain, *others = found.calibration.trials
+    assert plain.steering is None
+    assert plain.disturbance == 0
+    assert dict(found.steering) in [t.steering for t in others]
+    assert max(t.following for t in others) > plain.following
+    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training"]
