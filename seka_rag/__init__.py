@@ -8,6 +8,7 @@ from seka_rag.errors import SekaError
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.trust import choose_spans
+from seka_rag.learning.calibrate import calibrate
 from seka_rag.learning.experts import learn_experts
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.triples import ContrastiveTriple
@@ -22,6 +23,7 @@ from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.key_vector import KeyVector
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.registry import as_steering, register, steering_as_dict
 from seka_rag.steering.seka import Seka
@@ -43,6 +45,7 @@ __all__ = [
     "KeyBias",
     "KeyEditing",
     "KeyScaling",
+    "KeyVector",
     "Passage",
     "Placement",
     "ProjectionBank",
@@ -60,6 +63,7 @@ __all__ = [
     "as_passage",
     "as_steering",
     "bank_name",
+    "calibrate",
     "check_spans",
     "choose_spans",
     "highlighting",

@@ -29,6 +29,7 @@ def test_the_public_door():
         "KeyBias",
         "KeyEditing",
         "KeyScaling",
+        "KeyVector",
         "Passage",
         "Placement",
         "ProjectionBank",
@@ -46,6 +47,7 @@ def test_the_public_door():
         "as_passage",
         "as_steering",
         "bank_name",
+        "calibrate",
         "check_spans",
         "choose_spans",
         "highlighting",
@@ -117,6 +119,7 @@ def test_files_stay_small():
         if (n := len(p.read_text().splitlines())) > 300
     }
     reasons = {
+        "seka_rag/bank/projections.py": "one class: what a bank holds, from elsewhere and as files",
         "seka_rag/learning/domains.py": "lists of words",
         "integrations/llama_index/llama_index/llms/seka/conformance.py": "one file that other integrations can copy",
     }

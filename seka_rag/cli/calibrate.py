@@ -20,7 +20,7 @@ def calibrate(
         str | None, typer.Option(help="Bank to calibrate, of all heads; by default one is learned.")
     ] = None,
     budget: Annotated[float, typer.Option(min=0, help="Most disturbance by unrelated highlights, in nats.")] = 0.3,
-    examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round.")] = 96,
+    examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round.")] = 64,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of the vectors; 0 to train none.")] = 60,
     seed: Annotated[int, typer.Option(help="Of questions and training.")] = 0,
 ) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 import seka_rag
 from seka_rag.bench.rates import Rate
 from seka_rag.demo.evaluate import KINDS, RANDOM_SEEDS, Row, evaluate, variants
+from seka_rag.demo.figures import Figure, write_rates, write_text
 from seka_rag.errors import MissingExtraError
 from seka_rag.hf.attention import attention_to, last_token_attention
 from seka_rag.hf.chat import render_chat
@@ -45,7 +46,7 @@ def demo_rag(model: SteeredModel) -> Rag:
     return Rag(model, BM25Retriever(passages, k=3), highlighter="sentences")
 
 
-def run_demo(console: Console, out: Path, n: int) -> None:
+def run_demo(console: Console, out: Path, n: int, figures: Path | None = None) -> None:
     """Print the demo and write its page to ``out``.
 
     Raises:
@@ -69,10 +70,15 @@ def run_demo(console: Console, out: Path, n: int) -> None:
         rows = evaluate(model, lines, n=n, progress=lambda _: bar.advance(task))
     _show_rates(console, rows, n)
     page = _page(template, model, asked, plain.text, steered.text, gain, rows, n)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(out)
+    write_text(out, page)
+    if figures is not None:
+        write_rates(figures, [figure for row in rows for figure in _figures(row, gain)])
     console.print(f"The page with the prompt, its highlights and the attention before and after: [bold]{out}[/]")
+
+
+def _figures(row: Row, gain: float) -> list[Figure]:
+    settings = {} if row.name == "plain" else {"gain": gain}
+    return [Figure.of(kind, row.name, settings, rate) for kind, rate in row.rates.items()]
 
 
 def _show_example(console: Console, asked: Question, plain: str, steered: str, gain: float) -> None:

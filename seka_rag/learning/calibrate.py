@@ -46,7 +46,7 @@ class CalibrationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget: float = Field(default=0.3, gt=0, allow_inf_nan=False)
-    examples: int = Field(default=96, ge=8)
+    examples: int = Field(default=64, ge=8)
     rounds: int = Field(default=3, ge=1)
     tuning: TuningSettings | None = TuningSettings()
     seed: int = 0

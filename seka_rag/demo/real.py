@@ -1,0 +1,228 @@
+"""The demo on a real model: questions over documents and rates on held-out questions, plain and steered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+import seka_rag
+from seka_rag.bench.closed_book import margins
+from seka_rag.bench.rates import Rate, mcnemar
+from seka_rag.demo.figures import Figure, write_rates, write_text
+from seka_rag.demo.library import QUESTIONS, Asked, InOrder
+from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.answers import abstains, follows
+from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.kinds import Kind, Split, questions
+from seka_rag.rag import Question, Rag
+from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.registry import suggested
+from seka_rag.text.passages import TEMPLATE
+from seka_rag.text.prompt import Prompt
+from seka_rag.views.terminal import highlighted
+
+#: Kinds of held-out questions, and what the rate of each says.
+KINDS: dict[Kind, str] = {
+    "conflict": "a passage contradicts memory: follows it",
+    "agreement": "a passage says what memory says: right",
+    "novel": "a passage tells something new: right",
+    "irrelevant": "no passage bears on it: right from memory",
+    "wrong": "a false sentence is highlighted: still right",
+}
+_NEW_TOKENS, _BATCH = 24, 16
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One question of the demo with both answers."""
+
+    asked: Asked
+    prepared: Question
+    plain: str
+    steered: str
+
+    def right(self, text: str) -> bool:
+        """Whether an answer follows the documents; where they do not answer, whether it says so."""
+        return follows(text, self.asked.answers, self.asked.remembered) if self.asked.answers else abstains(text)
+
+
+def run_real_demo(console: Console, name: str, out: Path, n: int, figures: Path | None, split: Split) -> None:
+    """Print the demo on a model, write its page to ``out`` and its rates to ``figures``."""
+    model = SteeredModel.from_pretrained(name)
+    assert model.bank is not None
+    method = suggested(model.bank)
+    with _bar(console) as show:
+        shown = []
+        for i, asked in enumerate(QUESTIONS):
+            show("asking the documents", i, len(QUESTIONS))
+            shown.append(answer_both(model, asked))
+    _show(console, shown, method)
+    with _bar(console) as show:
+        rows = rates(model, method, n, split, show)
+    _show_rates(console, rows, split)
+    write_text(out, _page(name, model, method, shown, rows, split))
+    if figures is not None:
+        write_rates(figures, rows)
+    console.print(f"The page with every prompt and its highlights: [bold]{out}[/]")
+
+
+def answer_both(model: SteeredModel, asked: Asked) -> Shown:
+    """The plain and the steered answer, over the same passages with the same automatic highlights."""
+    rag = Rag(model, InOrder(asked.passages), highlighter="sentences")
+    prepared = rag.prepare(asked.question)
+    plain, steered = (
+        rag.answer(prepared, max_new_tokens=_NEW_TOKENS, steering=steering).text for steering in (None, "auto")
+    )
+    return Shown(asked, prepared, plain, steered)
+
+
+def rates(
+    model: SteeredModel, method: SteeringMethod, n: int, split: Split, show: Callable[[str, int, int], None]
+) -> list[Figure]:
+    """Generated answers to ``n`` questions of each kind, about facts that the model knows; evidence is highlighted.
+
+    A fact counts as known if the closed-book model finds its true answer likelier than every false one.
+    """
+    facts = [fact for fact in load_facts() if fact.split == split]
+    margin = margins(model, facts, progress=lambda done, total: show("which facts does it know?", done, total))
+    known = [fact for fact, m in zip(facts, margin, strict=True) if m > 0]
+    rows = []
+    for kind in KINDS:
+        right = {}
+        for label, steering in (("plain", None), ("steered", method)):
+            right[label] = _right(model, kind, known, n, split, steering, partial(_of, show, f"{kind}, {label}", n))
+        p = mcnemar(right["plain"], right["steered"])
+        rows.append(Figure.of(kind, "plain", {}, Rate.of(right["plain"])))
+        rows.append(Figure.of(kind, "steered", method.as_dict(), Rate.of(right["steered"]), p))
+    return rows
+
+
+def _of(show: Callable[[str, int, int], None], text: str, total: int, done: int) -> None:
+    show(text, done, total)
+
+
+def _right(
+    model: SteeredModel,
+    kind: Kind,
+    known: Sequence[Fact],
+    n: int,
+    split: Split,
+    steering: SteeringMethod | None,
+    show: Callable[[int], None],
+) -> list[bool]:
+    records = questions(kind, split, n, facts=known, passages=(3, 3))
+    prompts = []
+    for record in records:
+        context = Prompt.join(record.marked, "\n\n")
+        message = Prompt.format(TEMPLATE, {"context": context, "question": record.question})
+        prompts.append(model.tokenize_chat([{"role": "user", "content": message}]))
+    order = sorted(range(n), key=lambda i: len(prompts[i]))
+    right = [False] * n
+    for start in range(0, n, _BATCH):
+        show(start)
+        some = order[start : start + _BATCH]
+        answers = model.generate([prompts[i] for i in some], steering=steering, max_new_tokens=_NEW_TOKENS)
+        for i, out in zip(some, answers, strict=True):
+            right[i] = records[i].is_right(out.text)
+    return right
+
+
+# --- what is shown
+
+
+def _show(console: Console, shown: Sequence[Shown], method: SteeringMethod) -> None:
+    first = shown[0]
+    console.rule("[bold]the first prompt, highlights in colour")
+    console.print(highlighted(first.prepared.prompt))
+    table = Table(title="plain and steered answers, over the same passages", title_justify="left", show_lines=True)
+    for column in ("question", "plain", f"steered: {method!r}"):
+        table.add_column(column, ratio=1)
+    for item in shown:
+        evidence = ", ".join(item.asked.answers[:1]) or "the documents do not say"
+        question = Text(item.asked.question).append(f"\n{item.asked.about}: {evidence}", style="dim")
+        table.add_row(question, *(_verdict(item, text) for text in (item.plain, item.steered)))
+    console.print(table)
+
+
+def _verdict(item: Shown, text: str) -> Text:
+    right = item.right(text)
+    return Text("✓ " if right else "✗ ", style="bold green" if right else "bold red").append(
+        text, style="not bold default"
+    )
+
+
+def _show_rates(console: Console, rows: Sequence[Figure], split: Split) -> None:
+    table = Table(title=f"{rows[0].n} {split} questions of each kind: rate [95% interval]", title_justify="left")
+    for column in ("questions", "plain", "steered", "p"):
+        table.add_column(column)
+    for kind, meaning in KINDS.items():
+        plain, steered = (next(r for r in rows if r.kind == kind and r.method == m) for m in ("plain", "steered"))
+        cells = (f"{r.value:.2f} \\[{r.low:.2f}, {r.high:.2f}]" for r in (plain, steered))
+        table.add_row(meaning, *cells, f"{steered.p:.2g}")
+    console.print(table)
+
+
+def _page(
+    name: str, model: SteeredModel, method: SteeringMethod, shown: Sequence[Shown], rows: Sequence[Figure], split: Split
+) -> str:
+    try:
+        from jinja2 import Environment
+    except ImportError:
+        from seka_rag.errors import MissingExtraError
+
+        raise MissingExtraError("jinja2", "demo") from None
+    template = (files("seka_rag") / "demo" / "real.html.j2").read_text(encoding="utf-8")
+    parameters = sum(p.numel() for p in model.hf_model.parameters()) / 1e6
+    return (
+        Environment(autoescape=True)
+        .from_string(template)
+        .render(
+            version=seka_rag.__version__,
+            model=name,
+            parameters=f"{parameters:.0f}M",
+            method=repr(method),
+            items=[
+                {
+                    "question": s.asked.question,
+                    "about": s.asked.about,
+                    "evidence": s.asked.answers[0] if s.asked.answers else None,
+                    "plain": s.plain,
+                    "plain_right": s.right(s.plain),
+                    "steered": s.steered,
+                    "steered_right": s.right(s.steered),
+                    "pieces": _pieces(s.prepared.prompt),
+                }
+                for s in shown
+            ],
+            kinds=[(meaning, [r for r in rows if r.kind == kind]) for kind, meaning in KINDS.items()],
+            n=rows[0].n,
+            split=split,
+        )
+    )
+
+
+def _pieces(prompt: Prompt) -> list[dict[str, Any]]:
+    pieces, last = [], 0
+    for span in sorted(prompt.spans):
+        pieces.append({"text": prompt.text[last : span.start], "marked": False})
+        pieces.append({"text": prompt.text[span.start : span.end], "marked": True})
+        last = span.end
+    return [*pieces, {"text": prompt.text[last:], "marked": False}]
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text, done, total: bar.update(task, description=text, completed=done, total=total)
