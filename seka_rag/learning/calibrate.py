@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,7 +69,8 @@ def calibrate(
     3. Heads by the gradient of the evidence margin (``head_gradient``), and by gap.
     4. Methods and strengths on these heads by successive halving: 12, 24, ... examples, the better half goes on.
     5. Vectors trained from the best heads (``tune_vectors``), at 0.7, 1 and 1.4 of their length.
-    6. The most followed setting within the budget; of equals, the one that disturbs least.
+    6. Within the budget, of all settings whose following is at most two standard errors below the best, the one that disturbs
+       least. The bank keeps the subspaces of the heads of the best untrained setting only.
 
     Args:
         model: a SteeredModel, or a transformers model with ``tokenizer``.
@@ -101,16 +103,18 @@ def calibrate(
         start = _start(unit, gradient, sites)
         advance = _counting(show, "training", settings.tuning.steps)
         vectors = tune_vectors(hf_model, start, conflicts[n:], unrelated[n:], settings.tuning, progress=advance)
-        trained = _with(bank, vectors=vectors)
+        trained = _with(trials[0][0].bank, vectors=vectors)
         trials += _measured(
-            bench, [Candidate(KeyVector(gain=g), trained, "all, trained") for g in (0.7, 1.0, 1.4)], settings
+            bench,
+            [Candidate(KeyVector(gain=g, fade="sentence"), trained, "all, trained") for g in (0.7, 1.0, 1.4)],
+            settings,
         )
     plain = bench.measure(None, None, "none", n)
     allowed = [(c, t) for c, t in trials if t.disturbance <= settings.budget]
     if not allowed:
         least = min(t.disturbance for _, t in trials)
         raise LearningError(f"no setting stays within {settings.budget} nats of disturbance; the least is {least:.3g}")
-    best, _ = max(allowed, key=lambda item: (item[1].following, -item[1].disturbance))
+    best = _least_disturbing(allowed)
     record = Calibration(
         budget=settings.budget,
         data=digest_of([*bench.conflicts, *bench.unrelated]),
@@ -118,6 +122,14 @@ def calibrate(
         trials=(plain, *(t for _, t in trials)),
     )
     return _with(best.bank, steering=best.method.as_dict(), calibration=record)
+
+
+def _least_disturbing(trials: Sequence[tuple[Candidate, Trial]]) -> Candidate:
+    """Of those whose following is at most two standard errors below the best."""
+    best = max(trial.following for _, trial in trials)
+    error = math.sqrt(best * (1 - best) / trials[0][1].examples)
+    good = [(c, t) for c, t in trials if t.following >= best - 2 * error]
+    return min(good, key=lambda item: item[1].disturbance)[0]
 
 
 def _known(hf_model: Any, tokenizer: Any, sites: KeySites, facts: Sequence[Fact], show: Progress) -> dict[str, Fact]:

@@ -18,14 +18,15 @@ from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.seka import Seka
 
-#: Methods and strengths that are tried on every choice of heads.
+#: Methods and strengths that are tried on every choice of heads. All fade: it changes nothing up to the answer, where trials
+#: are measured, and keeps long answers from repeating the evidence.
 METHODS: tuple[KeyEditing, ...] = (
-    KeyBias(bias=2.0),
-    KeyBias(bias=4.0),
-    KeyScaling(gain=0.5),
-    KeyScaling(gain=1.0),
-    Seka(gain=0.5),
-    Seka(gain=1.0),
+    KeyBias(bias=2.0, fade="sentence"),
+    KeyBias(bias=4.0, fade="sentence"),
+    KeyScaling(gain=0.5, fade="sentence"),
+    KeyScaling(gain=1.0, fade="sentence"),
+    Seka(gain=0.5, fade="sentence"),
+    Seka(gain=1.0, fade="sentence"),
 )
 
 

@@ -98,8 +98,11 @@ class Decoder:
             return self.steering
         return suggested(self.bank)
 
-    def method(self, steering: Steering, highlighted: bool) -> SteeringMethod | None:
+    def method(self, steering: Steering, highlighted: bool, prefix: bool = False) -> SteeringMethod | None:
         """How prompts are steered: by the method that was given, or by the model's usual one.
+
+        Args:
+            prefix: the prompts have a shared beginning; the usual method is then taken as far as that can hold it.
 
         Raises:
             SettingError: no method.
@@ -114,7 +117,7 @@ class Decoder:
                 f"the prompt has highlights, but {self.name} has no bank. Learn one (seka-rag learn, learn_bank), pass "
                 "bank=..., or pass steering=None to run unsteered"
             )
-        return method
+        return method.for_prefix() if prefix and steering == "auto" else method
 
     def fit(self, prompt: TokenizedPrompt, new_tokens: int, truncate: Truncation) -> TokenizedPrompt:
         """The prompt, or with ``truncate="left"`` the end of it that leaves room for the new tokens.
@@ -160,7 +163,7 @@ class Decoder:
         truncate: Truncation = call.truncate if call.prefix is None else "error"
         prompts = [self.fit(p, call.max_new_tokens, truncate) for p in call.prompts]
         batch = pad(prompts, pad_id(self.tokenizer))
-        method = self.method(call.steering, bool((batch.weights > 0).any()))
+        method = self.method(call.steering, bool((batch.weights > 0).any()), call.prefix is not None)
         if method is not None:  # here as well: a call that waits for others must not fail with them
             check_strength(method, self.bank, float(batch.weights.max()), self.hf_model)
         options = call.for_transformers()

@@ -185,7 +185,7 @@ class SteeredModel:
         """
         tokens = self._decoder.fit(self.tokenize(prompt), 0, "error")
         text = None if isinstance(prompt, TokenizedPrompt) else Prompt("") + prompt
-        method = self._decoder.method(steering, any(w > 0 for w in tokens.weights))
+        method = self._decoder.method(steering, any(w > 0 for w in tokens.weights), prefix=True)
         return Prefix.compute(self.hf_model, self.bank, method, tokens, text)
 
     def stream(self, prompt: Input, **options: Any) -> TextStream[Generation]:

@@ -87,6 +87,10 @@ class SteeringMethod(BaseModel, ABC):
             "banks of an ExpertBank, other methods take one of them (experts['name'], or AdaSeka(expert='name'))"
         )
 
+    def for_prefix(self) -> SteeringMethod:
+        """The same method as far as a shared beginning can hold what it does; used where none was named."""
+        return self
+
     def check_prefix(self, hf_model: nn.Module, bank: Any) -> None:
         """Raise unless what the method does to a beginning of a prompt stays in its cache, whatever follows.
 

@@ -142,6 +142,9 @@ class KeyEditing(SteeringMethod):
             )
         return given.sentence_is_over
 
+    def for_prefix(self) -> SteeringMethod:
+        return self.model_copy(update={"fade": None})  # the cache is shared, so it is not written
+
     def check_prefix(self, hf_model: nn.Module, bank: Bank) -> None:
         if self.fade is not None:
             raise SteeringError(

@@ -140,3 +140,15 @@ def test_a_constant_bias_is_kept_in_a_prefix_and_the_other_forms_are_refused(qwe
     for form in ("mean", "request"):
         with pytest.raises(SteeringError, match="end of the whole prompt"):
             model.prefill(BEGIN, steering=KeyBias(form=form))
+
+
+def test_the_suggested_method_does_not_fade_in_a_prefix(model):
+    """A bank may suggest a method that fades. What was named is refused; what was not is taken as far as it goes."""
+    method = Seka(gain=1.0, fade=4)
+    fading = SteeredModel(model.hf_model, model.tokenizer, bank=model.bank, steering=method)
+    assert fading.prefill(BEGIN).method == Seka(gain=1.0)
+    with pytest.raises(SteeringError):
+        fading.prefill(BEGIN, steering=method)
+    answer = fading.generate(ASKED[0], prefix=fading.prefill(BEGIN), max_new_tokens=4)
+    whole = fading.generate(BEGIN + ASKED[0], steering=Seka(gain=1.0), max_new_tokens=4)
+    assert answer.text == whole.text
