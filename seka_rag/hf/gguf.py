@@ -60,7 +60,7 @@ def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: 
     _check_complete(model, info, path)
     _mend_digits(tokenizer, header)
     _mend_ends(model, tokenizer)
-    if "rope_freqs.weight" in header.shapes and model.config.rope_parameters["rope_type"] == "default":
+    if "rope_freqs.weight" in header.shapes and (model.config.rope_parameters or {}).get("rope_type") == "default":
         logger.warning(
             "%s scales its rotary frequencies for long contexts, which transformers does not read from it: answers differ "
             "a little from llama.cpp's, and more with long prompts",

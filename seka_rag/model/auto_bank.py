@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from seka_rag.bank import Bank, ProjectionBank, load_bank
 from seka_rag.bank.cache import bank_folder
-from seka_rag.errors import BankError, LearningError, SekaError, TokenizationError, UnsupportedModelError
+from seka_rag.errors import BankError, LearningError, TokenizationError, UnsupportedModelError
 from seka_rag.hf.cache import one_process
 from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.hf.loading import LoadedModel
@@ -53,9 +53,7 @@ def _cached_or_learned(loaded: LoadedModel) -> Bank:
             learned = _learn(loaded, folder)
             learned.save(folder)
             return learned
-    except SekaError:
-        raise
-    except OSError as error:
+    except (OSError, BankError) as error:
         logger.warning("the bank of %s cannot be kept, so every process learns it: %s", loaded.name, error)
         return _learn(loaded) if learned is None else learned
 

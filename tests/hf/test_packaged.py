@@ -121,6 +121,7 @@ def test_another_file_in_the_wheel_is_refused_by_its_digest(wheel, tmp_path):
     assert files_in(tmp_path / "cache") == {"models"}
 
 
+@pytest.mark.slow
 def test_two_processes_convert_it_once(wheel):
     done = [process.communicate(timeout=250) for process in [in_process(wheel), in_process(wheel)]]
     assert len({out for out, _ in done}) == 1
@@ -128,6 +129,7 @@ def test_two_processes_convert_it_once(wheel):
     assert "".join(err for _, err in done).count("converting tiny.gguf once") == 1
 
 
+@pytest.mark.slow
 def test_a_kill_during_the_conversion_leaves_nothing_half_written(wheel, tmp_path, caplog):
     kill = "PreTrainedTokenizerBase.save_pretrained = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)"
     process = in_process(wheel, kill)

@@ -14,6 +14,7 @@ import pytest
 from tiny import demo_tokenizer, tiny_model
 
 from seka_rag import ProjectionBank, Prompt, SteeredModel
+from seka_rag.bank import folders
 from seka_rag.bank.header import FORMAT_VERSION
 from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf.packaged import PACKAGED
@@ -118,11 +119,11 @@ def test_a_cache_that_cannot_be_written_costs_time_but_no_answer(folder, tmp_pat
 
 
 def test_a_full_disk_loses_no_work_and_leaves_no_half_bank(folder, cache, learned, monkeypatch, caplog):
-    def full(self, data):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+    def full(path, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
+        patch.setattr(folders, "_write", full)
         model = SteeredModel.from_pretrained(folder)
     assert model.bank.digest == learned[0].digest
     assert len(learned) == 1
@@ -130,6 +131,7 @@ def test_a_full_disk_loses_no_work_and_leaves_no_half_bank(folder, cache, learne
     assert [p.name for p in cache.rglob("*") if not p.name.endswith(".lock")] == [f"banks-{FORMAT_VERSION}"]
 
 
+@pytest.mark.slow
 def test_processes_learn_it_once(folder, cache):
     code = "import logging; logging.basicConfig(level='INFO', format='%(message)s'); " + LOAD
     running = [
@@ -141,6 +143,7 @@ def test_processes_learn_it_once(folder, cache):
     assert "".join(err for _, err in done).count("learning one from") == 1
 
 
+@pytest.mark.slow
 def test_a_killed_process_stops_nobody(folder, cache, learned):
     kill = "import os, signal; from seka_rag.bank import ProjectionBank; "
     kill += "ProjectionBank.save = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
