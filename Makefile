@@ -15,7 +15,7 @@ LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_b
   tests/integrations/llama_index/test_llamaindex_calls.py tests/integrations/langchain/test_langchain_llm.py \
   tests/integrations/langchain/test_langchain_prompts.py tests/steering/test_parity.py
 
-.PHONY: install demo test test-quick test-lowest check docs bench-speed release-check clean
+.PHONY: install demo test test-quick test-lowest check docs bench-speed soak release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -55,6 +55,10 @@ check: install
 
 bench-speed: install
 	$(BIN)/python -m seka_rag.bench.speed $(ARGS)
+
+# a server on loopback with clients of all kinds; ARGS="--minutes 30"
+soak: install
+	$(BIN)/python -m tools.soak $(ARGS)
 
 docs: install
 	$(BIN)/mkdocs build --strict

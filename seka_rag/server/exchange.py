@@ -58,9 +58,9 @@ class Exchange:
             self.first_token = first_token - self.arrived
 
     def end(self) -> None:
-        """Write the line of the log."""
+        """Write the line of the log; what only asks about the server and is answered has none."""
         self.seconds = time.monotonic() - self.arrived
-        if log.isEnabledFor(logging.INFO):
+        if (self.method == "POST" or self.status >= 400) and log.isEnabledFor(logging.INFO):
             log.info("%s", json.dumps(self.line()))
 
     def line(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The log of a server: a line for each request, its own failures, and what uvicorn has to say."""
+"""The log of a server: a line for each request, its own failures, and those that uvicorn and asyncio tell of."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_logs(*, as_json: bool) -> None:
     """Write the log to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(Lines(as_json=as_json))
-    for name, level in ((_OURS, logging.INFO), ("uvicorn.error", logging.WARNING)):
+    for name, level in ((_OURS, logging.INFO), ("uvicorn.error", logging.WARNING), ("asyncio", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.setLevel(level)
         logger.addHandler(handler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from seka_rag.errors import ModelNotFoundError, SekaError
@@ -146,7 +147,10 @@ class Service:
     async def _read(self, request: Request, work: Callable[[bytes, str], Any]) -> Any:
         """The result of reading the body in a thread, as ``work(body, content_type)``."""
         self.workers.check()  # before the body has come: it would be refused
-        raw, content_type = await request.body(), request.headers.get("content-type", "")
+        try:
+            raw, content_type = await request.body(), request.headers.get("content-type", "")
+        except ClientDisconnect:
+            raise ClientGone from None
         return await unless_gone(request, self.workers.run(lambda: work(raw, content_type), self._deadline(request)))
 
     def _deadline(self, request: Request) -> float:
@@ -221,6 +225,9 @@ class Service:
                     streamed = True
                     for sent in form.piece(piece, work.scores):
                         yield sent
+                    await asyncio.sleep(
+                        0
+                    )  # pieces may wait in a row; others come in between, and the client may be gone
                     piece = await anext(following)
             answers = work.answers(exchange, piece)
             for sent in form.end(answers, report_of(answers, exchange.highlights), work.scores, streamed=streamed):

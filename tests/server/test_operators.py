@@ -101,17 +101,15 @@ def test_request_ids(url, lines):
     given = httpx.get(url + "/models", headers={"x-request-id": "trace-7:a.b"})
     assert given.headers["x-request-id"] == "trace-7:a.b"
     for bad in ("a b", "x" * 129, '{"a"'):
-        assert re.fullmatch(
-            r"req-[0-9a-f]{24}", httpx.get(url + "/models", headers={"x-request-id": bad}).headers["x-request-id"]
-        )
+        answer = httpx.get(url + "/models", headers={"x-request-id": bad})
+        assert re.fullmatch(r"req-[0-9a-f]{24}", answer.headers["x-request-id"])
     wrong = httpx.post(url + "/chat/completions", json={}, headers={"x-request-id": "t"})
     assert wrong.headers["x-request-id"] == "t"
     client = OpenAI(base_url=url, api_key="none")
     answer = client.chat.completions.create(model="seka-demo", messages=MESSAGES, max_tokens=1)
     assert answer._request_id.startswith("req-")
-    seen = lines(6)
-    assert [seen[0]["request"], seen[4]["request"], seen[5]["request"]] == ["trace-7:a.b", "t", answer._request_id]
-    assert seen[5]["answer"] == answer.id
+    refused, answered = lines(2)
+    assert (refused["request"], answered["request"], answered["answer"]) == ("t", answer._request_id, answer.id)
 
 
 def test_a_line_for_each_request(post, lines, demo, caplog):
@@ -242,9 +240,9 @@ async def test_with_one_row_a_batch_each_runs_alone(demo):
 def test_sampling_does_not_hold_the_slots_of_others(demo, monkeypatch):
     """Draws come from one generator. While a sampling request runs, others that sample wait without a slot."""
     monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", 10**6)
-    long = {"prompt": "Alec", "max_tokens": 400, "temperature": 2, "seed": 1}
+    long = {"prompt": "Alec", "max_tokens": 150, "temperature": 2, "seed": 1}
     with running(demo, max_concurrent=2) as url:
-        threads = [threading.Thread(target=httpx.post, args=(url + "/completions",), kwargs={"json": long, "timeout": 60})
+        threads = [threading.Thread(target=httpx.post, args=(url + "/completions",), kwargs={"json": long, "timeout": 250})
                    for _ in range(3)]  # fmt: skip
         for thread in threads:
             thread.start()

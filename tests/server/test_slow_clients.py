@@ -111,6 +111,19 @@ def test_a_body_that_does_not_arrive(demo):
         assert seconds < 10
 
 
+def test_a_client_that_leaves_while_it_sends(demo, caplog):
+    caplog.set_level("INFO", "seka_rag.server")
+    with running(demo) as url:
+        with connected(url) as client:
+            client.sendall(request({"prompt": "x"}, length=500))
+            time.sleep(0.2)
+        end = time.monotonic() + 10
+        while "ClientGone" not in caplog.text and time.monotonic() < end:
+            time.sleep(0.01)
+    assert '"status": 499' in caplog.text
+    assert "InternalError" not in caplog.text
+
+
 def test_a_head_in_drops(demo):
     """One byte after another, each well within the time, does not prolong it."""
     with running(demo, read_timeout=1) as url, connected(url) as client:

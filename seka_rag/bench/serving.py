@@ -1,0 +1,157 @@
+"""What it gains to run requests of several clients together: ``python -m seka_rag.bench.serving``.
+
+Each way is a server of its own, ``seka-rag serve`` on loopback, that is asked by all clients at once. Prompts and highlights
+differ; everything is steered and greedy, so that the answers can be compared with those of one request after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+
+WAYS = {
+    "one after another": ("--max-concurrent", "1", "--max-batch", "1"),
+    "4 side by side": ("--max-concurrent", "4", "--max-batch", "1"),
+    "one batch after another": ("--max-concurrent", "1", "--max-batch", "{clients}"),
+    "4 batches side by side (as served by default)": ("--max-concurrent", "4", "--max-batch", "16"),
+}
+_NAMES, _PLACES = ("Alec", "Maud", "Edna", "Astrid", "Boris", "Nora"), ("Oslo", "Lyon", "Rome", "Lima")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one round of all clients took.
+
+    Attributes:
+        seconds: from the first request to the last answer.
+        waits: of each client, for its answer.
+        tokens: of all answers.
+        rows: requests in the batch in which a request ran, on average.
+        texts: the answers.
+    """
+
+    seconds: float
+    waits: tuple[float, ...]
+    tokens: int
+    rows: float
+    texts: tuple[str, ...]
+
+
+def requests(clients: int, notes: int, tokens: int) -> list[dict[str, Any]]:
+    """A request for each client: about 7 tokens a note, one sentence highlighted."""
+    found = []
+    for i in range(clients):
+        name, place = _NAMES[i % len(_NAMES)], _PLACES[i % len(_PLACES)]
+        fact = f"The home of {name} is in {place}."
+        before = "The letter arrived in the spring. " * (notes // 2 + i % 5)
+        text = f"{before}{fact} {'The letter arrived in the spring. ' * (notes // 2)}Which city is the home of {name}?"
+        start = text.index(fact)
+        span = {"message": 0, "start": start, "end": start + len(fact)}
+        body = {"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "seka": {"spans": [span]}}
+        found.append(body)
+    return found
+
+
+@contextmanager
+def served(model: str, options: tuple[str, ...]) -> Iterator[str]:
+    """The address of a server with these options."""
+    command = [sys.executable, "-c", "from seka_rag.cli import app; app()", "serve", model, "--port", "0", *options]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        if not line:
+            raise SystemExit(f"seka-rag serve {model} did not start")
+        yield line.split()[-1].removesuffix("/v1")
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+
+
+async def ask_all(url: str, bodies: list[dict[str, Any]]) -> Load:
+    """All requests at once."""
+    import httpx
+
+    async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+        began = time.perf_counter()
+        answer = await client.post(url + "/v1/chat/completions", json=body)
+        answer.raise_for_status()
+        return time.perf_counter() - began, answer.json()
+
+    async with httpx.AsyncClient(timeout=600) as client:
+        before = await _rows(client, url)
+        began = time.perf_counter()
+        answers = await asyncio.gather(*(ask(client, body) for body in bodies))
+        seconds = time.perf_counter() - began
+        after = await _rows(client, url)
+    return Load(
+        seconds,
+        tuple(wait for wait, _ in answers),
+        sum(answer["usage"]["completion_tokens"] for _, answer in answers),
+        (after[0] - before[0]) / (after[1] - before[1]),
+        tuple(answer["choices"][0]["message"]["content"] for _, answer in answers),
+    )
+
+
+async def _rows(client: Any, url: str) -> tuple[float, float]:
+    """Sum and count of the batches of all requests so far."""
+    lines = (await client.get(url + "/metrics")).text.splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("seka_batch_rows_"))
+    return float(values.get("seka_batch_rows_sum", 0)), float(values.get("seka_batch_rows_count", 0))
+
+
+def table(found: dict[str, list[Load]]) -> Iterator[str]:
+    """A row for each way: medians over the rounds."""
+    yield "| | seconds | tokens per second | throughput | median wait | longest wait | rows | equal answers |"
+    yield "|---|---|---|---|---|---|---|---|"
+    plain = next(iter(found.values()))
+    base = statistics.median(load.tokens / load.seconds for load in plain)
+    for way, loads in found.items():
+        rate = statistics.median(load.tokens / load.seconds for load in loads)
+        equal = [a == b for load in loads for a, b in zip(load.texts, plain[0].texts, strict=True)]
+        cells = [
+            f"{statistics.median(load.seconds for load in loads):.2f}",
+            f"{rate:.1f}",
+            f"{rate / base:.2f}",
+            f"{statistics.median(statistics.median(load.waits) for load in loads):.2f} s",
+            f"{statistics.median(max(load.waits) for load in loads):.2f} s",
+            f"{statistics.median(load.rows for load in loads):.1f}",
+            f"{sum(equal)} of {len(equal)}",
+        ]
+        yield f"| {way} | " + " | ".join(cells) + " |"
+
+
+def main(
+    model: str = "seka-demo", clients: int = 32, notes: int = 16, tokens: int = 32, rounds: int = 3, threads: int = 1
+) -> None:
+    """Print the table. NOTES is the length of a prompt, in sentences; THREADS is of torch, for each generation."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    bodies = requests(clients, notes, tokens)
+    found: dict[str, list[Load]] = {way: [] for way in WAYS}
+    for way, options in WAYS.items():
+        with served(model, tuple(option.format(clients=clients) for option in options)) as url:
+            asyncio.run(ask_all(url, bodies[:2]))  # warms up
+            found[way] = [asyncio.run(ask_all(url, bodies)) for _ in range(rounds)]
+    machine = platform.processor() or platform.machine()
+    print(
+        f"{machine}, {os.cpu_count()} cores, {threads} threads a generation, load {os.getloadavg()[0]:.1f}, {model}, "
+        f"{clients} clients at once, {tokens} tokens at most, {rounds} rounds\n"
+    )
+    for row in table(found):
+        print(row)
+
+
+if __name__ == "__main__":
+    typer.run(main)
