@@ -82,6 +82,7 @@ class Service:
         """End what still runs or waits, with an error."""
         self.drain()
         self.admission.stop()
+        self.workers.close()
 
     @property
     def idle(self) -> bool:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from seka_rag.errors import BusyError, GenerationTimeoutError
+from seka_rag.server.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -20,13 +21,17 @@ class Workers:
         self._pool = ThreadPoolExecutor(threads, "seka-prepare")
         self._capacity = threads + waiting
         self.pending = 0
+        self.closed = False
 
     def check(self) -> None:
         """Raise where new work would be refused.
 
         Raises:
             BusyError: too many tasks wait.
+            Unavailable: the server is about to end.
         """
+        if self.closed:
+            raise Unavailable("the server is about to end: ask another one")
         if self.pending >= self._capacity:
             raise BusyError(f"{self.pending} requests are being read already: try again later")
 
@@ -48,8 +53,17 @@ class Workers:
         task.add_done_callback(lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._ended))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(task), max(0.0, deadline - time.monotonic()))
+        except asyncio.CancelledError:
+            if self.closed and task.cancelled():  # it had not begun when the server ended
+                raise Unavailable("the server ended before the request was read") from None
+            raise
         except asyncio.TimeoutError:
             raise GenerationTimeoutError("the request was not read and tokenized in time; ask for less") from None
+
+    def close(self) -> None:
+        """Let the threads end; what waits for one of them is left out."""
+        self.closed = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _ended(self) -> None:
         self.pending -= 1

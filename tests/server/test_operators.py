@@ -186,6 +186,7 @@ async def test_a_server_that_ends_takes_nothing_new(demo):
         assert (refused.headers["retry-after"], refused.headers["x-should-retry"]) == ("1", "true")
         assert (await client.get("/readyz")).status_code == 503
         assert (await client.get("/healthz")).status_code == 200
+    app.state.service.stop()
 
 
 async def ask_all(url, bodies):
