@@ -17,7 +17,9 @@ def test_the_documents_answer_and_retrieval_finds_it(asked):
     everything = " ".join(path.read_text() for path in library_folder().iterdir())
     if asked.answers:
         assert any(contains_answer(p.text, asked.answers) for p in passages)
-        assert not any(contains_answer(everything, [other]) for other in asked.remembered if other not in ("24", "real"))
+        assert not any(
+            contains_answer(everything, [other]) for other in asked.remembered if other not in ("24", "real")
+        )
     assert len({p.text for p in passages}) == len(passages)
 
 
