@@ -132,6 +132,11 @@ class SteeredModel:
         return self._decoder.context_length
 
     @property
+    def can_chat(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return bool(self.tokenizer.chat_template)
+
+    @property
     def can_call_tools(self) -> bool:
         """Whether the chat template writes tool calls in a form that is known here."""
         return knows_tools(self.tokenizer)

@@ -121,7 +121,7 @@ class Service:
             "created": self.started,
             "owned_by": "seka-rag",
             "max_model_len": self.model.context_length,
-            "seka": {"bank": bank, "can_call_tools": self.model.can_call_tools},
+            "seka": {"bank": bank, "can_chat": self.model.can_chat, "can_call_tools": self.model.can_call_tools},
         }
 
     # --- prompts

@@ -70,6 +70,15 @@ def _weight(value: object) -> float:
     raise SpanError(f"span weight {value!r:.60}: give a finite number of at least 0")
 
 
+def trimmed(
+    text: str, start: int = 0, end: int | None = None, weight: float = 1.0, source: str | None = None
+) -> tuple[Span, ...]:
+    """A span over ``text[start:end]`` without the white space around it; none where nothing else stands."""
+    part = text[start:end]
+    first, last = start + len(part) - len(part.lstrip()), start + len(part.rstrip())
+    return (Span(first, last, weight, source),) if first < last else ()
+
+
 def shift(spans: Iterable[Span], by: int) -> tuple[Span, ...]:
     """The spans moved ``by`` characters to the right (or left, if negative)."""
     return tuple(replace(s, start=s.start + by, end=s.end + by) for s in spans)

@@ -2,24 +2,48 @@
 
 LangChain tells a callback handler of every run and its parent. A model call only knows its own parent, and one root
 may hold many chains at once (``map``, ``batch`` inside a step), so the root says nothing. A call therefore looks for
-the nearest ancestor that has a finished retriever below it.
+the nearest ancestor that has a finished retriever below it, and there for the prompts that made its own messages.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
 from typing import Any
 from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
+
+from langchain_seka.messages import MessageError, text_of
+from seka_rag import Passage
+from seka_rag.frameworks import Squeezed, as_passage
 
 #: Trees of runs that are kept at once. A tree goes when its root ends; this bounds those whose end is never told.
 _MOST_TREES = 4096
+#: Type and text of a message; ("text", prompt) of a completion.
+Message = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A retrieved passage, and the query that found it.
+
+    Attributes:
+        text: its text, ready to be placed.
+        identity: what tells one document from another: equal texts of other sources, or with other metadata, are others.
+    """
+
+    query: str
+    passage: Passage
+    text: Squeezed
+    identity: tuple[str, str | None, str]
 
 
 @dataclass(frozen=True)
@@ -29,13 +53,26 @@ class Retrieval:
     query: str
     documents: tuple[Any, ...]
 
+    @cached_property
+    def found(self) -> tuple[Found, ...]:
+        """The documents that are not blank. Made once for all calls of a chain."""
+        passages = (p for p in map(as_passage, self.documents) if p.text.strip())
+        return tuple(Found(self.query, p, Squeezed(p.text), _identity(p)) for p in passages)
 
-@dataclass(frozen=True)
+
+def _identity(passage: Passage) -> tuple[str, str | None, str]:
+    known = {str(key): value for key, value in passage.metadata.items() if "score" not in str(key)}
+    return passage.text, passage.source, repr(sorted(known.items(), key=lambda item: item[0]))
+
+
+@dataclass
 class FilledPrompt:
-    """A prompt template, as LangChain writes it down, and what it was filled with."""
+    """A prompt template, as LangChain writes it down, what it was filled with, and the messages that it made."""
 
     template: dict[str, Any]
     inputs: Any
+    number: int = field(default_factory=count().__next__)  # in order of their start
+    made: frozenset[int] = frozenset()  # hashes of the messages
 
 
 @dataclass(frozen=True)
@@ -49,10 +86,12 @@ class Evidence:
 @dataclass
 class _Run:
     parent: UUID | None  # None for a root
-    children: list[UUID] = field(default_factory=list)
     query: str = ""
-    retrieval: Retrieval | None = None
     prompt: FilledPrompt | None = None
+    children: dict[UUID, None] = field(default_factory=dict)
+    # of the run itself and all below it
+    retrievals: dict[UUID, Retrieval] = field(default_factory=dict)
+    prompts: dict[int, list[FilledPrompt]] = field(default_factory=dict)  # by the hash of each message
 
 
 class Capture(BaseCallbackHandler):
@@ -72,40 +111,23 @@ class Capture(BaseCallbackHandler):
         """How many runs it holds. Not ``__len__``: LangChain takes a handler that is falsy for none at all."""
         return len(self._runs)
 
-    def evidence(self, run: UUID | None) -> Evidence | None:
+    def evidence(self, run: UUID | None, messages: Sequence[Message]) -> Evidence | None:
         """What the nearest ancestor with a finished retriever holds, beginning at ``run`` itself; None if none has."""
         with self._lock:
-            while run is not None and run in self._runs:
-                retrievals = tuple(self._retrievals(run))
-                if retrievals:
-                    return Evidence(retrievals, tuple(reversed(list(self._prompts(run)))))
-                run = self._runs[run].parent
+            for holder in self._upwards(run):
+                if holder.retrievals:
+                    return Evidence(tuple(holder.retrievals.values()), _made_of(holder.prompts, messages))
         return None
 
-    def prompts(self, run: UUID | None) -> tuple[FilledPrompt, ...]:
-        """The prompts below the nearest ancestor that has any, the latest first."""
+    def prompts(self, run: UUID | None, messages: Sequence[Message]) -> tuple[FilledPrompt, ...]:
+        """The prompts that made these messages, below the nearest ancestor that has any; the latest first."""
         with self._lock:
-            while run is not None and run in self._runs:
-                if found := tuple(reversed(list(self._prompts(run)))):
-                    return found
-                run = self._runs[run].parent
-        return ()
+            return next(filter(None, (_made_of(h.prompts, messages) for h in self._upwards(run))), ())
 
-    def _retrievals(self, at: UUID) -> Iterator[Retrieval]:
-        """Outermost finished retrievers: one that asks others returns what it chose from theirs."""
-        run = self._runs[at]
-        if run.retrieval is not None:
-            yield run.retrieval
-            return
-        for child in run.children:
-            yield from self._retrievals(child)
-
-    def _prompts(self, at: UUID) -> Iterator[FilledPrompt]:
-        run = self._runs[at]
-        if run.prompt is not None:
-            yield run.prompt
-        for child in run.children:
-            yield from self._prompts(child)
+    def _upwards(self, run: UUID | None) -> Iterator[_Run]:
+        while run is not None and run in self._runs:
+            yield self._runs[run]
+            run = self._runs[run].parent
 
     # --- the tree
 
@@ -113,7 +135,7 @@ class Capture(BaseCallbackHandler):
         with self._lock:
             if parent in self._runs:
                 assert parent is not None
-                self._runs[parent].children.append(run_id)
+                self._runs[parent].children[run_id] = None
             else:  # also below a run of which nothing was told, such as another tracer's
                 parent = None
                 self._roots[run_id] = None
@@ -128,8 +150,8 @@ class Capture(BaseCallbackHandler):
                 return
             if run.parent is None:
                 self._drop(run_id)
-            elif not run.children and run.retrieval is None and run.prompt is None:
-                self._runs[run.parent].children.remove(run_id)
+            elif not run.children and not run.retrievals and not run.prompts:
+                del self._runs[run.parent].children[run_id]
                 del self._runs[run_id]
 
     def _drop(self, root: UUID) -> None:
@@ -161,10 +183,22 @@ class Capture(BaseCallbackHandler):
         with self._lock:
             run = self._runs.get(run_id)
             if run is not None:
-                run.retrieval = Retrieval(run.query, tuple(documents))
+                inner = tuple(run.retrievals)  # a retriever that asks others returns what it chose from theirs
+                retrieval = Retrieval(run.query, tuple(documents))
+                for holder in self._upwards(run_id):
+                    for other in inner:
+                        holder.retrievals.pop(other, None)
+                    holder.retrievals[run_id] = retrieval
         self._finish(run_id)
 
     def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+        with self._lock:
+            run = self._runs.get(run_id)
+            if run is not None and run.prompt is not None and isinstance(outputs, PromptValue):
+                run.prompt.made = frozenset(map(hash, _messages_of(outputs)))
+                for holder in self._upwards(run_id):
+                    for key in run.prompt.made:
+                        holder.prompts.setdefault(key, []).append(run.prompt)
         self._finish(run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
@@ -178,6 +212,26 @@ class Capture(BaseCallbackHandler):
 
     def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         self._finish(run_id)
+
+
+def _messages_of(prompt: PromptValue) -> Iterator[Message]:
+    yield "text", prompt.to_string()
+    for message in prompt.to_messages():
+        try:
+            yield message.type, text_of(message)
+        except MessageError:  # one that no model here is given
+            continue
+
+
+def _made_of(prompts: dict[int, list[FilledPrompt]], messages: Iterable[Message]) -> tuple[FilledPrompt, ...]:
+    """The prompts that made any of these messages. If there are some that made nothing else, only those.
+
+    The hash of a completion's text is among what every prompt made, so it does not count as something else.
+    """
+    asked = set(map(hash, messages))
+    found = {p.number: p for key in asked for p in prompts.get(key, ())}
+    whole = {number: p for number, p in found.items() if len(p.made - asked) <= 1}
+    return tuple(p for _, p in sorted((whole or found).items(), reverse=True))
 
 
 CAPTURE = Capture()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
+from functools import partial
 from importlib.util import find_spec
 from operator import itemgetter
 from typing import Any
@@ -19,14 +20,14 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 
-from langchain_seka.capture import CAPTURE
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_messages, nothing_wanted
+from langchain_seka.highlights import for_messages, messages_made
 from langchain_seka.messages import to_chat
-from langchain_seka.settings import Request, SekaSettings
+from langchain_seka.settings import SekaSettings
 from langchain_seka.structured import Method, options_and_parser
 from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
 from seka_rag import Generation
+from seka_rag.frameworks import Highlights, Request, usage
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
 _origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
@@ -52,7 +53,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
             chain.invoke("Where does Astrid live?")
 
     Options of a call, as in ``llm.invoke(messages, max_tokens=20)``: ``stop``, ``max_tokens``, ``temperature``,
-    ``seed``, ``steering``, ``highlight``, ``highlighter``, and those of transformers' ``generate``.
+    ``seed``, ``steering``, ``highlight``, ``highlighter``, ``highlight_tools``, ``on_unmarked``, and those of transformers'
+    ``generate``.
     """
 
     streaming: bool = False
@@ -76,11 +78,11 @@ class ChatSeka(SekaSettings, BaseChatModel):
             video_inputs=False,
             temperature=True,
         )
-        if self.steered_model is not None:
+        if (engine := self.steered_model) is not None:
             profile["structured_output"] = profile["tool_choice"] = find_spec("llguidance") is not None
-            profile["tool_calling"] = self.steered_model.can_call_tools
-            if self.steered_model.context_length is not None:
-                profile["max_input_tokens"] = self.steered_model.context_length
+            profile["tool_calling"] = engine.can_call_tools
+            if engine.context_length is not None:
+                profile["max_input_tokens"] = engine.context_length
         return profile
 
     # --- tools and objects
@@ -140,12 +142,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     # --- one call
 
     def _highlights(self, messages: Sequence[BaseMessage], origin: Origin, call: dict[str, Any]) -> Highlights:
-        parent, handler = origin
-        wanted = self._wanted(call, handler)
-        if wanted is None:
-            return nothing_wanted()
-        capture = handler or CAPTURE
-        return for_messages(messages, capture.evidence(parent), wanted, capture.prompts(parent))
+        return self._found(messages_made(messages), origin, call, partial(for_messages, messages))
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, origin: Origin, call: dict[str, Any]
@@ -154,7 +151,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(messages, origin, call)
-        return Request(self.engine, to_chat(messages, highlights.spans), options, highlights)
+        return Request(self.engine, to_chat(messages, highlights), options, highlights)
 
     def _generate(
         self,
@@ -267,8 +264,4 @@ class ChatSeka(SekaSettings, BaseChatModel):
 
 
 def _usage(generation: Generation) -> UsageMetadata:
-    return UsageMetadata(
-        input_tokens=generation.prompt_tokens,
-        output_tokens=generation.completion_tokens,
-        total_tokens=generation.prompt_tokens + generation.completion_tokens,
-    )
+    return UsageMetadata(**usage(generation, "input_tokens", "output_tokens"))

@@ -9,7 +9,7 @@ from uuid import UUID
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from langchain_seka.capture import Capture, parent_in
-from langchain_seka.wanted import HighlightMode, Wanted
+from seka_rag.frameworks import KEY, HighlightMode, HighlightSettings, OnUnmarked
 
 
 class SekaCallbackHandler(Capture):
@@ -26,9 +26,10 @@ class SekaCallbackHandler(Capture):
             handler.reports[-1]["highlights"]
 
     Args:
-        highlight: "auto", "off", or a list of "context" and "instructions".
+        highlight: "auto", "off", or a list of "context", "instructions" and "question".
         highlighter: chooses in the passages, by name or as a callable; None leaves it to the model.
         highlight_tools: whose output may be highlighted; None leaves it to the model.
+        on_unmarked: "warn", "raise" or "ignore"; None leaves it to the model.
 
     Raises:
         SekaError, SpanError: a setting that means nothing.
@@ -44,10 +45,16 @@ class SekaCallbackHandler(Capture):
         highlight: HighlightMode = "auto",
         highlighter: Any = None,
         highlight_tools: bool | list[str] | None = None,
+        on_unmarked: OnUnmarked | None = None,
     ) -> None:
         super().__init__()
-        self.settings = {"highlight": highlight, "highlighter": highlighter, "highlight_tools": highlight_tools}
-        Wanted.of({k: v for k, v in self.settings.items() if v is not None}, {"highlighter": "sentences"})
+        self.settings = {
+            "highlight": highlight,
+            "highlighter": highlighter,
+            "highlight_tools": highlight_tools,
+            "on_unmarked": on_unmarked,
+        }
+        HighlightSettings.of(self.settings)
         self._reports: list[dict[str, Any]] = []
         self._reporting = threading.Lock()
 
@@ -64,7 +71,7 @@ class SekaCallbackHandler(Capture):
         for generation in (g for row in response.generations for g in row):
             chat = isinstance(generation, ChatGeneration)
             info = generation.message.response_metadata if chat else generation.generation_info  # type: ignore[attr-defined]
-            if isinstance(report := (info or {}).get("seka"), dict):
+            if isinstance(report := (info or {}).get(KEY), dict):
                 with self._reporting:
                     self._reports.append(report)
 

@@ -1,7 +1,7 @@
-"""Instructions as highlights: what the system and the user say, and never what was retrieved.
+"""Instructions and the question as highlights: what the system and the user say, and never what was retrieved.
 
-Of a message that a template made, these are the template's own words and the question. A message that no template is
-known for was written by the caller; it counts whole, unless a retriever ran, for then its text may be in there.
+Of a message that a template made, instructions are the template's own words. A message that no template is known for
+was written by the caller; it counts whole, unless a retriever ran, for then its text may be in there.
 """
 
 from __future__ import annotations
@@ -11,20 +11,29 @@ from collections.abc import Callable, Sequence, Set
 from langchain_core.messages import BaseMessage
 
 from langchain_seka.capture import FilledPrompt
-from langchain_seka.placing import place_passages
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from seka_rag import Span
+from seka_rag.frameworks import (
+    INSTRUCTIONS,
+    QUESTION,
+    QUESTION_VARIABLES,
+    HighlightSettings,
+    Squeezed,
+    own_words,
+    place_passages,
+    said,
+)
 
-SOURCE = "instructions"
 Follow = Callable[[Filled, Sequence[str]], list[RenderedMessage] | None]
 
 
-def instruction_spans(
+def said_spans(
     targets: Sequence[tuple[str, str] | None],
     prompts: Sequence[FilledPrompt],
     follow: Follow,
+    settings: HighlightSettings,
     *,
-    passages: Sequence[str],
+    passages: Sequence[Squeezed],
     queries: Set[str],
     retrieved: bool,
 ) -> list[tuple[int, Span]]:
@@ -38,41 +47,39 @@ def instruction_spans(
         retrieved: whether a retriever ran at all.
     """
     users = [i for i, t in enumerate(targets) if t is not None and t[0] != "system"]
-    wanted = {i for i, t in enumerate(targets) if t is not None and t[0] == "system"} | set(users[-1:])
-    made = [m for p in prompts if (f := rebuild(p)) is not None for m in _literal(f, follow, passages, queries)]
+    asked = {i for i, t in enumerate(targets) if t is not None and t[0] == "system"} | set(users[-1:])
+    made = [m for p in prompts if (f := rebuild(p)) is not None for m in _of_template(f, follow, passages, queries)]
     spans: list[tuple[int, Span]] = []
-    for i in sorted(wanted):
-        target = targets[i]
-        own = next((ranges for message, ranges in made if (message.type, message.text) == target), None)
-        if own is None and not retrieved and target is not None:
-            own = [(0, len(target[1]))]
-        for start, end in own or ():
-            text = target[1][start:end] if target else ""
-            start, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
-            if start < end and any(c.isalnum() for c in text):
-                spans.append((i, Span(start, end, 1.0, SOURCE)))
+    for i in sorted(asked):
+        kind, text = targets[i] or ("", "")
+        own = next((found for message, found in made if (message.type, message.text) == (kind, text)), None)
+        if own is None:
+            own = [] if retrieved else [*said(text, INSTRUCTIONS if kind == "system" else QUESTION)]
+        spans += [
+            (i, span) for span in own if settings.has("instructions" if span.source == INSTRUCTIONS else "question")
+        ]
     return spans
 
 
-def _literal(
-    filled: Filled, follow: Follow, passages: Sequence[str], queries: Set[str]
-) -> list[tuple[RenderedMessage, list[tuple[int, int]]]]:
-    """The messages of a template with the ranges that are its own words or the question."""
+def _of_template(
+    filled: Filled, follow: Follow, passages: Sequence[Squeezed], queries: Set[str]
+) -> list[tuple[RenderedMessage, list[Span]]]:
+    """The messages of a template with its own words and the question in each."""
     others = [name for name in filled.template.input_variables if name not in filled.values]
     if not all(_is_messages(filled.inputs.get(name)) for name in others):
         return []
-    messages = follow(filled, list(filled.values))
-    asked = {
-        name for name, text in filled.values.items() if text.strip() in queries and not place_passages(passages, text)
+    questions = {
+        name
+        for name, text in filled.values.items()
+        if (text.strip() in queries or name in QUESTION_VARIABLES) and not place_passages(passages, text)
     }
     made = []
-    for message in messages or ():
-        ranges, last = [], 0
-        for placement in sorted(message.placements, key=lambda p: p.start):
-            if placement.name not in asked:
-                ranges.append((last, placement.start))
-                last = placement.end
-        made.append((message, [*ranges, (last, len(message.text))]))
+    for message in follow(filled, list(filled.values)) or ():
+        spans = own_words(message.text, message.placements)
+        for placement in message.placements:
+            if placement.name in questions:
+                spans += said(message.text, QUESTION, placement.start, placement.end)
+        made.append((message, sorted(spans)))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
@@ -17,11 +18,12 @@ from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import RunnableConfig, ensure_config
 from pydantic import Field, PrivateAttr
 
-from langchain_seka.capture import CAPTURE, aside
+from langchain_seka.capture import aside
 from langchain_seka.handler import Origin, explicit, origin_in
-from langchain_seka.highlights import Highlights, for_text, nothing_wanted
-from langchain_seka.settings import Request, SekaSettings
-from seka_rag import Generation, Prompt, SekaError, highlighting
+from langchain_seka.highlights import for_text
+from langchain_seka.settings import SekaSettings
+from seka_rag import Generation, SekaError
+from seka_rag.frameworks import Highlights, Request, prompts_as_given, usage
 
 
 class SekaLLM(SekaSettings, BaseLLM):
@@ -55,12 +57,7 @@ class SekaLLM(SekaSettings, BaseLLM):
     # --- one call
 
     def _highlights(self, prompt: str, origin: Origin, call: dict[str, Any]) -> Highlights:
-        parent, handler = origin
-        wanted = self._wanted(call, handler)
-        if wanted is None:
-            return nothing_wanted()
-        capture = handler or CAPTURE
-        return for_text(prompt, capture.evidence(parent), wanted, capture.prompts(parent))
+        return self._found([("text", prompt)], origin, call, partial(for_text, prompt))
 
     def _request(self, prompt: str, stop: list[str] | None, origin: Origin, call: dict[str, Any]) -> Request:
         options = self._generate_options(stop, call)
@@ -69,8 +66,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         highlights = call.get("seka_highlights")
         if highlights is None:
             highlights = self._highlights(prompt, origin, call)
-        asked = Prompt(prompt, tuple(span for _, span in highlights.spans))
-        return Request(self.engine, asked, options, highlights)
+        return Request(self.engine, highlights.prompts([prompt])[0], options, highlights)
 
     def _requests(
         self, prompts: list[str], stop: list[str] | None, run_manager: Any, call: dict[str, Any]
@@ -93,8 +89,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         rows = []
         for batch in self._requests(prompts, stop, run_manager, kwargs):
             self._wait()
-            with highlighting(()):  # what an open block marks is among the highlights already
-                generations = self.engine.generate([r.asked for r in batch], **batch[0].options)
+            with prompts_as_given():  # what an open block marks is among the highlights already
+                generations = self.engine.generate([r.prompt for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
@@ -110,8 +106,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         none: list[Request] = []
         while batch := await asyncio.to_thread(next, batches, none):
             await self._await_turn()
-            with highlighting(()):
-                generations = await self.engine.agenerate([r.asked for r in batch], **batch[0].options)
+            with prompts_as_given():
+                generations = await self.engine.agenerate([r.prompt for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
 
@@ -182,12 +178,8 @@ class SekaLLM(SekaSettings, BaseLLM):
         return LangChainGeneration(text=generation.text, generation_info=self._info(generation, request))
 
     def _info(self, generation: Generation, request: Request) -> dict[str, Any]:
-        usage = {
-            "input_tokens": generation.prompt_tokens,
-            "output_tokens": generation.completion_tokens,
-            "total_tokens": generation.prompt_tokens + generation.completion_tokens,
-        }
-        return {**self._metadata(generation, request), "usage": usage}
+        counts = usage(generation, "input_tokens", "output_tokens")
+        return {**self._metadata(generation, request), "usage": counts}
 
     # --- several prompts: each belongs to a chain of its own, and only here it is known to which
 
@@ -230,7 +222,7 @@ class SekaLLM(SekaSettings, BaseLLM):
     def _for_call(self, highlights: Highlights, options: dict[str, Any]) -> SekaLLM:
         call = self.model_copy()
         call._call = {
-            "highlights": highlights.report(),
+            "highlights": highlights.records(),
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call

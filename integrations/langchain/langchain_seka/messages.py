@@ -7,7 +7,8 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from seka_rag import Prompt, SekaError, Span
+from seka_rag import SekaError
+from seka_rag.frameworks import Highlights
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
 _CHAT_ROLES = frozenset({"user", "assistant", "system", "developer", "tool"})
@@ -53,15 +54,10 @@ def role_of(message: BaseMessage) -> str:
     return role
 
 
-def to_chat(messages: Sequence[BaseMessage], spans: Sequence[tuple[int, Span]]) -> list[dict[str, Any]]:
+def to_chat(messages: Sequence[BaseMessage], highlights: Highlights) -> list[dict[str, Any]]:
     """Messages with their highlights, as ``SteeredModel`` takes them."""
-    own: dict[int, list[Span]] = {}
-    for i, span in spans:
-        own.setdefault(i, []).append(span)
-    return [
-        {"role": role_of(m), "content": Prompt(text_of(m), tuple(own.get(i, ()))), **_calling(m)}
-        for i, m in enumerate(messages)
-    ]
+    prompts = highlights.prompts(map(text_of, messages))
+    return [{"role": role_of(m), "content": prompt, **_calling(m)} for m, prompt in zip(messages, prompts, strict=True)]
 
 
 def _calling(message: BaseMessage) -> dict[str, Any]:

@@ -12,11 +12,10 @@ except ImportError as error:  # the extra of seka-rag brings langchain-core alon
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_seka.highlights import from_tools
-from langchain_seka.instructions import SOURCE
 from langchain_seka.marks import mark_message
 from langchain_seka.messages import text_of
-from langchain_seka.wanted import HighlightMode, Wanted
 from seka_rag import Span
+from seka_rag.frameworks import INSTRUCTIONS, QUESTION, HighlightMode, HighlightSettings, said
 
 
 class SekaMiddleware(AgentMiddleware):
@@ -33,7 +32,8 @@ class SekaMiddleware(AgentMiddleware):
     Args:
         tools: names of the tools whose documents may be highlighted.
         highlighter: chooses in them, for the latest message of the user; with a trust policy, see ``Trusted``.
-        highlight: "auto" for the documents; a list may add "instructions": the system prompt and the user's message.
+        highlight: "auto" for the documents; a list may add "instructions", the system prompt, and "question", the user's
+            message.
 
     Raises:
         SekaError, SpanError: a setting that means nothing.
@@ -43,7 +43,9 @@ class SekaMiddleware(AgentMiddleware):
         self, tools: Sequence[str], *, highlighter: Any = "sentences", highlight: HighlightMode = "auto"
     ) -> None:
         super().__init__()
-        self._wanted = Wanted.of({"highlight": highlight, "highlighter": highlighter, "highlight_tools": tools})
+        self._settings = HighlightSettings.of(
+            {"highlight": highlight, "highlighter": highlighter, "highlight_tools": tools}
+        )
 
     def wrap_model_call(self, request: ModelRequest, handler: Callable[[ModelRequest], ModelResponse]) -> ModelResponse:
         return handler(self._marked(request))
@@ -56,24 +58,17 @@ class SekaMiddleware(AgentMiddleware):
     def _marked(self, request: ModelRequest) -> ModelRequest:
         messages: list[BaseMessage] = list(request.messages)
         spans: dict[int, list[Span]] = {}
-        if "context" in self._wanted.kinds:
-            for i, span in from_tools(messages, self._wanted).spans:
+        if self._settings.has("context"):
+            for i, span in from_tools(messages, self._settings).spans:
                 spans.setdefault(i, []).append(span)
         system = request.system_message
-        if "instructions" in self._wanted.kinds:
-            user = next((i for i in range(len(messages) - 1, -1, -1) if isinstance(messages[i], HumanMessage)), None)
-            if user is not None:
-                spans[user] = _whole(messages[user])
-            if system is not None:
-                system = mark_message(system, _whole(system))  # type: ignore[assignment]
+        user = next((i for i in range(len(messages) - 1, -1, -1) if isinstance(messages[i], HumanMessage)), None)
+        if self._settings.has("question") and user is not None:
+            spans[user] = list(said(text_of(messages[user]), QUESTION))
+        if self._settings.has("instructions") and system is not None:
+            system = mark_message(system, said(text_of(system), INSTRUCTIONS))  # type: ignore[assignment]
         for i, own in spans.items():
             messages[i] = mark_message(messages[i], own)
         trusted = [m.name for i, m in enumerate(messages) if isinstance(m, ToolMessage) and i in spans]
         settings = {**request.model_settings, "highlight_tools": sorted({name for name in trusted if name})}
         return request.override(messages=messages, system_message=system, model_settings=settings)
-
-
-def _whole(message: BaseMessage) -> list[Span]:
-    text = text_of(message)
-    start, end = len(text) - len(text.lstrip()), len(text.rstrip())
-    return [Span(start, end, 1.0, SOURCE)] if start < end else []

@@ -14,7 +14,8 @@ from typing_extensions import Self
 from langchain_seka.marks import mark_message
 from langchain_seka.messages import text_of
 from langchain_seka.templates import Filled
-from seka_rag import Prompt, SekaError, Span, as_highlighter, as_passage, check_spans
+from seka_rag import Prompt, SekaError
+from seka_rag.frameworks import as_passage, choose_spans, chooser, trimmed
 
 
 class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
@@ -82,11 +83,10 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
         if isinstance(value, Prompt):
             return value
         if isinstance(value, str):
-            start, end = len(value) - len(value.lstrip()), len(value.rstrip())
-            return Prompt(value, (Span(start, end),) if start < end else ())
+            return Prompt(value, trimmed(value))
         if not isinstance(value, list | tuple):
             raise SekaError(f"a highlighted variable is a str, Prompt or list of documents, not {type(value).__name__}")
         passages = [as_passage(item) for item in value]
         question = str(inputs.get(self.question, ""))
-        spans = check_spans(passages, as_highlighter(self.highlighter)(question, passages))
+        spans, _ = choose_spans(chooser(self.highlighter), question, passages)
         return Prompt.join([Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)], self.separator)

@@ -18,7 +18,8 @@ from langchain_core.prompts import BasePromptTemplate
 
 from langchain_seka.capture import FilledPrompt
 from langchain_seka.messages import text_of
-from seka_rag import Placement, SekaError, locate_values
+from seka_rag import SekaError
+from seka_rag.frameworks import Placement, locate_values
 
 _BETWEEN = "\x1e\n"
 

@@ -87,6 +87,11 @@ class RemoteModel:
         return self.card["max_model_len"]
 
     @property
+    def can_chat(self) -> bool:
+        """Whether the model has a chat template."""
+        return self.card["seka"].get("can_chat", True)
+
+    @property
     def can_call_tools(self) -> bool:
         """Whether the chat template writes tool calls in a form that is known to the server."""
         return self.card["seka"]["can_call_tools"]

@@ -275,7 +275,7 @@ class TestPrompts:
         for chain in (hand_made, upper, rag(chat, date)):
             answer = chain.invoke(ask("Astrid"))
             assert sources(answer) == set()
-            assert "could be followed" in answer.response_metadata["seka"]["warnings"][0]
+            assert "could not be followed" in answer.response_metadata["seka"]["warnings"][0]
 
     def test_default_highlighter_marks_the_telling_sentence(self, engine):
         from langchain_seka import ChatSeka

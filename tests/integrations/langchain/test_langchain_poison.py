@@ -130,7 +130,7 @@ def test_messages_that_were_changed_after_the_prompt(chat):
     changed = RunnableLambda(lambda p: [m.model_copy(update={"content": "! " + m.content}) for m in p.to_messages()])
     report = rag(changed | chat).invoke(ask("Astrid")).response_metadata["seka"]
     assert report["highlights"] == []
-    assert "could be followed" in report["warnings"][0]
+    assert "could not be followed" in report["warnings"][0]
 
 
 def test_control_tokens_stay_text(chat, engine):

@@ -1,21 +1,29 @@
 """What a HighlightPostprocessor chose, kept until the model is given the nodes' text.
 
-Between the two LlamaIndex hands on bare text: nodes are joined, and may be split again. A choice holds the exact texts
-that it was made for, so a context is only taken for its nodes if it is made of these texts, character by character.
+Between the two LlamaIndex hands on bare text: nodes are joined, put into another order, left out, split again. A choice
+holds the exact texts that it was made for, and a context is only taken for its nodes if it is made of these and of nothing
+else.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from seka_rag import Prompt, Span
+from seka_rag.frameworks import NOTHING_CHOSEN, Marks, Squeezed, place_passages, unexplained
 
 _current: ContextVar[Choice | None] = ContextVar("seka_current_choice", default=None)
+_FOREIGN = (
+    "this is not text of the nodes that its HighlightPostprocessor was given. Put that postprocessor last, behind those that "
+    "change nodes, into the query engine whose model has it"
+)
+#: A piece of a node that a splitter left at a border of the context may be too short to be placed.
+_SHORT = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,41 +34,20 @@ class Choice:
     nodes: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
 
+    @cached_property
+    def _texts(self) -> tuple[Squeezed, ...]:
+        return tuple(Squeezed(node.text) for node in self.nodes)
+
     def spans_in(self, context: str) -> tuple[Span, ...] | None:
-        """The highlights in a context, or None if it is not made of these nodes.
-
-        The forms are those of LlamaIndex's synthesizers: one node, all joined by blank lines or by line breaks, or a
-        part of them that a splitter cut out.
-        """
-        own = [node for node in self.nodes if node.text == context]
-        if own:
-            return _common(own)
-        by_blank_line = Prompt.join([_stripped(node) for node in self.nodes if node.text.strip()], "\n\n")
-        forms = (by_blank_line, Prompt.join(self.nodes, "\n"))
-        for whole in forms:
-            if whole.text == context:
-                return whole.spans
-        parts = [form[i : i + len(context)] for form in forms for i in _found(context, form.text)]
-        return _common(parts) if parts and context.strip() else None
-
-
-def _stripped(prompt: Prompt) -> Prompt:
-    text = prompt.text
-    return prompt[len(text) - len(text.lstrip()) : len(text.rstrip())]
-
-
-def _found(part: str, text: str) -> Iterable[int]:
-    at = text.find(part)
-    while at >= 0:
-        yield at
-        at = text.find(part, at + 1)
-
-
-def _common(prompts: Sequence[Prompt]) -> tuple[Span, ...]:
-    """What is highlighted in all of the prompts, which have one text: nothing tells which of them the model is given."""
-    weights = [{(s.start, s.end): s.weight for s in prompt.spans} for prompt in prompts]
-    shared = (s for s in prompts[0].spans if all((s.start, s.end) in own for own in weights))
-    return tuple(replace(s, weight=min(own[s.start, s.end] for own in weights)) for s in shared)
+        """The highlights in a context, or None if it is not made of these nodes."""
+        found = place_passages(self._texts, context)
+        rest = unexplained((place for places in found.values() for place in places), context)
+        if not found or any(len(piece) >= _SHORT or not any(piece in t.text for t in self._texts) for piece in rest):
+            return None
+        moved = (place.move(span) for i, places in found.items() for span in self.nodes[i].spans for place in places)
+        return tuple(
+            sorted({span for span in moved if span is not None}, key=lambda s: (s.start, s.end, s.source or ""))
+        )
 
 
 class ChoiceStore:
@@ -76,7 +63,7 @@ class ChoiceStore:
             self._kept.append(choice)
         _current.set(choice)
 
-    def find(self, question: str, context: str) -> tuple[tuple[Span, ...], tuple[str, ...]]:
+    def find(self, question: str, context: str) -> Marks:
         """The highlights chosen for a context, and what the report should say of them.
 
         Of several choices for the same nodes the one for this question counts. A chat engine that rewrites the
@@ -85,15 +72,14 @@ class ChoiceStore:
         with self._lock:
             kept = [choice for choice in reversed(self._kept) if choice.question == question]
         for choice in kept:
-            spans = choice.spans_in(context)
-            if spans is not None:
-                return spans, choice.warnings
+            if (spans := choice.spans_in(context)) is not None:
+                return Marks(spans, choice.warnings, None if spans else NOTHING_CHOSEN)
         current = _current.get()
         spans = current.spans_in(context) if current is not None and current in self._kept else None
-        if current is not None and spans is not None:
-            other = "highlighted as chosen for another question, which the nodes were retrieved with"
-            return spans, (other, *current.warnings)
-        return (), ("not text of nodes that its HighlightPostprocessor was given: nothing in it is highlighted",)
+        if current is None or spans is None:
+            return Marks(unmarked=_FOREIGN)
+        other = "highlighted as chosen for another question, which the nodes were retrieved with"
+        return Marks(spans, (other, *current.warnings), None if spans else NOTHING_CHOSEN)
 
     def __copy__(self) -> ChoiceStore:
         return self

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from seka_rag import Highlighter, Passage, Span, choose_spans
+from seka_rag import Passage, Span
+from seka_rag.frameworks import Highlighter, choose_spans, shift
 
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LINE = re.compile(r"\n")
@@ -24,9 +25,9 @@ class ContextPassage:
     passage: Passage
     start: int
 
-    def place(self, spans: Sequence[Span]) -> list[Span]:
+    def place(self, spans: Sequence[Span]) -> tuple[Span, ...]:
         """Spans of the passage as spans of the value."""
-        return [replace(s, start=s.start + self.start, end=s.end + self.start) for s in spans]
+        return shift(spans, self.start)
 
 
 def context_passages(name: str, text: str, *, by_line: bool = False) -> list[ContextPassage]:

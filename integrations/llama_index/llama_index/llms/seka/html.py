@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 from llama_index.core.schema import MetadataMode, NodeWithScore
-from llama_index.llms.seka.marks import KEY, read_marks
 
-from seka_rag import Prompt, as_passage
+from seka_rag import Prompt
+from seka_rag.frameworks import KEY, as_passage, read_marks
 
 _BOX = "white-space:pre-wrap;border-left:3px solid #bbb;margin:.4em 0;padding:.2em .8em"
 _MARK = "background:rgba(255,200,0,{alpha:.2f});color:inherit;padding:0 .1em"
@@ -62,4 +62,4 @@ class HighlightedNodes:
 def _chosen(node: NodeWithScore) -> Prompt:
     text = node.node.get_content(metadata_mode=MetadataMode.LLM)
     marks = node.node.metadata.get(KEY)
-    return read_marks(marks, text)[0] if isinstance(marks, dict) and "spans" in marks else Prompt(text)
+    return Prompt(text, read_marks(marks, text).spans if isinstance(marks, dict) and "spans" in marks else ())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from llama_index.core.base.llms.types import (
@@ -24,8 +25,8 @@ from llama_index.core.tools import BaseTool
 from llama_index.core.types import TokenAsyncGen
 from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.events import HighlightEvent
-from llama_index.llms.seka.instructions import mark_instructions, whole
-from llama_index.llms.seka.marks import announce, take_announced
+from llama_index.llms.seka.marks import Announced, announce, take_announced
+from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 from llama_index.llms.seka.provenance import (
     Filling,
     as_text,
@@ -35,12 +36,12 @@ from llama_index.llms.seka.provenance import (
     read_filling,
 )
 from llama_index.llms.seka.reports import chat_response, completion_response, make_report, response_fields
-from llama_index.llms.seka.requests import Request, chat_request, completion_request
-from llama_index.llms.seka.settings import SekaSettings, named_highlighter
+from llama_index.llms.seka.requests import SekaRequest, chat_request, completion_request
+from llama_index.llms.seka.settings import SekaSettings
 from llama_index.llms.seka.tools import only_first_call, tool_options, tool_selections
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
-from seka_rag import Generation, Prompt, as_highlighter
+from seka_rag import Generation, Prompt
 
 dispatcher = get_dispatcher(__name__)
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
@@ -60,9 +61,10 @@ class SekaLLM(SekaSettings):
     of it that fit the question are. The report is in ``additional_kwargs["seka"]`` of every response; see
     ``collect_reports`` for those of a query engine.
 
-    Calls take ``stop``, ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``steering`` and ``highlight``, which
-    count before the fields of the same name, ``json_schema``, which holds the answer to a JSON schema, and for chats
-    ``tools``, ``tool_choice`` ("auto", "any", "none" or a name) and ``strict``.
+    Calls take ``stop``, ``max_tokens``, ``temperature``, ``seed``, ``timeout``, ``steering``, ``highlight``, ``highlighter``,
+    ``highlight_tools`` and ``on_unmarked``, which count before the fields of the same name, ``json_schema``, which holds the
+    answer to a JSON schema, for chats ``tools``, ``tool_choice`` ("auto", "any", "none" or a name) and ``strict``, and the
+    options of transformers' ``generate``.
 
     >>> from llama_index.llms.seka import SekaLLM
     >>> SekaLLM(model="seka-demo", max_tokens=8).model
@@ -89,26 +91,18 @@ class SekaLLM(SekaSettings):
         text = fill(prompt, **values)
         with raised_as_own():
             filling = self._filling(prompt, prompt_args)
-            marked, warnings = Prompt(text), list[str]()
+            announced = Announced(Prompt(text))
             if filling is not None:
-                marked, warnings = highlight_text(text, lambda others: fill(prompt, **{**values, **others}), filling)
-            announce(self._engine, self._with_system_prompt(marked), warnings)
+                announced = highlight_text(text, lambda others: fill(prompt, **{**values, **others}), filling)
+            announce(self.loaded, announced)
         return text
 
     def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
-        if self.highlight == "off" or self.steering is None:
+        settings = self._highlighting({})
+        if settings is None:
             return None
-        template, variables = self._selected(prompt), self.context_variables
-        return read_filling(
-            template, values, variables, named_highlighter(self.highlighter), self.highlight_instructions
-        )
-
-    def _with_system_prompt(self, prompt: Prompt) -> Prompt:
-        """A completion prompt whose beginning is the system prompt, highlighted if that is asked for."""
-        asked = self.highlight_instructions in ("system", "all") and self.highlight != "off"
-        if not asked or not self.system_prompt or not prompt.text.startswith(self.system_prompt):
-            return prompt
-        return Prompt(prompt.text, (*whole(self.system_prompt), *prompt.spans))
+        chosen = self.highlighter if isinstance(self.highlighter, HighlightPostprocessor) else None
+        return read_filling(self._selected(prompt), values, self.context_variables, settings, chosen)
 
     def _selected(self, prompt: BasePromptTemplate) -> BasePromptTemplate:
         return prompt.select(llm=self) if isinstance(prompt, SelectorPromptTemplate) else prompt
@@ -153,18 +147,18 @@ class SekaLLM(SekaSettings):
 
         A chat model that is given an unformatted prompt answers it as the user's message, as ``predict`` would have it.
         """
-        request = self._completion_request(*self._announced(prompt, formatted), formatted, kwargs)
+        request = self._completion_request(self._announced(prompt, formatted), formatted, kwargs)
         return self._answered(request, self._generate(request), completion_response)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        request = self._completion_request(*self._announced(prompt, formatted), formatted, kwargs)
+        request = self._completion_request(self._announced(prompt, formatted), formatted, kwargs)
         return self._stream(request, completion_response)  # type: ignore[return-value]
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         announced = self._announced(prompt, formatted)  # here, because another thread could not use it up
-        request = await asyncio.to_thread(self._completion_request, *announced, formatted, kwargs)
+        request = await asyncio.to_thread(self._completion_request, announced, formatted, kwargs)
         return self._answered(request, await self._agenerate(request), completion_response)
 
     @llm_completion_callback()
@@ -172,7 +166,7 @@ class SekaLLM(SekaSettings):
         self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
         announced = self._announced(prompt, formatted)
-        request = await asyncio.to_thread(self._completion_request, *announced, formatted, kwargs)
+        request = await asyncio.to_thread(self._completion_request, announced, formatted, kwargs)
         return self._astream(request, completion_response)  # type: ignore[return-value]
 
     # --- tools
@@ -210,53 +204,51 @@ class SekaLLM(SekaSettings):
 
     # --- requests
 
-    def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, Any]) -> Request:
+    def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, Any]) -> SekaRequest:
         with raised_as_own():
-            marked = mark_instructions(messages, self.highlight_instructions)
             return chat_request(
-                self.engine, marked, self._options(call), self.messages_to_prompt, as_highlighter(self.tool_highlighter)
+                self.engine, messages, self._highlighting(call), self.call_options(call), self.messages_to_prompt
             )
 
-    def _completion_request(
-        self, prompt: Prompt, warnings: list[str], formatted: bool, call: Mapping[str, Any]
-    ) -> Request:
+    def _completion_request(self, announced: Announced, formatted: bool, call: Mapping[str, Any]) -> SekaRequest:
         with raised_as_own():
             engine = self.engine
             as_message = self._is_chat(engine) and not formatted
             if not formatted and not as_message:
-                prompt = follow_text(prompt, self.completion_to_prompt)
-            return completion_request(engine, prompt, warnings, self._options(call), as_message=as_message)
+                announced = replace(announced, prompt=follow_text(announced.prompt, self.completion_to_prompt))
+            return completion_request(
+                engine, announced, self._highlighting(call), self.call_options(call), as_message=as_message
+            )
 
-    def _announced(self, prompt: str | Prompt, formatted: bool) -> tuple[Prompt, list[str]]:
+    def _announced(self, prompt: str | Prompt, formatted: bool) -> Announced:
         text = prompt.text if isinstance(prompt, Prompt) else prompt
-        found, warnings = take_announced(self._engine, text)  # in any case, so that nothing is left for later
+        found = take_announced(self.loaded, text)  # in any case, so that nothing is left for later
         if isinstance(prompt, Prompt):
-            return prompt, []
-        return (found, warnings) if formatted else (Prompt(text), [])
+            return Announced(prompt)
+        return found if formatted else Announced(Prompt(text))
 
     # --- answers
 
-    def _generate(self, request: Request) -> Generation:
+    def _generate(self, request: SekaRequest) -> Generation:
         with raised_as_own():
-            return request.engine.generate(request.tokens, **request.options)
+            return request.run()
 
-    async def _agenerate(self, request: Request) -> Generation:
+    async def _agenerate(self, request: SekaRequest) -> Generation:
         with raised_as_own():
-            generation = await request.engine.agenerate(request.tokens, **request.options)
-            assert isinstance(generation, Generation)
-            return generation
+            return await request.arun()
 
-    def _stream(self, request: Request, respond: Respond[Response]) -> Iterator[Response]:
+    def _stream(self, request: SekaRequest, respond: Respond[Response]) -> Iterator[Response]:
         text = ""
-        with raised_as_own(), request.engine.stream(request.tokens, **request.options) as stream:
+        with raised_as_own(), request.stream() as stream:
             for piece in stream:
                 text += piece
                 yield respond(text, piece, {})
             yield self._answered(request, stream.result, respond, delta="")
 
-    async def _astream(self, request: Request, respond: Respond[Response]) -> AsyncIterator[Response]:
-        text, stream = "", request.engine.stream(request.tokens, **request.options)
+    async def _astream(self, request: SekaRequest, respond: Respond[Response]) -> AsyncIterator[Response]:
+        text = ""
         with raised_as_own():
+            stream = await asyncio.to_thread(request.stream)
             async with aclosing(stream.__aiter__()) as pieces:  # type: ignore[type-var]
                 async for piece in pieces:
                     text += piece
@@ -264,8 +256,8 @@ class SekaLLM(SekaSettings):
             yield self._answered(request, stream.result, respond, delta="")
 
     def _answered(
-        self, request: Request, generation: Generation, respond: Respond[Response], delta: str | None = None
+        self, request: SekaRequest, generation: Generation, respond: Respond[Response], delta: str | None = None
     ) -> Response:
-        report = make_report(generation, request.prompts, request.warnings)
-        dispatcher.event(HighlightEvent(model_name=self.model, prompts=tuple(request.prompts), report=report))
+        report = make_report(generation, request.highlights)
+        dispatcher.event(HighlightEvent(model_name=self.model, prompts=request.prompts, report=report))
         return respond(generation, delta, response_fields(self.model, generation, report))

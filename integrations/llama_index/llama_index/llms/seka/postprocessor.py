@@ -12,9 +12,9 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.llms.seka.choices import Choice, ChoiceStore
 from llama_index.llms.seka.errors import SekaLLMError
-from llama_index.llms.seka.marks import KEY, write_marks
 
-from seka_rag import Passage, Prompt, SekaError, Span, as_highlighter, as_passage, choose_spans, locate_values
+from seka_rag import Passage, Prompt, SekaError, Span
+from seka_rag.frameworks import KEY, Marks, as_passage, choose_spans, chooser, locate_values, write_marks
 
 #: How many choices are kept for calls of the model that are still to come.
 _KEEP = 1024
@@ -54,14 +54,14 @@ class HighlightPostprocessor(BaseNodePostprocessor):
     @field_validator("highlighter")
     @classmethod
     def _read_highlighter(cls, value: Any) -> Any:
-        as_highlighter(value)
+        chooser(value)
         return value
 
     @field_serializer("highlighter")
     def _write_highlighter(self, value: Any) -> str:
         return value if isinstance(value, str) else repr(value)
 
-    def chosen_in(self, question: str, context: str) -> tuple[tuple[Span, ...], tuple[str, ...]]:
+    def chosen_in(self, question: str, context: str) -> Marks:
         """The highlights in a context that is made of nodes from here, and what the report should say of them."""
         return self._choices.find(question, context)
 
@@ -85,7 +85,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         passages = [as_passage(n) for n in nodes]
         places = [(0, text) if self.include_metadata else _text_in(n.node, text) for text, n in shown]
         passages = [replace(p, text=text) for p, (_, text) in zip(passages, places, strict=True)]
-        marked, warnings = choose_spans(as_highlighter(self.highlighter), question, passages)
+        marked, warnings = choose_spans(chooser(self.highlighter), question, passages)
         return Choice(
             question,
             tuple(

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
 from llama_index.llms.seka.context import choose, context_passages
-from llama_index.llms.seka.instructions import SYSTEM_ROLES, Instructions, whole, written_by_template
-from llama_index.llms.seka.marks import KEY, mark_message
+from llama_index.llms.seka.instructions import SYSTEM_ROLES, last_of_user
+from llama_index.llms.seka.marks import Announced, mark_message
 from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 
-from seka_rag import Highlighter, Placement, Prompt, SekaError, Span, locate_values
-
-#: Names under which LlamaIndex's templates know the question; the first that is given counts.
-QUESTION_VARIABLES = ("query_str", "question", "query")
+from seka_rag import Prompt, SekaError, Span
+from seka_rag.frameworks import (
+    KEY,
+    NOTHING_CHOSEN,
+    QUESTION,
+    QUESTION_VARIABLES,
+    HighlightSettings,
+    Marks,
+    Placement,
+    locate_values,
+    own_words,
+    said,
+    shift,
+)
 
 
 @dataclass(frozen=True)
@@ -32,13 +42,17 @@ class Filling:
     Attributes:
         texts: values to find in the rendered text, by variable.
         chosen: highlights in them, in characters of the value.
-        instructions: whether the template's own words in system messages are highlighted, too.
+        instructions: whether the template's own words are highlighted, too.
+        exact: whether nothing else in the messages is a highlight, such as the user's message as a whole.
+        unmarked: why nothing is chosen in the retrieved text that is there.
     """
 
     texts: Mapping[str, str]
     chosen: Mapping[str, tuple[Span, ...]]
-    instructions: Instructions = "off"
+    instructions: bool = False
+    exact: bool = False
     warnings: tuple[str, ...] = ()
+    unmarked: str | None = None
 
     def spans(self, placements: Sequence[Placement]) -> list[Span]:
         """The highlights in the values, in characters of the rendered text."""
@@ -60,13 +74,14 @@ def read_filling(
     template: BasePromptTemplate,
     values: Mapping[str, Any],
     variables: Sequence[str],
-    highlighter: Highlighter | HighlightPostprocessor,
-    instructions: Instructions,
+    settings: HighlightSettings,
+    postprocessor: HighlightPostprocessor | None = None,
 ) -> Filling | None:
     """What to highlight in the values of a template, or None if nothing in it may be.
 
     Args:
         values: as they were given, before ``as_text``.
+        postprocessor: chose in the nodes, and so chooses in the context.
     """
     given = {**template.kwargs, **values}
     joined = {**template.kwargs, **as_text(template, values, variables)}
@@ -75,32 +90,35 @@ def read_filling(
     texts: dict[str, str] = {}
     chosen: dict[str, tuple[Span, ...]] = {}
     warnings = []
-    if instructions != "off":
+    instructions, exact = settings.has("instructions"), settings.has("instructions") or settings.has("question")
+    if exact:
         texts.update({name: value for name, value in joined.items() if isinstance(value, str) and value.strip()})
-        if instructions != "system" and question_name in texts:
-            chosen[question_name] = whole(question)
-        if instructions != "user" and (unknown := _not_located(template, joined)):
-            warnings.append(
-                f"{', '.join(unknown)}: not a text whose place is known, so no system message is highlighted"
-            )
-            instructions = "user"
-    for name in (v for v in variables if given.get(v)):
+    if settings.has("question") and question_name in texts:
+        chosen[question_name] = said(question, QUESTION)
+    if instructions and (unknown := _not_located(template, joined)):
+        warnings.append(f"{', '.join(unknown)}: not a text whose place is known, so no instruction is highlighted")
+        instructions = False
+    reasons = []
+    for name in (v for v in variables if given.get(v)) if settings.has("context") else ():
         text = joined[name]
         if not isinstance(text, str):
-            warnings.append(f"{name} is a {type(given[name]).__name__}, not a text: nothing in it is highlighted")
+            reasons.append(f"{name} is a {type(given[name]).__name__}, not a text: fill the template with a text")
             continue
-        if isinstance(highlighter, HighlightPostprocessor):
-            chosen[name], reasons = highlighter.chosen_in(question, text)
-            warnings += [f"{name}: {reason}" for reason in reasons]
+        if postprocessor is not None:
+            marks = postprocessor.chosen_in(question, text)
         else:
             passages = context_passages(name, text, by_line=_is_texts(given[name]))
-            chosen[name], told = choose(passages, question, highlighter)
-            warnings += told
-        if chosen[name]:
+            spans, told = choose(passages, question, settings.highlighter)
+            marks = Marks(spans, told, None if spans or not text.strip() else NOTHING_CHOSEN)
+        chosen[name] = marks.spans
+        warnings += [f"{name}: {warning}" if postprocessor else warning for warning in marks.warnings]
+        reasons += [f"{name}: {marks.unmarked}"] if marks.unmarked else []
+        if marks.spans:
             texts[name] = text
-    if not texts and not warnings and instructions == "off":
+    if not texts and not warnings and not reasons and not exact:
         return None
-    return Filling(texts, chosen, instructions, tuple(warnings))
+    unmarked = None if any(chosen.get(name) for name in variables) else next(iter(reasons), None)
+    return Filling(texts, chosen, instructions, exact, tuple(warnings), unmarked)
 
 
 def _not_located(template: BasePromptTemplate, values: Mapping[str, Any]) -> list[str]:
@@ -113,15 +131,18 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-def highlight_text(text: str, render: Callable[[Mapping[str, str]], str], filling: Filling) -> tuple[Prompt, list[str]]:
-    """A completion prompt with its highlights, and warnings.
+def highlight_text(text: str, render: Callable[[Mapping[str, str]], str], filling: Filling) -> Announced:
+    """A completion prompt with its highlights.
 
     Args:
         text: the rendered prompt.
         render: renders it again with other values of the context variables.
     """
-    placements, warnings = _placements(text, render, filling)
-    return Prompt(text, tuple(filling.spans(placements or ()))), warnings
+    placements, warnings, unmarked = _placements(text, render, filling)
+    spans = filling.spans(placements or ())
+    if filling.instructions and placements is not None:
+        spans += own_words(text, placements)
+    return Announced(Prompt(text, tuple(sorted(spans))), tuple(warnings), unmarked)
 
 
 def highlight_messages(
@@ -133,34 +154,36 @@ def highlight_messages(
     """
     separator = f"Qz{secrets.token_hex(12)}zQ"  # no value can contain it, so none can reach into another message
     text, starts = _joined(messages, separator)
-    placements, warnings = _placements(text, lambda values: _joined(render(values), separator)[0], filling)
+    placements, warnings, unmarked = _placements(text, lambda values: _joined(render(values), separator)[0], filling)
     spans = filling.spans(placements or ())
-    marked = list(messages)
+    marked, user = list(messages), last_of_user(messages)
     for i, (message, start) in enumerate(zip(messages, starts, strict=True)):
-        end = start + len(message.content or "")
+        end, last = start + len(message.content or ""), i == len(messages) - 1
         inside = [s for s in spans if start <= s.start and s.end <= end]
-        if filling.instructions in ("system", "all") and placements is not None and message.role in SYSTEM_ROLES:
-            inside += written_by_template(text, start, end, placements)
-        own = [replace(s, start=s.start - start, end=s.end - start) for s in inside]
-        said = warnings if i == len(messages) - 1 else []
-        # with instructions also an empty list of marks, which says that nothing else in the message is one
-        if (own or said or filling.instructions != "off") and KEY not in message.additional_kwargs:
-            marked[i] = mark_message(message, own, warnings=said)
+        if filling.instructions and placements is not None and (message.role in SYSTEM_ROLES or i == user):
+            inside += own_words(text, placements, start, end)
+        own = sorted(shift(inside, -start))
+        told, why = (warnings, unmarked) if last else ([], None)
+        # an empty list of marks says that nothing else in the message is a highlight
+        if (own or told or why or filling.exact) and KEY not in message.additional_kwargs:
+            marked[i] = mark_message(message, own, warnings=told, unmarked=why)
     return marked
 
 
 def _placements(
     text: str, render: Callable[[Mapping[str, str]], str], filling: Filling
-) -> tuple[tuple[Placement, ...] | None, list[str]]:
-    """Where the values stand, or None if the template does not place them as they are; and warnings."""
+) -> tuple[tuple[Placement, ...] | None, list[str], str | None]:
+    """Where the values stand, or None if the template does not place them as they are; warnings; why nothing is marked."""
     try:
         _, placements = locate_values(lambda values: text if values == filling.texts else render(values), filling.texts)
     except Exception as error:  # also what a template or a function in it raises when it is given a nonce
         reason = "" if isinstance(error, SekaError) else f" ({type(error).__name__} at the second rendering)"
         names = ", ".join(filling.texts)
         changed = f"the template changes the text of {names}{reason}: highlights in it cannot be followed"
-        return None, [*filling.warnings, changed]
-    return placements, list(filling.warnings)
+        if any(filling.chosen.values()):
+            return None, list(filling.warnings), changed
+        return None, [*filling.warnings, changed], filling.unmarked
+    return placements, list(filling.warnings), filling.unmarked
 
 
 def _joined(messages: Sequence[ChatMessage], separator: str) -> tuple[str, list[int]]:

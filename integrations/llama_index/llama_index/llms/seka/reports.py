@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, TextBlock
-from llama_index.llms.seka.marks import KEY
 from llama_index.llms.seka.tools import answer_blocks, invalid_calls
 
-from seka_rag import Generation, Prompt
+from seka_rag import Generation
+from seka_rag.frameworks import KEY, Highlights, report_of, usage
 
 _collecting: ContextVar[tuple[list[dict[str, Any]], ...]] = ContextVar("seka_collected_reports", default=())
 
@@ -37,15 +37,9 @@ def collect_reports() -> Iterator[list[dict[str, Any]]]:
         _collecting.set(outer)
 
 
-def make_report(generation: Generation, prompts: Sequence[Prompt], warnings: Sequence[str]) -> dict[str, Any]:
-    """The steering report of one call, with the spans of every message."""
-    report = generation.report.as_dict()
-    report["warnings"] = [*report["warnings"], *warnings]
-    report["highlights"] = [
-        {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}
-        for i, prompt in enumerate(prompts)
-        for s in prompt.spans
-    ]
+def make_report(generation: Generation, highlights: Highlights) -> dict[str, Any]:
+    """The report of one call, which goes to those who collect as well."""
+    report = report_of(generation, highlights)
     for reports in _collecting.get():
         reports.append(report)
     return report
@@ -53,14 +47,10 @@ def make_report(generation: Generation, prompts: Sequence[Prompt], warnings: Seq
 
 def response_fields(model: str, generation: Generation, report: dict[str, Any]) -> dict[str, Any]:
     """``raw`` and ``additional_kwargs`` of a response."""
-    usage = {
-        "prompt_tokens": generation.prompt_tokens,
-        "completion_tokens": generation.completion_tokens,
-        "total_tokens": generation.prompt_tokens + generation.completion_tokens,
-    }
-    raw = {"model": model, "finish_reason": generation.finish_reason, "usage": usage}
+    counts = usage(generation)
+    raw = {"model": model, "finish_reason": generation.finish_reason, "usage": counts}
     invalid = {"invalid_tool_calls": wrong} if (wrong := invalid_calls(generation.invalid_tool_calls)) else {}
-    return {"raw": raw, "additional_kwargs": {**usage, KEY: report, **invalid}}
+    return {"raw": raw, "additional_kwargs": {**counts, KEY: report, **invalid}}
 
 
 def chat_response(answer: str | Generation, delta: str | None, fields: Mapping[str, Any]) -> ChatResponse:

@@ -20,8 +20,10 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.program.utils import create_flexible_model
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.llms.seka.errors import SekaLLMError
-from llama_index.llms.seka.marks import KEY, mark_message, marked_prompts
+from llama_index.llms.seka.marks import mark_message, marks_of
 from pydantic_core import from_json
+
+from seka_rag.frameworks import KEY
 
 dispatcher = get_dispatcher(__name__)
 Model = TypeVar("Model", bound=BaseModel)
@@ -144,8 +146,8 @@ def _with_schema(messages: list[ChatMessage], schema: dict[str, Any]) -> list[Ch
     asked = TextBlock(text=f"\nAnswer with JSON of this schema and nothing else:\n{json.dumps(schema)}")
     longer = last.model_copy(update={"blocks": [*last.blocks, asked]})
     if KEY in last.additional_kwargs:
-        (prompt,), warnings = marked_prompts([last])
-        longer = mark_message(longer, prompt.spans, warnings=warnings)
+        marks = marks_of(last)
+        longer = mark_message(longer, marks.spans, warnings=marks.warnings, unmarked=marks.unmarked)
     return [*before, longer]
 
 

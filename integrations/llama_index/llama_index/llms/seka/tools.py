@@ -17,9 +17,9 @@ from llama_index.core.base.llms.types import (
 from llama_index.core.llms.llm import ToolSelection
 from llama_index.core.tools import BaseTool
 from llama_index.llms.seka.context import choose, context_passages
-from llama_index.llms.seka.errors import SekaLLMError
 
-from seka_rag import Generation, Highlighter, InvalidToolCall, Prompt, ToolCall
+from seka_rag import Generation, Span
+from seka_rag.frameworks import NOTHING_CHOSEN, Highlights, HighlightSettings, InvalidToolCall, ToolCall, tool_choice
 
 TOOL_ROLES = frozenset({MessageRole.TOOL, MessageRole.FUNCTION})
 
@@ -32,23 +32,20 @@ def tool_options(tools: Sequence[BaseTool | Mapping[str, Any]], choice: Any, *, 
             ``required``.
 
     Raises:
-        SekaLLMError: another choice.
+        SettingError: another choice.
     """
     if not tools:
         return {}
-    if isinstance(choice, Mapping):
-        choice = (choice.get("function") or {}).get("name")
-        if not isinstance(choice, str):
-            raise SekaLLMError('tool_choice={...}: use {"type": "function", "function": {"name": ...}} or the name')
     form = [t.metadata.to_openai_tool() if isinstance(t, BaseTool) else dict(t) for t in tools]
-    return {"tools": form, "tool_choice": choice or ("any" if required else "auto")}
+    names = [str(tool.get("function", tool).get("name")) for tool in form]
+    return {"tools": form, "tool_choice": tool_choice(choice or ("any" if required else "auto"), names)}
 
 
 def answer_blocks(generation: Generation) -> list[ContentBlock]:
     """What a model said and the calls that it asks for, as blocks of its message."""
-    said: list[ContentBlock] = [TextBlock(text=generation.text)] if generation.text or not generation.tool_calls else []
+    text: list[ContentBlock] = [TextBlock(text=generation.text)] if generation.text or not generation.tool_calls else []
     calls = generation.tool_calls
-    return [*said, *(ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls)]
+    return [*text, *(ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls)]
 
 
 def invalid_calls(calls: Sequence[InvalidToolCall]) -> list[dict[str, Any]]:
@@ -99,23 +96,21 @@ def _arguments(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def highlight_tool_outputs(
-    messages: Sequence[ChatMessage], prompts: Sequence[Prompt], highlighter: Highlighter
-) -> tuple[list[Prompt], list[str]]:
-    """The prompts with highlights in what tools returned, and warnings.
+def tool_highlights(messages: Sequence[ChatMessage], settings: HighlightSettings) -> Highlights:
+    """Highlights in what trusted tools returned.
 
     The source of such a passage is the tool's name, as the model's call with the same id gives it. The question is
     the last message of the user before.
     """
     names = {c.id: c.name for m in messages for c in earlier_calls(m)}
-    question, marked, warnings = "", list(prompts), list[str]()
+    question, spans, warnings, looked = "", list[tuple[int, Span]](), list[str](), False
     for i, message in enumerate(messages):
         if message.role == MessageRole.USER:
             question = message.content or ""
         name = names.get(str(message.additional_kwargs.get("tool_call_id")))
-        if message.role in TOOL_ROLES and name is not None:
-            passages = context_passages(name, prompts[i].text)
-            spans, told = choose(passages, question, highlighter)
-            marked[i] = Prompt(prompts[i].text, spans)
+        if message.role in TOOL_ROLES and name is not None and settings.trusts(name):
+            chosen, told = choose(context_passages(name, message.content or ""), question, settings.highlighter)
+            spans += [(i, span) for span in chosen]
             warnings += told
-    return marked, warnings
+            looked = True
+    return Highlights(tuple(spans), tuple(warnings), NOTHING_CHOSEN if looked and not spans else None)

@@ -1,0 +1,96 @@
+"""Highlights as plain data beside the text of a message, valid for that one text and no other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seka_rag.errors import SpanError
+from seka_rag.text.prompt import Prompt
+from seka_rag.text.spans import Span
+
+#: Where a message carries its marks, and an answer its report.
+KEY = "seka"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What a message says of its highlights.
+
+    Attributes:
+        warnings: what the report should say of them.
+        unmarked: why nothing is marked in the retrieved passages that it holds.
+    """
+
+    spans: tuple[Span, ...] = ()
+    warnings: tuple[str, ...] = ()
+    unmarked: str | None = None
+
+
+def digest(text: str) -> str:
+    """What ties marks to the text that they were made for."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def write_marks(
+    text: str, spans: Iterable[Span], *, warnings: Sequence[str] = (), unmarked: str | None = None
+) -> dict[str, Any]:
+    """Highlights as plain data, tied to their text.
+
+    Raises:
+        SpanError: a span beyond the text.
+    """
+    entries = [[s.start, s.end, s.weight, s.source] for s in Prompt(text, tuple(spans)).spans]
+    marks: dict[str, Any] = {"version": VERSION, "digest": digest(text), "spans": entries}
+    if warnings:
+        marks["warnings"] = list(warnings)
+    if unmarked is not None:
+        marks["unmarked"] = unmarked
+    return marks
+
+
+def is_report(value: Any) -> bool:
+    """Whether it is the report of an earlier answer, which stands under the same key."""
+    return isinstance(value, Mapping) and "highlights" in value and "spans" not in value
+
+
+def read_marks(value: Any, text: str) -> Marks:
+    """The marks for this text. If it was cut or edited since, other characters stand there: then none, and a warning.
+
+    Raises:
+        SpanError: not of the form that ``write_marks`` writes, or a span beyond the text.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("spans"), list) or "digest" not in value:
+        raise SpanError(
+            f'additional_kwargs["{KEY}"] must be {{"version": {VERSION}, "digest": ..., "spans": [[start, end, weight]]}}; '
+            "let mark_message write it"
+        )
+    warnings, unmarked = tuple(map(str, value.get("warnings") or ())), value.get("unmarked")
+    if value.get("version") != VERSION:
+        why = f"highlights of version {value.get('version')!r} are not understood; they were dropped"
+        return Marks((), (*warnings, why), unmarked)
+    if value["spans"] and value["digest"] != digest(text):
+        return Marks(
+            (), (*warnings, "its text changed after it was highlighted; the highlights were dropped"), unmarked
+        )
+    return Marks(Prompt(text, tuple(map(read_span, value["spans"]))).spans, warnings, unmarked)
+
+
+def read_span(entry: Any) -> Span:
+    """A span of ``[start, end]``, ``[start, end, weight]`` or ``[start, end, weight, source]``.
+
+    Raises:
+        SpanError: another form.
+    """
+    if not isinstance(entry, list | tuple) or not 2 <= len(entry) <= 4:
+        raise SpanError(f"highlight {entry!r}: give [start, end], [start, end, weight] or [..., source]")
+    start, end, weight, source = (*entry, *(1.0, None)[len(entry) - 2 :])
+    whole = type(start) is int and type(end) is int
+    if not whole or isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise SpanError(
+            f"highlight {entry!r}: start and end are characters (int), weight is a number; mark_message writes it so"
+        )
+    return Span(start, end, float(weight), source)
