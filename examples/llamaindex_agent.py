@@ -1,4 +1,4 @@
-"""An agent that asks its notes. What tools return is highlighted by a trust policy only.
+"""An agent that asks its notes. What tools return is highlighted for tools that are named only.
 
     pip install 'seka-rag[llamaindex,structured]'
     python examples/llamaindex_agent.py                            # the demo model: the first call has to be forced
@@ -16,9 +16,6 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.seka import SekaLLM, collect_reports
 
-from seka_rag.highlight.sentences import Sentences
-from seka_rag.highlight.trust import Trusted, TrustPolicy
-
 NOTES = "The harbour is busy in summer. The home of Alec is in Lyon. The letter arrived in the spring."
 
 
@@ -28,8 +25,7 @@ def people() -> str:
 
 
 async def main(model: str = "seka-demo", bank: str = "auto") -> None:
-    trusted = Trusted(Sentences(), TrustPolicy(sources=["people"]))  # the source of a tool's output is the tool's name
-    llm = SekaLLM(model=model, bank=bank, max_tokens=60, tool_highlighter=trusted)
+    llm = SekaLLM(model=model, bank=bank, max_tokens=60, highlight_tools=["people"])
     tools = [FunctionTool.from_defaults(people)]
     agent = FunctionAgent(tools=tools, llm=llm, initial_tool_choice="people" if model == "seka-demo" else None)
     with collect_reports() as reports:

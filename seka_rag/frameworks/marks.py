@@ -85,9 +85,13 @@ def read_span(entry: Any) -> Span:
     Raises:
         SpanError: another form.
     """
-    if not isinstance(entry, list | tuple) or not 2 <= len(entry) <= 4:
-        raise SpanError(f"highlight {entry!r}: give [start, end], [start, end, weight] or [..., source]")
-    start, end, weight, source = (*entry, *(1.0, None)[len(entry) - 2 :])
+    if not isinstance(entry, Sequence) or isinstance(entry, str) or not 2 <= len(entry) <= 4:
+        raise SpanError(
+            f"highlight {entry!r}: give [start, end], [start, end, weight] or [..., source]; mark_message writes it so"
+        )
+    start, end = entry[:2]
+    weight = entry[2] if len(entry) > 2 else 1.0
+    source = entry[3] if len(entry) > 3 else None
     whole = type(start) is int and type(end) is int
     if not whole or isinstance(weight, bool) or not isinstance(weight, int | float):
         raise SpanError(

@@ -23,6 +23,7 @@ from seka_rag.text.spans import Span
 
 #: A passage that is cut off must still stand there with this many characters.
 LEAST = 32
+_MANY = 256
 _CUT = re.compile(r" ?(?:[\[(<]? ?(?:\.\.\.|…)|[\[(<]?(?:truncated|cut off)\b)", re.IGNORECASE)
 
 
@@ -87,10 +88,15 @@ class _Fit:
     size: int  # letters and digits that it explains
 
 
-def place_passages(passages: Sequence[str | Squeezed], text: str) -> dict[int, tuple[Place, ...]]:
+def place_passages(
+    passages: Sequence[str | Squeezed], text: str, *, least: int = LEAST
+) -> dict[int, tuple[Place, ...]]:
     """Index of a passage -> where it stands in the text; one that is not there is absent.
 
     Takes time linear in the text for each passage.
+
+    Args:
+        least: characters that must be left of a passage that is cut.
 
     Returns:
         One place each, save for passages that outnumber the places of their text: these have all of them.
@@ -103,7 +109,7 @@ def place_passages(passages: Sequence[str | Squeezed], text: str) -> dict[int, t
     taken.choose(fits, by=lambda fit: fit.start)  # a chain may have changed their order
     taken.share(fits)
     taken.share_tiled(fits)
-    parts = [fit for i, p in enumerate(own) if i not in taken.found for fit in _part_fits(i, p.text, whole.text)]
+    parts = [fit for i, p in enumerate(own) if i not in taken.found for fit in _part_fits(i, p.text, whole.text, least)]
     taken.choose(parts, by=lambda fit: fit.passage)
     taken.choose(parts, by=lambda fit: fit.start)
     taken.share(parts)
@@ -138,8 +144,9 @@ class _Taken:
                 self.found[fit.passage] = [fit]
 
     def share(self, fits: Sequence[_Fit]) -> None:
-        """Passages without a place share those that they fit exactly."""
-        places = {(start, end) for start, end, _ in self._fits}
+        """Passages without a place share those of others among the fits that they fit exactly."""
+        among = set(fits)
+        places = {(start, end) for start, end, fit in self._fits if fit in among}
         without = [fit for fit in fits if fit.passage not in self.found and (fit.start, fit.end) in places]
         for fit in without:
             self.found.setdefault(fit.passage, []).append(fit)
@@ -200,25 +207,26 @@ def _whole_fits(passages: Sequence[Squeezed], text: str) -> Iterator[_Fit]:
     for i, passage in enumerate(passages):
         length = len(passage.text)
         if passage.text not in starts:
-            found = _occurrences(text, passage.text, apart=length)
-            starts[passage.text] = [at for at in found if _ends_words(text, at, at + length)]
+            starts[passage.text] = [at for at in _occurrences(text, passage.text) if _ends_words(text, at, at + length)]
         for start in starts[passage.text]:
             yield _Fit(i, start, start + length, 0, passage.size)
 
 
-def _part_fits(i: int, passage: str, text: str) -> Iterator[_Fit]:
+def _part_fits(i: int, passage: str, text: str, least: int) -> Iterator[_Fit]:
     """Parts of a passage that end, and begin, at its own borders or where a cut shows."""
-    if len(passage) < LEAST or len(text) < LEAST:
+    if len(passage) < least or len(text) < least:
         return
-    for start in _occurrences(text, passage[:LEAST]):
+    for start in _occurrences(text, passage[:least]):
         length = _common(passage, 0, text, start)
-        if start + length < len(text):  # the passage may go on with a dot where a mark begins
-            cuts = (n for n in range(length, max(LEAST, length - 3) - 1, -1) if _CUT.match(text, start + n))
+        ends = start + length == len(text)
+        if not ends:  # the passage may go on with a dot where a mark begins
+            cuts = (n for n in range(length, max(least, length - 3) - 1, -1) if _CUT.match(text, start + n))
             length = next(cuts, 0)
         if length and _ends_words(text, start, len(text)):
             yield _fit(i, text, start, 0, length)
+        if ends:
             break
-    for offset in _occurrences(passage, text[:LEAST]):
+    for offset in _occurrences(passage, text[:least]):
         length = _common(passage, offset, text, 0)
         ends = offset + length == len(passage) and _ends_words(text, 0, length)
         if offset > 0 and (ends or length == len(text)):
@@ -230,11 +238,13 @@ def _fit(i: int, text: str, start: int, offset: int, length: int) -> _Fit:
     return _Fit(i, start, start + length, offset, sum(map(str.isalnum, text[start : start + length])))
 
 
-def _occurrences(text: str, needle: str, apart: int = 1) -> Iterator[int]:
-    at = text.find(needle) if any(map(str.isalnum, needle)) else -1
+def _occurrences(text: str, needle: str) -> Iterator[int]:
+    """Where it begins. Of very many, those that overlap the one before are left out."""
+    at, found = text.find(needle) if any(map(str.isalnum, needle)) else -1, 0
     while at >= 0:
         yield at
-        at = text.find(needle, at + apart)
+        found += 1
+        at = text.find(needle, at + (1 if found < _MANY else len(needle)))
 
 
 def _common(one: str, i: int, other: str, j: int) -> int:

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import Bank
 from seka_rag.model.steered import SteeredModel
 
 _loaded: WeakValueDictionary[tuple[str, str, str], SteeredModel] = WeakValueDictionary()
 _loading = threading.Lock()
 
 
-def shared_model(name: str, bank: ProjectionBank | str | None, options: Mapping[str, Any]) -> SteeredModel:
+def shared_model(name: str, bank: Bank | str | None, options: Mapping[str, Any]) -> SteeredModel:
     """The model of this name with this bank, loaded with these options; one object for all who ask for the same.
 
     Raises:
@@ -28,6 +28,6 @@ def shared_model(name: str, bank: ProjectionBank | str | None, options: Mapping[
         return model
 
 
-def bank_name(bank: ProjectionBank | str | None) -> str:
+def bank_name(bank: Bank | str | None) -> str:
     """What tells one bank from another, without loading it: its digest, or the folder."""
-    return f"digest:{bank.digest}" if isinstance(bank, ProjectionBank) else str(bank)
+    return str(bank) if bank is None or isinstance(bank, str) else f"digest:{bank.digest}"

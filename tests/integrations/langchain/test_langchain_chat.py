@@ -259,7 +259,7 @@ class TestExplicit:
 
     @pytest.mark.parametrize("value", ["x", {}, {"spans": [[0, 1, 1]]}, {"version": 1, "digest": "", "spans": 3}])
     def test_malformed(self, chat, value):
-        with pytest.raises(MessageError, match="mark_message"):
+        with pytest.raises(SpanError, match="mark_message"):
             chat.invoke([HumanMessage("Hello", additional_kwargs={"seka": value})])
 
     def test_beyond_the_text(self):

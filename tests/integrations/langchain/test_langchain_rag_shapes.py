@@ -261,10 +261,10 @@ class TestAgents:
         assert {s[-2:] for s in sources(messages[3])} == {"/2"}
 
     def test_instructions(self, chat):
-        messages = self.ask(self.agent(chat, "look_up", highlight=["context", "instructions"]))
+        messages = self.ask(self.agent(chat, "look_up", highlight=["context", "instructions", "question"]))
         report = messages[3].response_metadata["seka"]["highlights"]
-        assert [h["message"] for h in report if h["source"] == "instructions"] == [0, 1]
-        assert sources(messages[1]) == {"instructions"}
+        assert [h["message"] for h in report if h["source"] in ("instructions", "question")] == [0, 1]
+        assert sources(messages[1]) == {"instructions", "question"}
         only = self.ask(self.agent(chat, "look_up", highlight=["instructions"]))
         assert sources(only[3]) == {"instructions"}
 

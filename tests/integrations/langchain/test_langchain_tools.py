@@ -145,7 +145,9 @@ class TestHistory:
 def _core(messages):
     from langchain_seka.messages import to_chat
 
-    return to_chat(messages, ())
+    from seka_rag.frameworks import Highlights
+
+    return to_chat(messages, Highlights())
 
 
 METHODS = ["function_calling", "json_schema", "json_mode"]

@@ -15,7 +15,6 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCounti
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.llms.seka import SekaLLM, SekaLLMError, mark_message
-from llama_index.llms.seka import settings as settings_module
 
 from seka_rag import Passage, Prompt, Seka, SekaError, Span, highlighting
 from seka_rag.errors import GenerationTimeoutError, ModelNotFoundError, SteeringError
@@ -331,7 +330,7 @@ async def test_events_are_fired_once_for_each_call(engine):
 
 
 def test_what_callbacks_see_loads_nothing(monkeypatch):
-    monkeypatch.setattr(settings_module.EngineSlot, "get", lambda *a: pytest.fail("loaded"))
+    monkeypatch.setattr(SekaLLM, "_load", lambda self: pytest.fail("loaded"))
     llm = SekaLLM(model="some/model", context_window=100, is_chat_model=True, is_function_calling_model=False)
     assert llm.to_payload()["model_name"] == "some/model"
     assert llm.metadata.context_window == 100

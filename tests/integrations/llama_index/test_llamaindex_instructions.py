@@ -18,7 +18,6 @@ from llama_index.core.retrievers import QueryFusionRetriever
 from llama_index.core.selectors import EmbeddingSingleSelector
 from llama_index.core.tools import QueryEngineTool
 from llama_index.llms.seka import HighlightEvent, HighlightHandler, SekaLLM, SekaLLMError, collect_reports, mark_message
-from llama_index.llms.seka import settings as settings_module
 
 from seka_rag import Prompt, Span
 
@@ -47,25 +46,24 @@ def shown(event: HighlightEvent) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        ("off", [[], [EVIDENCE]]),
-        ("system", [["Be brief."], [EVIDENCE]]),
-        ("user", [[], [EVIDENCE, QUESTION]]),
-        ("all", [["Be brief."], [EVIDENCE, QUESTION]]),
+        ("auto", [[], [EVIDENCE]]),
+        (["instructions"], [["Be brief."], ["Q:"]]),
+        (["context", "question"], [[], [EVIDENCE, QUESTION]]),
+        (["context", "instructions", "question"], [["Be brief."], [EVIDENCE, "Q:", QUESTION]]),
+        ([], [[], []]),
     ],
 )
 def test_instructions_of_a_template(engine, handler, asked, expected):
-    llm = SekaLLM(steered_model=engine, max_tokens=1, system_prompt="Be brief.", highlight_instructions=asked)
+    llm = SekaLLM(steered_model=engine, max_tokens=1, system_prompt="Be brief.", highlight=asked)
     llm.predict(TEMPLATE, **VALUES)
     assert [shown(e) for e in handler.events] == [expected]
-    text = SekaLLM(
-        steered_model=engine, max_tokens=1, system_prompt="Be brief.", highlight_instructions=asked, is_chat_model=False
-    )
+    text = SekaLLM(steered_model=engine, max_tokens=1, system_prompt="Be brief.", highlight=asked, is_chat_model=False)
     text.predict(TEMPLATE, **VALUES)
     assert shown(handler.events[-1]) == [[piece for pieces in expected for piece in pieces]]
 
 
 def test_context_in_a_system_message_is_no_instruction(engine, index, handler):
-    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight_instructions="system")
+    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight=["context", "instructions"])
     talk = ContextChatEngine.from_defaults(retriever=index.as_retriever(), llm=llm, system_prompt="Be brief.")
     talk.chat("Nothing fits here?")
     (system, *others) = shown(handler.events[-1])
@@ -75,7 +73,7 @@ def test_context_in_a_system_message_is_no_instruction(engine, index, handler):
 
 
 def test_instructions_of_a_chat(engine, handler):
-    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight_instructions="all")
+    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight=["context", "instructions", "question"])
     history = [
         ChatMessage("Be brief.", role="system"),
         ChatMessage("Hello."),
@@ -95,7 +93,7 @@ def test_instructions_of_a_chat(engine, handler):
 
 
 def test_instructions_without_context_and_in_templates_that_change_them(engine, handler):
-    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight_instructions="all")
+    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight=["context", "instructions", "question"])
     template = ChatPromptTemplate(
         [ChatMessage("Rules for {name}.", role="system"), ChatMessage("{chat_history} {question}")]
     )
@@ -126,11 +124,11 @@ def test_instructions_without_context_and_in_templates_that_change_them(engine, 
     ],
 )
 def test_text_of_others_in_a_system_message_is_never_taken_for_the_templates(engine, handler, template, values):
-    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight_instructions="all")
+    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight=["context", "instructions", "question"])
     llm.predict(template, **values)
     assert "Obey me." in handler.events[-1].prompts[0].text
     assert shown(handler.events[-1]) == [[]]
-    assert any("no system message is highlighted" in w for w in handler.events[-1].report["warnings"])
+    assert any("no instruction is highlighted" in w for w in handler.events[-1].report["warnings"])
 
 
 # --- observers
@@ -174,11 +172,11 @@ def test_the_handler_shows_escaped_text_and_keeps_the_latest(engine):
 async def test_the_model_is_loaded_off_the_event_loop(engine, monkeypatch):
     threads = []
 
-    def get(self, *args):
+    def load(self):
         threads.append(threading.current_thread())
         return engine
 
-    monkeypatch.setattr(settings_module.EngineSlot, "get", get)
+    monkeypatch.setattr(SekaLLM, "_load", load)
     for ask in (
         lambda llm: llm.apredict(TEMPLATE, **VALUES),
         lambda llm: llm.astream(TEMPLATE, **VALUES),

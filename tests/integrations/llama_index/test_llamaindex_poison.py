@@ -14,9 +14,10 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.llms.seka import SekaLLM, collect_reports, mark_message
 from llama_index.llms.seka import llm as llm_module
 from llama_index.llms.seka.context import context_passages, is_metadata
-from llama_index.llms.seka.marks import announce, digest, take_announced
+from llama_index.llms.seka.marks import Announced, announce, take_announced
 
 from seka_rag import Prompt, Span
+from seka_rag.frameworks import digest
 
 MODES = ["compact", "refine", "tree_summarize", "simple_summarize", "accumulate", "compact_accumulate"]
 QUESTION = "Where did Astrid move to?"
@@ -39,13 +40,14 @@ POISON = [
 def messages_of(monkeypatch) -> list[list[str]]:
     """For every call in order, the texts of its messages."""
     texts: list[list[str]] = []
-    make = llm_module.make_report
 
-    def recorded(generation, prompts, warnings):
-        texts.append([p.text for p in prompts])
-        return make(generation, prompts, warnings)
+    answered = llm_module.SekaLLM._answered
 
-    monkeypatch.setattr(llm_module, "make_report", recorded)
+    def recorded(self, request, *args, **kwargs):
+        texts.append([p.text for p in request.prompts])
+        return answered(self, request, *args, **kwargs)
+
+    monkeypatch.setattr(llm_module.SekaLLM, "_answered", recorded)
     return texts
 
 
@@ -146,7 +148,7 @@ def test_nothing_announced_earlier_is_left(engine, seen):
     llm = SekaLLM(steered_model=engine, max_tokens=1, is_chat_model=False)
     template = PromptTemplate("{context_str} {query_str}")
     llm._get_prompt(template, context_str=GOOD, query_str=QUESTION)  # and no call follows
-    llm.model_copy(update={"highlighter": "off"}).predict(template, context_str=GOOD, query_str=QUESTION)
+    llm.model_copy(update={"highlight": []}).predict(template, context_str=GOOD, query_str=QUESTION)
     llm._get_prompt(template, context_str=GOOD, query_str=QUESTION)
     llm.predict(PromptTemplate(f"{GOOD} {QUESTION}"))
     assert [max(p.weights) for p in seen] == [0.0, 0.0]
@@ -162,9 +164,10 @@ def test_a_document_without_a_word_does_not_break_the_request(either, engine):
 
 def test_the_channel_itself():
     owner = object()
-    announce(owner, Prompt("abc").mark(0, 1), ["w"])
-    assert take_announced(owner, "abc") == (Prompt("abc").mark(0, 1), ["w"])
-    assert take_announced(owner, "abc") == (Prompt("abc"), [])
+    announced = Announced(Prompt("abc").mark(0, 1), ("w",))
+    announce(owner, announced)
+    assert take_announced(owner, "abc") == announced
+    assert take_announced(owner, "abc") == Announced(Prompt("abc"))
 
 
 def test_marks_hold_for_one_text_only():

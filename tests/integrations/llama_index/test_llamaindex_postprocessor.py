@@ -250,7 +250,7 @@ def test_text_that_was_not_chosen_from_is_not_highlighted(follower, chosen, inde
     with ThreadPoolExecutor(1) as elsewhere:
         reports = elsewhere.submit(ask).result()
     assert texts(marked()) == ["Boris works as a baker."]
-    assert all("not text of nodes" in r["warnings"][0] for r in reports)
+    assert all("not text of the nodes" in r["warnings"][0] for r in reports)
 
 
 def test_a_highlight_for_a_rewritten_question_says_so(follower, chosen, scored):
@@ -287,8 +287,8 @@ def test_an_untrusted_node_neither_moves_nor_removes_a_highlight(engine, nodes, 
     assert texts(marked()) == [EVIDENCE] * len(poisons)
 
 
-def test_of_a_node_and_its_exact_copy_nothing_is_certain(engine, nodes):
-    """Refine shows the model one node at a time: a copy with other trust cannot be told apart, so neither is marked."""
+def test_an_exact_copy_removes_nothing(engine, nodes):
+    """Refine shows the model one node at a time. Nothing tells a copy from the trusted node, which vouches for its text."""
     trusted = HighlightPostprocessor(Trusted(Sentences(), TrustPolicy(metadata={"id": 1})))
     twins = [TextNode(text=EVIDENCE, metadata={"id": i}, excluded_llm_metadata_keys=["id"]) for i in (1, 2)]
     given = trusted.postprocess_nodes([NodeWithScore(node=n) for n in twins], query_str=QUESTION)
@@ -296,7 +296,7 @@ def test_of_a_node_and_its_exact_copy_nothing_is_certain(engine, nodes):
     with collect_reports() as reports:
         get_response_synthesizer(llm=llm, response_mode="refine").synthesize(QUESTION, nodes=given)
         get_response_synthesizer(llm=llm, response_mode="compact").synthesize(QUESTION, nodes=given)
-    assert [len(r["highlights"]) for r in reports] == [0, 0, 1]
+    assert [len(r["highlights"]) for r in reports] == [1, 1, 1]
 
 
 async def test_fifty_questions_about_the_same_nodes_at_once(engine, seen, marked):
@@ -357,12 +357,12 @@ def test_a_choice_never_leaves_its_own_nodes(parts, data):
         for span in spans:
             assert 0 <= span.start < span.end <= len(context)
             own = prompts[int(span.source)]
-            assert context[span.start : span.end] in own.text[own.spans[0].start : own.spans[0].end]
+            assert context[span.start : span.end].split() == own.text[own.spans[0].start : own.spans[0].end].split()
     if joined and len({p.text for p in prompts}) == len(prompts) and joined not in [p.text for p in prompts]:
         marked = sorted(joined[s.start : s.end] for s in choice.spans_in(joined))
-        clipped = (p[len(p) - len(p.text.lstrip()) : len(p.text.rstrip())] for p in prompts if p.text.strip())
-        assert marked == sorted(p.text[s.start : s.end] for p in clipped for s in p.spans)
-    assert choice.spans_in(joined + "!") is None
+        own = [p.text[s.start : s.end].strip() for p in prompts for s in p.spans]
+        assert marked == sorted(text for text in own if text)
+    assert choice.spans_in(joined + " and more") is None
 
 
 # --- storing and showing
@@ -378,7 +378,7 @@ def test_copies_share_choices_and_pickles_begin_anew(engine, index, marked):
     assert (again.highlighter, again.top_k) == (Sentences(top=2), 1)
     with collect_reports() as reports:
         index.as_query_engine(llm=llm, node_postprocessors=[again]).query("Who works as a baker?")
-    assert "not text of nodes" in reports[0]["warnings"][0]
+    assert "not text of the nodes" in reports[0]["warnings"][0]
     with pytest.raises(ValueError):  # as the model does: another highlighter is never put in its place
         HighlightPostprocessor.from_dict(chosen.to_dict())
     assert HighlightPostprocessor.from_dict(HighlightPostprocessor("all").to_dict()).highlighter == "all"
@@ -388,8 +388,8 @@ def test_only_the_latest_choices_are_kept():
     store = ChoiceStore(2)
     for n in range(3):
         store.put(Choice(str(n), (Prompt(f"text {n}").mark(0, 4),)))
-    assert store.find("0", "text 0")[0] == ()
-    assert store.find("1", "text 1")[0] == (Span(0, 4),)
+    assert store.find("0", "text 0").spans == ()
+    assert store.find("1", "text 1").spans == (Span(0, 4),)
 
 
 def test_highlighted_nodes_as_html(index, follower, chosen):

@@ -109,10 +109,12 @@ def test_metadata_lines_are_never_highlighted(llm, seen, engine):
 
 
 def test_off_switches(engine, index, seen):
-    for off in ({"highlight": "off"}, {"steering": None}, {"highlighter": "off"}):
+    for off in ({"highlight": "off"}, {"steering": None}, {"highlight": []}):
         index.as_query_engine(llm=SekaLLM(steered_model=engine, max_tokens=1, **off)).query(QUESTION)
     assert len(seen) == 3
     assert all(max(p.weights) == 0 for p in seen)
+    with pytest.raises(ValueError, match="use highlight='off'"):
+        SekaLLM(steered_model=engine, highlighter="off")
 
 
 def test_a_highlighter_of_ones_own(engine, index, marked):

@@ -156,9 +156,9 @@ def returned(name: str = "notes") -> list[ChatMessage]:
     return [ChatMessage(QUESTION), ChatMessage(role="assistant", blocks=[call]), output]
 
 
-def test_tool_outputs_are_highlighted_by_policy_only(engine, marked):
+def test_tool_outputs_are_highlighted_for_named_tools_only(engine, marked):
     plain, trusting = SekaLLM(steered_model=engine, max_tokens=1), SekaLLM(
-        steered_model=engine, max_tokens=1, tool_highlighter=TRUSTED
+        steered_model=engine, max_tokens=1, highlight_tools=["notes"]
     )  # fmt: skip
     plain.chat(returned())
     report = trusting.chat(returned()).additional_kwargs["seka"]
@@ -172,7 +172,7 @@ def test_tool_outputs_are_highlighted_by_policy_only(engine, marked):
 
 
 async def test_function_agent(engine, marked):
-    llm = SekaLLM(steered_model=engine, max_tokens=60, tool_highlighter=TRUSTED)
+    llm = SekaLLM(steered_model=engine, max_tokens=60, highlight_tools=True, highlighter=TRUSTED)
     for streaming in (True, False):
         agent = FunctionAgent(tools=[tool()], llm=llm, streaming=streaming, initial_tool_choice="notes")
         output = await agent.run(QUESTION)
@@ -192,7 +192,7 @@ async def test_agent_workflow_with_a_query_engine(engine, index, script, marked)
 
 
 async def test_react_agent_does_not_highlight_observations(engine, index, script):
-    llm = SekaLLM(steered_model=engine, max_tokens=20, highlight_instructions="user")
+    llm = SekaLLM(steered_model=engine, max_tokens=20, highlight=["context", "question"])
     search = QueryEngineTool.from_defaults(index.as_query_engine(llm=llm), name="notes", description="Search notes.")
     script(
         'Thought: I need the notes.\nAction: notes\nAction Input: {"input": "Where did Astrid move to?"}',
@@ -203,7 +203,7 @@ async def test_react_agent_does_not_highlight_observations(engine, index, script
         output = await ReActAgent(tools=[search], llm=llm).run(QUESTION)
     assert str(output) == "Lyon"
     sources = [[h["source"] for h in r["highlights"]] for r in reports]
-    assert sources == [["instruction"], ["context_str", "instruction"], []]
+    assert sources == [["question"], ["context_str", "question"], []]
 
 
 @pytest.mark.skipif("SEKA_TEST_MODEL" not in os.environ, reason="needs a competent model, named by SEKA_TEST_MODEL")

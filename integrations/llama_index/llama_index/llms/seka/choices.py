@@ -22,17 +22,22 @@ _FOREIGN = (
     "this is not text of the nodes that its HighlightPostprocessor was given. Put that postprocessor last, behind those that "
     "change nodes, into the query engine whose model has it"
 )
-#: A piece of a node that a splitter left at a border of the context may be too short to be placed.
-_SHORT = 32
+#: Characters of a piece of a node that a splitter left at a border of the context. A shorter one is not looked for.
+_LEAST = 12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Choice:
-    """Highlights of the nodes retrieved for one question, each a Prompt of what the model is shown of the node."""
+    """Highlights of the nodes retrieved for one question, each a Prompt of what the model is shown of the node.
+
+    Attributes:
+        used: whether the model was given text of these nodes.
+    """
 
     question: str
     nodes: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
+    used: bool = False
 
     @cached_property
     def _texts(self) -> tuple[Squeezed, ...]:
@@ -40,10 +45,11 @@ class Choice:
 
     def spans_in(self, context: str) -> tuple[Span, ...] | None:
         """The highlights in a context, or None if it is not made of these nodes."""
-        found = place_passages(self._texts, context)
+        found = place_passages(self._texts, context, least=_LEAST)
         rest = unexplained((place for places in found.values() for place in places), context)
-        if not found or any(len(piece) >= _SHORT or not any(piece in t.text for t in self._texts) for piece in rest):
+        if not found or any(len(piece) >= _LEAST or not any(piece in t.text for t in self._texts) for piece in rest):
             return None
+        self.used = True
         moved = (place.move(span) for i, places in found.items() for span in self.nodes[i].spans for place in places)
         return tuple(
             sorted({span for span in moved if span is not None}, key=lambda s: (s.start, s.end, s.source or ""))
@@ -77,7 +83,8 @@ class ChoiceStore:
         current = _current.get()
         spans = current.spans_in(context) if current is not None and current in self._kept else None
         if current is None or spans is None:
-            return Marks(unmarked=_FOREIGN)
+            again = any(choice.used for choice in kept)  # then it is what was made of answers about these nodes
+            return Marks(warnings=(_FOREIGN,)) if again else Marks(unmarked=_FOREIGN)
         other = "highlighted as chosen for another question, which the nodes were retrieved with"
         return Marks(spans, (other, *current.warnings), None if spans else NOTHING_CHOSEN)
 

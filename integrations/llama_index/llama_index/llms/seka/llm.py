@@ -185,7 +185,9 @@ class SekaLLM(SekaSettings):
         messages = list(chat_history or ())
         if user_msg is not None:
             messages.append(ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg)
-        return {"messages": messages, **tool_options(tools, tool_choice, required=tool_required), **kwargs}
+        with raised_as_own():
+            options = tool_options(tools, tool_choice, required=tool_required)
+        return {"messages": messages, **options, **kwargs}
 
     def _validate_chat_with_tools_response(
         self,
