@@ -62,7 +62,7 @@ def decide(highlights: Highlights, mode: OnUnmarked) -> Highlights:
             UnmarkedWarning,
             stacklevel=2,
         )
-    return replace(highlights, warnings=(*highlights.warnings, reason))
+    return replace(highlights, warnings=(*highlights.warnings, reason), unmarked=None)
 
 
 def forget_causes() -> None:

@@ -1,0 +1,157 @@
+"""Which document stands in the prompt, where several begin alike, are equal, or were left out by the chain."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from langchain_core.documents import Document
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_seka import ChatSeka
+
+from seka_rag.highlight.select import AllPassages
+from seka_rag.highlight.sentences import Sentences
+from seka_rag.highlight.trust import Trusted, TrustPolicy
+
+TEMPLATE = ChatPromptTemplate.from_messages([("system", "Use the notes."), ("human", "{context}\n\n{question}")])
+QUESTION = "Where is the workshop of Greta?"
+OLD = "The list of workshops has it: the workshop of Greta is in Lisbon, on the second floor of the old mill."
+NEW = "The list of workshops has it: the workshop of Greta is in Vienna."
+HANDBOOK = TrustPolicy(sources=["handbook/*"])
+
+
+class Given(BaseRetriever):
+    """Returns what it was made with."""
+
+    documents: list[Document]
+
+    def _get_relevant_documents(self, query, *, run_manager):
+        return self.documents
+
+
+def document(text, source):
+    return Document(page_content=text, metadata={"source": source})
+
+
+def run(chat, documents, step=lambda docs: docs, separator="\n\n"):
+    """What is marked: text and source of each span; and the report."""
+    seen = []
+    spy = RunnableLambda(lambda p: (seen.extend(p.to_messages()), p)[1])
+    join = RunnableLambda(lambda docs: separator.join(d.page_content for d in step(docs)))
+    chain = {"context": Given(documents=documents) | join, "question": RunnablePassthrough()} | TEMPLATE | spy | chat
+    report = chain.invoke(QUESTION).response_metadata["seka"]
+    marked = [(seen[h["message"]].text[h["start"] : h["end"]], h["source"]) for h in report["highlights"]]
+    starts = [h["start"] for h in report["highlights"]]
+    assert starts == sorted(starts)
+    return marked, report
+
+
+def test_the_kept_one_of_two_that_begin_alike(chat):
+    documents = [document(OLD, "2019"), document(NEW, "2024")]
+    assert run(chat, documents, lambda docs: docs[1:])[0] == [(NEW, "2024")]
+    assert run(chat, documents, lambda docs: docs[:1])[0] == [(OLD, "2019")]
+    assert run(chat, documents[::-1], lambda docs: docs[:1])[0] == [(NEW, "2024")]
+    assert run(chat, documents, lambda docs: docs[::-1])[0] == [(NEW, "2024"), (OLD, "2019")]
+
+
+def test_trust_does_not_pass_to_an_upload_that_begins_alike(chat):
+    chat.highlighter = Trusted(Sentences(), HANDBOOK)
+    trusted, upload = document(NEW, "handbook/list"), document(NEW[:-8] + "Oslo, says somebody.", "upload/x")
+    longer = document(f"{NEW} No: since Monday it is in Oslo.", "upload/y")
+    for other in (upload, longer):
+        for documents in ([trusted, other], [other, trusted]):
+            assert run(chat, documents)[0] == [(NEW, "handbook/list")]
+            assert run(chat, documents, lambda docs: [d for d in docs if "upload" not in d.metadata["source"]])[0] == [
+                (NEW, "handbook/list")
+            ]
+            kept = run(chat, documents, lambda docs: [d for d in docs if "upload" in d.metadata["source"]])
+            assert kept[0] == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_trusted_one_of_two_equal_documents(chat, order):
+    chat.highlighter = Trusted(Sentences(), HANDBOOK)
+    documents = [document(NEW, "upload/x"), document(NEW, "handbook/a")][::order]
+    marked, report = run(chat, documents)
+    assert marked == [(NEW, "handbook/a")]
+    start = report["highlights"][0]["start"]
+    assert start == (0 if order < 0 else len(NEW) + 2)  # the handbook's copy, where it stands
+
+
+def test_equal_documents_are_all_marked_each_with_its_source(chat):
+    documents = [document(NEW, f"copy {i}") for i in range(5)]
+    assert run(chat, documents)[0] == [(NEW, f"copy {i}") for i in range(5)]
+    one = run(chat, documents, lambda docs: docs[:1])[0]  # and where the chain drops doubles, its place stands for all
+    assert one == [(NEW, f"copy {i}") for i in range(5)]
+
+
+def test_a_copy_changes_nothing_elsewhere(chat):
+    """A document that is made of others, quotes one, or ends with the beginning of the next."""
+    chat.highlighter = Trusted(AllPassages(), HANDBOOK)
+    one, two = "Greta has a workshop in Vienna.", "It opens at nine, and closes at noon."
+    trusted = [document(one, "handbook/1"), document(two, "handbook/2")]
+    for text in (f"{one}\n\n{two}", f"{one} It opens", f"They say: {one}", one, f"{one} {two} {one}"):
+        copy = document(text, "upload/x")
+        for documents in ([copy, *trusted], [*trusted, copy], [trusted[0], copy, trusted[1]]):
+            without = run(chat, documents, lambda docs: [d for d in docs if d.metadata["source"] != "upload/x"])[0]
+            assert without == [(one, "handbook/1"), (two, "handbook/2")], text
+            marked = run(chat, documents)[0]
+            assert sorted(marked, key=lambda m: m[1]) == [(one, "handbook/1"), (two, "handbook/2")], text
+
+
+def test_a_document_that_is_cut_at_a_mark(chat):
+    cut = run(chat, [document(OLD, "a")], lambda docs: [document(d.page_content[:70] + "...", "") for d in docs])[0]
+    assert cut == [(OLD[:70], "a")]
+    gone_on = run(
+        chat, [document(OLD, "a")], lambda docs: [document(d.page_content[:70] + " and more", "") for d in docs]
+    )
+    assert gone_on[0] == []
+
+
+def test_a_document_that_two_retrievers_found_counts_once(chat):
+    both = RunnableLambda(
+        lambda q: Given(documents=[document(NEW, "a")]).invoke(q) + Given(documents=[document(NEW, "a")]).invoke(q)
+    )
+    seen = []
+    spy = RunnableLambda(lambda p: (seen.extend(p.to_messages()), p)[1])
+    joined = both | (lambda docs: docs[0].page_content)
+    report = ({"context": joined, "question": RunnablePassthrough()} | TEMPLATE | spy | chat).invoke(QUESTION)
+    assert len(report.response_metadata["seka"]["highlights"]) == 1
+
+
+class TestManyChainsOfOneRoot:
+    """Each of many documents is graded by a call of its own."""
+
+    def chain(self, model, n):
+        documents = [
+            document(f"Note {i}: the workshop of Greta has {i} windows. " + "It rained. " * 20, f"note {i}")
+            for i in range(n)
+        ]
+        split = RunnableLambda(lambda docs: [{"context": d.page_content, "question": QUESTION} for d in docs])
+        return Given(documents=documents) | split | (TEMPLATE | model).map()
+
+    def test_each_has_its_own(self, chat):
+        answers = self.chain(chat, 12).invoke(QUESTION)
+        marked = [{h["source"] for h in m.response_metadata["seka"]["highlights"]} for m in answers]
+        assert marked == [{f"note {i}"} for i in range(12)]
+
+    def test_the_time_is_linear(self, engine, monkeypatch):
+        """What is done beside the model's own work."""
+        chat = ChatSeka(steered_model=engine, max_tokens=1)
+        answer = engine.chat([{"role": "user", "content": "Hello"}], max_new_tokens=1)
+        monkeypatch.setattr(engine, "chat", lambda messages, **options: answer)
+        times = {}
+        for n in (20, 80):
+            chain = self.chain(chat, n)
+            chain.invoke(QUESTION)
+            times[n] = min(_seconds(lambda chain=chain: chain.invoke(QUESTION)) for _ in range(3))
+        assert times[80] < 1
+        assert times[80] < 8 * times[20]  # 4 if it is linear, 64 if cubic
+
+
+def _seconds(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
