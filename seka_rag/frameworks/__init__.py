@@ -30,7 +30,7 @@ from seka_rag.frameworks.unmarked import (
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.trust import choose_spans
-from seka_rag.model.scope import open_highlighting, prompts_as_given
+from seka_rag.model.scope import no_highlighting, open_highlighting
 from seka_rag.model.shared import bank_name, shared_model
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.steering.registry import as_steering, steering_as_dict
@@ -79,7 +79,7 @@ __all__ = [
     "open_highlighting",
     "own_words",
     "place_passages",
-    "prompts_as_given",
+    "no_highlighting",
     "read_marks",
     "read_span",
     "report_of",

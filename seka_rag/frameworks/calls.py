@@ -9,7 +9,7 @@ from typing import Any
 from seka_rag.frameworks.engines import Engine
 from seka_rag.frameworks.highlights import Highlights
 from seka_rag.model.generation import Generation
-from seka_rag.model.scope import prompts_as_given
+from seka_rag.model.scope import no_highlighting
 from seka_rag.model.stream import TextStream
 from seka_rag.text.prompt import Prompt
 
@@ -25,17 +25,17 @@ class Request:
 
     def run(self) -> Generation:
         ask = self.engine.generate if isinstance(self.prompt, Prompt) else self.engine.chat
-        with prompts_as_given():
+        with no_highlighting():
             return ask(self.prompt, **self.options)  # type: ignore[no-any-return]
 
     async def arun(self) -> Generation:
         """``run`` without blocking the event loop."""
         ask = self.engine.agenerate if isinstance(self.prompt, Prompt) else self.engine.achat
-        with prompts_as_given():
+        with no_highlighting():
             return await ask(self.prompt, **self.options)  # type: ignore[no-any-return]
 
     def stream(self) -> TextStream[Generation]:
         """The answer in pieces."""
         ask = self.engine.stream if isinstance(self.prompt, Prompt) else self.engine.stream_chat
-        with prompts_as_given():
+        with no_highlighting():
             return ask(self.prompt, **self.options)

@@ -23,7 +23,7 @@ from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import for_text
 from langchain_seka.settings import SekaSettings
 from seka_rag import Generation, SekaError
-from seka_rag.frameworks import Highlights, Request, prompts_as_given, usage
+from seka_rag.frameworks import Highlights, Request, no_highlighting, usage
 
 
 class SekaLLM(SekaSettings, BaseLLM):
@@ -89,7 +89,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         rows = []
         for batch in self._requests(prompts, stop, run_manager, kwargs):
             self._wait()
-            with prompts_as_given():  # what an open block marks is among the highlights already
+            with no_highlighting():  # what an open block marks is among the highlights already
                 generations = self.engine.generate([r.prompt for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
@@ -106,7 +106,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         none: list[Request] = []
         while batch := await asyncio.to_thread(next, batches, none):
             await self._await_turn()
-            with prompts_as_given():
+            with no_highlighting():
                 generations = await self.engine.agenerate([r.prompt for r in batch], **batch[0].options)
             rows += self._rows(generations, batch)
         return LLMResult(generations=rows)
