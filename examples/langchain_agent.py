@@ -13,8 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_rag import DOCUMENTS
-from langchain_seka import ChatSeka
-from langchain_seka.middleware import SekaMiddleware
+from langchain_seka import ChatSeka, SekaMiddleware
 
 
 @tool(response_format="content_and_artifact")

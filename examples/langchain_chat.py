@@ -9,8 +9,7 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_rag import DOCUMENTS, Notes, format_docs
 from langchain_seka import ChatSeka
 
-from seka_rag import Passage
-from seka_rag.retrieval.bm25 import BM25Retriever
+from seka_rag import BM25Retriever, Passage
 
 prompt = ChatPromptTemplate.from_messages(
     [MessagesPlaceholder("history"), ("human", "Context: {context}\n\nQuestion: {question}")]

@@ -11,8 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnablePassthrough
 from langchain_seka import ChatSeka
 
-from seka_rag import Passage
-from seka_rag.retrieval.bm25 import BM25Retriever
+from seka_rag import BM25Retriever, Passage
 
 DOCUMENTS = [
     "Alec moved to Lyon last year. Alec shares a house with a parrot.",

@@ -13,8 +13,7 @@ from langchain_rag import DOCUMENTS, QUESTION, Notes
 from langchain_seka import ChatSeka
 from pydantic import BaseModel, Field
 
-from seka_rag import Passage
-from seka_rag.retrieval.bm25 import BM25Retriever
+from seka_rag import BM25Retriever, Passage
 
 
 class Home(BaseModel):

@@ -19,9 +19,7 @@ from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.seka import HighlightedNodes, HighlightPostprocessor, SekaLLM, collect_reports
 
-from seka_rag.highlight.sentences import Sentences
-from seka_rag.highlight.trust import Trusted, TrustPolicy
-from seka_rag.retrieval.bm25 import BM25Retriever
+from seka_rag import BM25Retriever, Sentences, Trusted, TrustPolicy
 
 QUESTION = "Which city is the home of Alec?"
 DOCUMENTS = {

@@ -1,5 +1,6 @@
 """The house: one public door, floors that a machine checks, import without side effects, a wheel with its model."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -18,52 +19,37 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
+DOORS = {"seka_rag", "langchain_seka", "llama_index.llms.seka"}
+#: Pages for those who measure, not for users: they may name the rooms of the benchmarks.
+MEASURING = {"docs/how-to/questions.md": ("seka_rag.questions", "seka_rag.bench")}
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
+
+
 def test_the_public_door():
-    assert set(seka_rag.__all__) == {
-        "AdaSeka",
-        "ContrastiveTriple",
-        "ExpertBank",
-        "Generation",
-        "Highlighter",
-        "InvalidToolCall",
-        "KeyBias",
-        "KeyEditing",
-        "KeyScaling",
-        "KeyVector",
-        "Passage",
-        "Placement",
-        "ProjectionBank",
-        "Prompt",
-        "RandomProjection",
-        "RemoteModel",
-        "Seka",
-        "SekaError",
-        "Span",
-        "SteeredModel",
-        "SteeringMethod",
-        "SteeringReport",
-        "ToolCall",
-        "as_highlighter",
-        "as_passage",
-        "as_steering",
-        "bank_name",
-        "calibrate",
-        "check_spans",
-        "choose_spans",
-        "highlighting",
-        "learn_bank",
-        "learn_experts",
-        "load_bank",
-        "locate_values",
-        "open_highlighting",
-        "register",
-        "route",
-        "shared_model",
-        "steer",
-        "steering_as_dict",
-    }
-    assert all(hasattr(seka_rag, name) for name in seka_rag.__all__)
+    """What it loads when it is asked is what type checkers are told; all of it is used, and nothing else is there."""
+    tree = ast.parse((ROOT / "seka_rag" / "__init__.py").read_text())
+    (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
+    imports = {node.module: tuple(sorted(a.name for a in node.names)) for node in typed.body}
+    assert imports == {module: tuple(sorted(names)) for module, names in seka_rag._MODULES.items()}
+    assert sorted(seka_rag.__all__) == sorted(name for names in imports.values() for name in names)
+    assert set(seka_rag.__all__) <= set(dir(seka_rag))
     assert all(getattr(seka_rag, name).__doc__ for name in seka_rag.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'shared_model'"):
+        getattr(seka_rag, "shared_model")  # noqa: B009
+    shown = "".join(page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "CONTRIBUTING.md"])
+    assert [name for name in seka_rag.__all__ if not re.search(rf"\b{name}\b", shown)] == []
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
+def test_pages_and_examples_import_from_the_doors_alone(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    code = [text] if page.endswith(".py") else re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    for block in code:
+        for node in ast.walk(ast.parse(block)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            deep = [n for n in names if n not in DOORS and any(n.startswith(f"{door}.") for door in DOORS)]
+            assert [n for n in deep if not n.startswith(MEASURING.get(page, ("-",)))] == []
 
 
 def test_imports_only_go_down():
@@ -91,16 +77,35 @@ def test_every_decision_is_dated_and_in_the_index():
     assert [date for date, _, _ in index] == sorted(date for date, _, _ in index)
 
 
-def test_importing_changes_nothing_and_loads_torch_alone():
+HEAVY = (
+    "torch", "transformers", "huggingface_hub", "numpy", "pydantic", "httpx", "tenacity", "bm25s", "rich", "typer", "jinja2",
+    "matplotlib", "langchain_core", "llama_index", "pypdf", "bs4", "llguidance", "starlette", "prometheus_client", "uvicorn",
+    "gguf",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "loads"),
+    [
+        ("import seka_rag", set()),
+        ("from seka_rag import Passage, Prompt, SekaError, Sentences, Span, TopK, Trusted, TrustPolicy", set()),
+        ("from seka_rag import BM25Retriever, read_documents", set()),
+        ("from seka_rag import Seka, SteeredModel, learn_bank", {"torch", "numpy", "pydantic"}),
+    ],
+)
+def test_importing_is_light(code, loads):
+    """Each name brings what it needs and nothing else."""
+    code += f"; import sys; print(*(m for m in {HEAVY!r} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= loads
+
+
+def test_importing_changes_nothing():
     code = (
-        "import sys, torch; before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
-        "import seka_rag\n"
+        "import torch; before = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
+        "from seka_rag import *\n"
         "assert before == (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state().tolist())\n"
-        "later = ('transformers', 'huggingface_hub', 'httpx', 'tenacity', 'bm25s', 'rich', 'typer', 'jinja2', 'matplotlib')\n"
-        "optional = ('langchain_core', 'llama_index', 'pypdf', 'bs4', 'llguidance', 'starlette', 'prometheus_client')\n"
-        "optional += ('uvicorn', 'gguf')\n"
-        "loaded = [m for m in later + optional if m in sys.modules]\n"
-        "assert not loaded, loaded\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

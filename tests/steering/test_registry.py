@@ -1,7 +1,8 @@
 import pytest
 
-from seka_rag import Seka, as_steering, steering_as_dict
+from seka_rag import Seka
 from seka_rag.errors import SettingError
+from seka_rag.frameworks import as_steering, steering_as_dict
 from seka_rag.steering.registry import METHODS
 
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seka_rag import Span, locate_values
+from seka_rag import Span
 from seka_rag.errors import ProvenanceError
+from seka_rag.frameworks import locate_values
 
 TEMPLATE = "System: answer from {context} only.\nQ: {question}\nAgain: {context}\nA:"
 

@@ -142,7 +142,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
     # --- one call
 
     def _highlights(self, messages: Sequence[BaseMessage], origin: Origin, call: dict[str, Any]) -> Highlights:
-        return self._found(messages_made(messages), origin, call, partial(for_messages, messages))
+        tools = [str(tool.get("function", tool).get("name")) for tool in call.get("tools") or ()]
+        return self._found(messages_made(messages), origin, call, partial(for_messages, messages, tools=tools))
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, origin: Origin, call: dict[str, Any]

@@ -47,15 +47,22 @@ def for_messages(
     evidence: Evidence | None,
     settings: HighlightSettings,
     prompts: Sequence[FilledPrompt] = (),
+    *,
+    tools: Sequence[str] = (),
 ) -> Highlights:
-    """Highlights of a conversation; ``prompts`` are the templates that may have made it."""
+    """Highlights of a conversation.
+
+    Args:
+        prompts: the templates that may have made it.
+        tools: names of those that the model may call, if it is told of any.
+    """
     said = {i: text_of(m) for i, m in enumerate(messages) if role_of(m) in ("user", "system", "developer")}
     explicit = _explicit(messages, settings)
     if explicit.spans:
         return explicit
     # what the model or a tool said is no place for retrieved passages
     targets = [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
-    found = from_tools(messages, settings) if settings.has("context") else Highlights()
+    found = from_tools(messages, settings, tools) if settings.has("context") else Highlights()
 
     def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
         return filled.messages(names)
@@ -128,11 +135,18 @@ def _explicit(messages: Sequence[BaseMessage], settings: HighlightSettings) -> H
     return Highlights(tuple(spans), tuple(warnings))
 
 
-def from_tools(messages: Sequence[BaseMessage], settings: HighlightSettings) -> Highlights:
+def from_tools(messages: Sequence[BaseMessage], settings: HighlightSettings, tools: Sequence[str] = ()) -> Highlights:
     """Documents in the artifacts of trusted tools, looked for inside their own tool message only."""
     spans: list[tuple[int, Span]] = []
     warnings: list[str] = []
-    unmarked = None
+    named = settings.tools if not isinstance(settings.tools, bool) and tools else ()
+    unknown = [repr(name) for name in named if name not in tools]
+    answered = any(isinstance(m, ToolMessage) and artifact_documents(m) for m in messages) if unknown else False
+    unmarked = (
+        f"highlight_tools names {', '.join(unknown)}, and the tools are {', '.join(map(repr, tools))}"
+        if answered
+        else None
+    )
     question = next((text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
     for i, message in enumerate(messages):
         if not isinstance(message, ToolMessage) or not settings.trusts(message.name):

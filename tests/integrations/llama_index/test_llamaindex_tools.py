@@ -16,7 +16,8 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.llms.seka import SekaLLM, SekaLLMError, collect_reports, mark_message
 
-from seka_rag import InvalidToolCall, Span, ToolCall
+from seka_rag import Span
+from seka_rag.frameworks import InvalidToolCall, ToolCall
 from seka_rag.highlight.sentences import Sentences
 from seka_rag.highlight.trust import Trusted, TrustPolicy
 
