@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llama_index.llms.seka import SekaLLM
-from llama_index.llms.seka.conformance import LLMConformance
+from llm_conformance import LLMConformance
 
 
 class TestSekaLLM(LLMConformance):

@@ -3,7 +3,7 @@
 It asks for what query engines, chat engines, agents and their users rely on. The file needs pytest and
 llama-index-core only, so it can be copied beside another integration. With a model that answers anything at all:
 
-    from llama_index.llms.seka.conformance import LLMConformance
+    from llm_conformance import LLMConformance
 
     class TestMine(LLMConformance):
         def make(self, **settings):

@@ -1,6 +1,6 @@
 """LangChain's standard tests for chat models, run on ChatSeka and on ChatHuggingFace: the figures of both side by side.
 
-    python integrations/langchain/bench/standard_suites.py
+    python tests/conformance/compare_langchain.py
 
 Both run the same built-in model, with everything declared: tools, a forced choice of tools, structured output, JSON mode.
 Needs ``pip install langchain-huggingface`` for the peer; without it the peer is left out. No network is used.

@@ -1,6 +1,6 @@
 """Run the conformance suite on SekaLLM and on HuggingFaceLLM, with the same tiny model, and print both results.
 
-    python tests/integrations/llama_index/compare_conformance.py [--peer-python PYTHON] [--markdown FILE]
+    python tests/conformance/compare_llamaindex.py [--peer-python PYTHON] [--markdown FILE]
 
 Without ``--peer-python`` it makes a virtual environment in a temporary folder and installs llama-index-llms-huggingface
 there, which takes a while and some gigabytes. The suite's file is copied there; seka-rag is not.
@@ -22,10 +22,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 HERE = Path(__file__).resolve().parent
-SUITE = HERE.parents[2] / "integrations/llama_index/llama_index/llms/seka/conformance.py"
+SUITE = HERE / "llm_conformance.py"
 PEER = """
 import os
-from conformance import LLMConformance
+from llm_conformance import LLMConformance
 from llama_index.llms.huggingface import HuggingFaceLLM
 
 class TestHuggingFaceLLM(LLMConformance):
@@ -103,8 +103,10 @@ def main() -> None:
         for name in ("ours", "peer"):
             (folder / name).mkdir()
             (folder / name / "conftest.py").write_text(SETTINGS)
-        shutil.copy(HERE / "test_llamaindex_conformance.py", folder / "ours" / "test_ours.py")
-        shutil.copy(SUITE, folder / "peer" / "conformance.py")
+        tests = HERE.parent / "integrations" / "llama_index"
+        shutil.copy(tests / "test_llamaindex_conformance.py", folder / "ours" / "test_ours.py")
+        for name in ("ours", "peer"):
+            shutil.copy(SUITE, folder / name / SUITE.name)
         (folder / "peer" / "test_peer.py").write_text(PEER)
         ours = run_suite(sys.executable, folder / "ours", folder / "ours" / "test_ours.py", {})
         peer_environment = {"TINY_MODEL": str(folder / "model"), "PYTHONPATH": ""}
