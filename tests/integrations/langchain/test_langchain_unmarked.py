@@ -37,7 +37,7 @@ CAUSES = {
         lambda chat: Facts() | RunnableLambda(lambda d: join(d)) | chat,
         "no template of LangChain is known",
     ),
-    "a template that cannot be rebuilt": (lambda chat: rag(chat, dated()), "cannot be followed"),
+    "a template that cannot be rebuilt": (lambda chat: rag(chat, dated()), "could not be followed"),
     "rewritten on the way": (
         lambda chat: {"context": Facts() | join | str.upper, "question": RunnablePassthrough()} | TEMPLATE | chat,
         r"does not stand unchanged in any variable of the template \(context, question\)",
