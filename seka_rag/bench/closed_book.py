@@ -109,8 +109,8 @@ def margins(
         last = batch.attention_mask.sum(1) - 1
         scores = logits[torch.arange(len(some)), last].float().cpu()  # [B, V]; differences are those of log-softmax
         for row, i in enumerate(some):
-            true = _first_tokens(model.tokenizer, facts[i].cloze, facts[i].answers)
-            false = _first_tokens(model.tokenizer, facts[i].cloze, (a for g in facts[i].alternatives for a in g)) - true
+            true = first_tokens(model.tokenizer, facts[i].cloze, facts[i].answers)
+            false = first_tokens(model.tokenizer, facts[i].cloze, (a for g in facts[i].alternatives for a in g)) - true
             if true and false:
                 found[i] = float(scores[row, list(true)].max() - scores[row, list(false)].max())
         if progress is not None:
@@ -128,7 +128,7 @@ def _completing(model: SteeredModel, cloze: str) -> TokenizedPrompt:
     )
 
 
-def _first_tokens(tokenizer: Any, cloze: str, answers: Iterable[str]) -> set[int]:
+def first_tokens(tokenizer: Any, cloze: str, answers: Iterable[str]) -> set[int]:
     """The tokens that follow the cloze when an answer does."""
     before = tokenizer(cloze, add_special_tokens=False)["input_ids"]
     whole = [tokenizer(f"{cloze} {answer}", add_special_tokens=False)["input_ids"] for answer in answers]

@@ -6,6 +6,27 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_Z = 1.959964
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """Lower and upper bound of a rate ``p`` of ``n`` (Wilson 1927, 95%); ``p n`` need not be whole, as for mean rates."""
+    if not n:
+        return (0.0, 1.0)
+    middle = (p + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
+    half = _Z / (1 + _Z * _Z / n) * math.sqrt(max(0.0, p * (1 - p)) / n + _Z * _Z / (4 * n * n))
+    return (max(0.0, middle - half), min(1.0, middle + half))
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of numbers, give or take 1.96 of its standard errors; without bounds for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return (-math.inf, math.inf)
+    mean = sum(values) / n
+    half = _Z * math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return (mean - half, mean + half)
+
 
 @dataclass(frozen=True)
 class Rate:
@@ -24,13 +45,8 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper bound (Wilson 1927, z = 1.96)."""
-        if not self.n:
-            return (0.0, 1.0)
-        z, p, n = 1.959964, self.value, self.n
-        middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (max(0.0, middle - half), min(1.0, middle + half))
+        """Lower and upper bound, by ``wilson``."""
+        return wilson(self.value, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -1,4 +1,4 @@
-"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``calibrate``, ``merge``, ``inspect`` and ``serve``."""
+"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``calibrate``, ``merge``, ``inspect``, ``serve``, ``bench``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from seka_rag.cli.ask import ask
+from seka_rag.cli.bench import bench
 from seka_rag.cli.calibrate import calibrate
 from seka_rag.cli.demo import demo
 from seka_rag.cli.inspect import inspect
@@ -39,5 +40,5 @@ def _options(
     """RAG answers that follow the evidence: attention steering towards retrieved passages."""
 
 
-for command in (ask, demo, learn, calibrate, merge, inspect, serve):
+for command in (ask, demo, learn, calibrate, merge, inspect, serve, bench):
     app.command()(command)

@@ -1,0 +1,167 @@
+"""Methods that are compared: each family is one line here, with the strengths at which it is tried."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from seka_rag.bank import Bank
+from seka_rag.errors import SettingError
+from seka_rag.highlight.registry import HIGHLIGHTERS
+from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.random_projection import RandomProjection
+from seka_rag.steering.registry import suggested
+from seka_rag.steering.seka import Seka
+
+#: Banks that variants name: that of the model, and one learned as the library first learned them.
+MODEL, FIRST = "model", "as first shipped"
+#: What can be highlighted: the evidence, every passage, another sentence; or what a highlighter chooses.
+HIGHLIGHTS = ("gold", "wrong", "all", *(name for name in HIGHLIGHTERS if name not in ("all", "off")))
+#: Instructions in front of the prompt, by number, for the rows that steer nothing.
+INSTRUCTIONS = (
+    "Answer only from the context below, even if it contradicts what you know.",
+    "The context below is true and up to date. Use it, not your memory, to answer the question.",
+    "Read the context carefully. Find the sentence that answers the question and repeat its answer.",
+)
+MARKED = "The evidence is marked with **."
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of answering: what is highlighted, how the model is steered, how the prompt is worded.
+
+    Attributes:
+        method: name of the family.
+        steering: None runs the plain model.
+        bank: MODEL or FIRST.
+        highlight: one of HIGHLIGHTS, or None if nothing is highlighted.
+        before: stands in front of the prompt.
+        marked: whether highlights are written into the text, between ``**``.
+        extra: further settings that tell it from others of its family.
+    """
+
+    method: str
+    steering: SteeringMethod | None = None
+    bank: str = MODEL
+    highlight: str | None = None
+    before: str = ""
+    marked: bool = False
+    extra: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that distinguishes it, as plain data."""
+        steering = {} if self.steering is None else self.steering.as_dict()
+        given = {"highlight": self.highlight, "before": self.before or None, "marked": self.marked or None}
+        bank = {"bank": self.bank} if self.steering is not None and self.bank != MODEL else {}
+        return {k: v for k, v in {**steering, **given, **bank, **dict(self.extra)}.items() if v is not None}
+
+    @property
+    def key(self) -> str:
+        """A text that tells it from all others."""
+        return f"{self.method} {json.dumps(self.settings, sort_keys=True)}"
+
+    @property
+    def strength(self) -> float | None:
+        return None if self.steering is None else self.steering.strength
+
+
+@dataclass(frozen=True)
+class Family:
+    """One line of the table of methods.
+
+    Attributes:
+        name: on the command line and in results.
+        variants: from the model's bank to its variants, without highlights.
+        quick: whether it is tried by default with few examples.
+        steers: whether there is something to highlight.
+    """
+
+    name: str
+    variants: Callable[[Bank | None], Sequence[Variant]]
+    quick: bool = False
+    steers: bool = True
+
+
+def _at(name: str, method: SteeringMethod, strengths: Iterable[float], bank: Bank | None) -> list[Variant]:
+    return [Variant(name, method.with_strength(s)) for s in strengths]
+
+
+def steered(name: str, method: SteeringMethod, *strengths: float, quick: bool = False) -> Family:
+    """A family of one steering method at several strengths."""
+    return Family(name, partial(_at, name, method, strengths), quick)
+
+
+def _suggested(bank: Bank | None) -> list[Variant]:
+    if bank is None:
+        raise SettingError("the method 'suggested' is that of the model's bank, and this model has none: give --bank")
+    method = suggested(bank)
+    return [Variant("suggested", method.with_strength(f * method.strength)) for f in (0.5, 1.0, 2.0)]
+
+
+def _random(bank: Bank | None) -> list[Variant]:
+    return [Variant("random-projection", RandomProjection(gain=1.0, seed=seed)) for seed in range(5)]
+
+
+_FAMILIES = (
+    Family("plain", lambda bank: [Variant("plain")], quick=True, steers=False),
+    Family(
+        "instruction",
+        lambda bank: [Variant("instruction", before=text) for text in INSTRUCTIONS],
+        steers=False,
+    ),
+    Family("marked", lambda bank: [Variant("marked", before=MARKED, marked=True)]),
+    Family("seka-first", lambda bank: [Variant("seka-first", Seka(gain=0.5), FIRST)]),
+    Family("suggested", _suggested, quick=True),
+    steered("seka", Seka(), 0.5, 1.0, 2.0),
+    steered("key-scaling", KeyScaling(), 0.25, 0.5, 1.0, quick=True),
+    Family("random-projection", _random),
+    steered("key-bias", KeyBias(), 1.0, 2.0, 4.0, quick=True),
+    steered("key-bias-mean", KeyBias(form="mean"), 1.0, 2.0, 4.0),
+    steered("key-bias-request", KeyBias(form="request"), 1.0, 2.0, 4.0),
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
+
+
+def choose(
+    names: Sequence[str] | None, bank: Bank | None, *, quick: bool = False, highlights: Sequence[str] = ("gold",)
+) -> list[Variant]:
+    """The variants of some families under each of some highlights; the plain model always comes first.
+
+    Args:
+        names: of families; None for all, or for the quick ones.
+        bank: of the model.
+
+    Raises:
+        SettingError: an unknown family or highlight.
+    """
+    wanted = [f.name for f in _FAMILIES if f.quick or not quick] if names is None else list(names)
+    for name in wanted:
+        check_name("method", name, FAMILIES)
+    for name in highlights:
+        check_name("highlight", name, HIGHLIGHTS)
+    found: list[Variant] = []
+    for name in dict.fromkeys(["plain", *wanted]):
+        family = FAMILIES[name]
+        for variant in family.variants(bank):
+            found += [replace(variant, highlight=h) for h in highlights] if family.steers else [variant]
+    return found
+
+
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise unless a name is known.
+
+    Raises:
+        SettingError: it is not; says which is nearest and which there are.
+    """
+    names = list(known)
+    if name not in names:
+        near = get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SettingError(f"unknown {kind} {name!r}: {hint}there are {', '.join(names)}")

@@ -1,0 +1,110 @@
+"""A whole run: from the options of the command to the files it writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from seka_rag.bank.folders import write_file
+from seka_rag.bench.curves import lines
+from seka_rag.bench.methods import FAMILIES, HIGHLIGHTS, Variant, check_name, choose
+from seka_rag.bench.rows import Comparison, Row, Table
+from seka_rag.bench.runner import Subject, run
+from seka_rag.bench.tasks import TASKS
+from seka_rag.bench.tasks.base import Source, Task
+from seka_rag.errors import SettingError
+from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.facts import Split
+
+#: ``with bar(text, total) as advance``: a bar, and what moves it on.
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of the command.
+
+    Raises:
+        SettingError: an unknown task, method, highlight, split or dtype; or no task.
+    """
+
+    tasks: tuple[str, ...]
+    model: str
+    out: Path
+    bank: str = "auto"
+    data: Path | None = None
+    methods: tuple[str, ...] | None = None
+    highlights: tuple[str, ...] = ("gold",)
+    limit: int | None = None
+    split: str = "development"
+    dtype: str = "bfloat16"
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        for kind, names, known in (
+            ("task", self.tasks, TASKS),
+            ("method", self.methods or (), FAMILIES),
+            ("highlight", self.highlights, HIGHLIGHTS),
+            ("split", (self.split,), get_args(Split)),
+            ("dtype", (self.dtype,), ("bfloat16", "float16", "float32")),
+        ):
+            for name in names:
+                check_name(kind, name, known)
+        if not self.tasks or not self.highlights:
+            raise SettingError("name at least one task and one highlight")
+        if self.data is not None and len(self.tasks) > 1:
+            raise SettingError(f"--data is read by one task, and {len(self.tasks)} are named: run them one by one")
+
+    def limit_of(self, task: Task) -> int:
+        return self.limit or (task.quick_limit if self.quick else task.limit)
+
+
+def run_plan(plan: Plan, bar: Bar) -> Iterator[Path]:
+    """Run the tasks one after another and write what each gives; yields the paths of the files.
+
+    Raises:
+        SekaError: of the model, the data, the methods, or an ``out`` that holds another run.
+    """
+    model = SteeredModel.from_pretrained(plan.model, bank=plan.bank, dtype=getattr(torch, plan.dtype))
+    variants = choose(plan.methods, model.bank, quick=plan.quick, highlights=plan.highlights)
+    for name in plan.tasks:
+        table = _run_task(plan, TASKS[name], Subject(model, plan.out), variants, bar)
+        yield from _write(plan.out, TASKS[name], table)
+
+
+def _run_task(plan: Plan, task: Task, subject: Subject, variants: list[Variant], bar: Bar) -> Table:
+    source = Source(
+        subject.model,
+        plan.out,
+        plan.limit_of(task),
+        plan.data,
+        plan.split,  # type: ignore[arg-type]
+    )
+    items = task.items(source)
+    with bar(task.name, len(items) * len(variants)) as advance:
+        journal = run(task.name, subject, items, variants, progress=advance)
+    return Table(task.name, subject.model.name, items, variants, journal)
+
+
+def _write(out: Path, task: Task, table: Table) -> Iterator[Path]:
+    between = {v for curve in task.curves for line in lines(table, curve) if (v := line.best(curve.levels[-1]))}
+    metrics = list(dict.fromkeys(m for curve in task.curves for m in (curve.following, curve.harm)))
+    rates = [m for m in metrics if m.split(".")[-1] in ("right", "first")]
+    ordered = [v for v in table.variants if v in between]
+    yield _merged(out / "results.json", task.name, table.rows())
+    yield _merged(out / "comparisons.json", task.name, table.comparisons(rates, ordered))
+
+
+def _merged(path: Path, task: str, rows: list[Row] | list[Comparison]) -> Path:
+    """Write the rows of a task in place of those that it had; the other tasks keep theirs."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    every = [*(r for r in kept if r["task"] != task), *(row.as_dict() for row in rows)]
+    every.sort(key=lambda r: list(TASKS).index(r["task"]) if r["task"] in TASKS else len(TASKS))
+    lines_of_text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in every)
+    return write_file(path, f"[\n{lines_of_text}\n]\n".encode())

@@ -1,0 +1,42 @@
+"""Measures of a generated text by itself: how long it is, how much it repeats, how varied it is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from seka_rag.text.words import words
+
+
+def repetition(text: str) -> float:
+    """Share of the word 3-grams that stood there before; 0 for a text of fewer than three words.
+
+    >>> repetition("a b c a b c")
+    0.25
+    """
+    grams = _grams(words(text), 3)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def entropy(text: str) -> float:
+    """The fluency of Zhang et al. (2018) and ROME: (2/3 H2 + 4/3 H3) / 2, entropies of word n-grams in bits.
+
+    >>> entropy("a b c d")  # three 2-grams, two 3-grams, all different
+    1.1949875002403854
+    """
+    tokens = words(text)
+    return (2 / 3 * _bits(_grams(tokens, 2)) + 4 / 3 * _bits(_grams(tokens, 3))) / 2
+
+
+def length(text: str) -> int:
+    """Words of a text, separated by white space."""
+    return len(text.split())
+
+
+def _grams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+def _bits(grams: Sequence[tuple[str, ...]]) -> float:
+    return -sum(c / len(grams) * math.log2(c / len(grams)) for c in Counter(grams).values()) if grams else 0.0

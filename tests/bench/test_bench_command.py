@@ -1,0 +1,114 @@
+"""The command: what it writes, what it refuses, and that a killed run ends like one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny import demo_tokenizer, random_bank, tiny_model
+from typer.testing import CliRunner
+
+from seka_rag.cli import app
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A tiny random model, a bank of it, and records."""
+    folder = tmp_path_factory.mktemp("bench")
+    model = tiny_model("qwen3")
+    model.save_pretrained(folder / "model")
+    demo_tokenizer().save_pretrained(folder / "model")
+    random_bank(model).save(folder / "bank")
+    lines = []
+    for i, (city, other) in enumerate([("Lyon", "Oslo"), ("Lima", "Kyoto"), ("Porto", "Cairo")] * 12):
+        passage = f"Ada moved to {city} last year."
+        mark = {"passage": 0, "start": 0, "end": len(passage), "text": passage}
+        record = {
+            "id": str(i), "dataset": "d", "question": "Where does Ada live?", "passages": [passage, "Alan has a cat."],
+            "gold_context_answer": [city], "parametric_answer": other, "highlights": [mark], "meta": {},
+        }  # fmt: skip
+        lines.append(json.dumps(record) + "\n")
+    (folder / "records.jsonl").write_text("".join(lines))
+    return folder
+
+
+def arguments(files, out, *more):
+    return [
+        "bench", "conflict-rag", "--model", str(files / "model"), "--bank", str(files / "bank"), "--dtype", "float32",
+        "--data", str(files / "records.jsonl"), "--methods", "seka,key-scaling", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def run(args, code=0):
+    result = CliRunner().invoke(app, args, env={"COLUMNS": "300", "TERM": "dumb"})
+    assert result.exit_code == code, result.output + str(result.exception)
+    return " ".join(result.output.split())
+
+
+def test_rows_are_written_and_a_second_run_changes_nothing(files, tmp_path):
+    run(arguments(files, tmp_path, "--limit", "3"))
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert {tuple(row) for row in rows} == {
+        ("task", "model", "method", "settings", "metric", "n", "value", "low", "high")
+    }
+    assert {row["method"] for row in rows} == {"plain", "seka", "key-scaling"}
+    plain = next(r for r in rows if r["method"] == "plain" and r["metric"] == "correction.kl")
+    assert (plain["n"], plain["value"]) == (3, 0)
+    steered = next(r for r in rows if r["settings"].get("gain") == 2.0 and r["metric"] == "correction.kl")
+    assert steered["value"] > 0  # the edits took place
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    run(arguments(files, tmp_path, "--limit", "3"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+    assert "is of another run (items:" in run(arguments(files, tmp_path, "--limit", "2"), code=1)
+
+
+def test_a_killed_run_ends_like_one_that_was_not(files, tmp_path):
+    run(arguments(files, tmp_path / "whole"))
+    code = "import sys, torch; torch.set_num_threads(1); from seka_rag.cli import app; app(sys.argv[1:])"
+    journal = tmp_path / "killed" / "conflict-rag.jsonl"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments(files, tmp_path / "killed")], env=os.environ)
+    deadline = time.time() + 240
+    while not (journal.exists() and len(journal.read_bytes().splitlines()) > 20) and time.time() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole = (tmp_path / "whole" / "conflict-rag.jsonl").read_bytes()
+    left = journal.read_bytes()
+    assert 0 < len(left) < len(whole)
+    run(arguments(files, tmp_path / "killed"))
+    assert journal.read_bytes() == whole
+    for name in ("results.json", "comparisons.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--methods", "sekka"], "unknown method 'sekka': did you mean 'seka'?"),
+        (["--highlights", "best"], "unknown highlight 'best'"),
+        (["--split", "test"], "unknown split 'test'"),
+        (["--dtype", "int8"], "unknown dtype 'int8'"),
+        (["--model", "no/such/folder"], "no/such/folder"),
+        (["--data", "missing.jsonl"], "cannot read missing.jsonl"),
+    ],
+)
+def test_wrong_options_are_named(files, tmp_path, change, message):
+    assert message in run([*arguments(files, tmp_path), *change], code=1)
+
+
+def test_unknown_tasks_and_data_for_several(files, tmp_path):
+    args = arguments(files, tmp_path)
+    assert "unknown task 'conflictrag': did you mean 'conflict-rag'?" in run(
+        [args[0], "conflictrag", *args[2:]], code=1
+    )
+    assert "--data is read by one task" in run([args[0], "counterfact", *args[1:]], code=1)
+
+
+def test_a_malformed_record_is_named_with_line_and_field(files, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text((files / "records.jsonl").read_text().splitlines()[0] + '\n{"id": "x", "dataset": 3}\n')
+    assert "bad.jsonl, line 2, dataset:" in run([*arguments(files, tmp_path / "o"), "--data", str(path)], code=1)

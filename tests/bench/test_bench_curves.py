@@ -1,0 +1,62 @@
+"""Curves and their values at equal harm, by hand."""
+
+import pytest
+
+from seka_rag.bench.curves import at_most, lines
+from seka_rag.bench.methods import Variant
+from seka_rag.bench.tasks.base import Curve
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.seka import Seka
+
+
+@pytest.mark.parametrize(
+    ("points", "harm", "value"),
+    [
+        ([(0, 0.4), (0.2, 0.8), (1.0, 0.9)], 0.1, 0.6),
+        ([(0, 0.4), (0.2, 0.8), (1.0, 0.9)], 0.6, 0.85),
+        ([(0, 0.4), (0.2, 0.8)], 0.5, 0.8),  # never so much harm: the best that it does
+        ([(0, 0.4), (0.2, 0.8), (0.3, 0.1)], 0.3, 0.8),  # more strength may follow less
+        ([(0, 0.4), (0.5, 0.3), (0.1, 0.9)], 0.2, 0.9),  # and harm less
+        ([(0, 0.4), (0.5, 0.2)], 0.25, 0.4),  # nothing gained: plain
+        ([(0, 0.4), (0.0, 0.7)], 0.0, 0.7),
+        ([(0, 0.4)], 0.3, 0.4),
+    ],
+)
+def test_the_most_following_at_a_harm(points, harm, value):
+    assert at_most(points, harm) == pytest.approx(value)
+
+
+class Figures:
+    def __init__(self, figures):
+        self.variants, self._figures = list(figures), figures
+
+    def value(self, variant, metric):
+        return self._figures[variant].get(metric, float("nan"))
+
+
+PLAIN = Variant("plain")
+WEAK, STRONG = (Variant("seka", Seka(gain=g), highlight="gold") for g in (0.5, 1.0))
+WRONG = Variant("seka", Seka(gain=0.5), highlight="wrong")
+LONE = Variant("key-scaling", KeyScaling(gain=1.0), highlight="gold")
+FIGURES = Figures(
+    {
+        PLAIN: {"c.right": 0.2, "i.kl": 0.0, "k.right": 0.9},
+        STRONG: {"c.right": 0.8, "i.kl": 0.4, "k.right": 0.7},
+        WEAK: {"c.right": 0.5, "i.kl": 0.1, "k.right": 0.95},
+        WRONG: {"c.right": 0.1, "i.kl": 0.1, "k.right": 0.9},
+        LONE: {"c.right": 0.4},
+    }
+)
+
+
+def test_a_line_for_each_method_and_highlight_in_the_order_of_strength():
+    seka, wrong = lines(FIGURES, Curve("c.right", "i.kl"))
+    assert (seka.name, wrong.name) == ("seka", "seka, wrong")
+    assert seka.points == ((0.0, 0.2), (0.1, 0.5), (0.4, 0.8))
+    assert seka.at(0.25) == pytest.approx(0.65)
+    assert (seka.best(0.25), seka.best(0.5), seka.best(0.05)) == (WEAK, STRONG, None)
+
+
+def test_harm_as_what_is_lost():
+    seka = lines(FIGURES, Curve("c.right", "k.right", loss=True))[0]
+    assert [p[0] for p in seka.points] == pytest.approx([0.0, 0.0, 0.2])  # better than plain is no harm

@@ -1,0 +1,217 @@
+"""Tasks on a model whose answers are known: it says what is highlighted when steered, and what it remembers when not."""
+
+import json
+
+import pytest
+import torch
+from scripted import Scripted
+
+from seka_rag.bench.item import Opening
+from seka_rag.bench.measure import first_outcome, opening_tokens, prompt_of
+from seka_rag.bench.methods import INSTRUCTIONS, MARKED, Variant, choose
+from seka_rag.bench.rows import Table
+from seka_rag.bench.runner import Subject, batches, run
+from seka_rag.bench.tasks import TASKS
+from seka_rag.bench.tasks.base import Source
+from seka_rag.bench.tasks.conflict_rag import group_of, question_item
+from seka_rag.errors import RecordError, SettingError
+from seka_rag.questions.records import Record
+from seka_rag.steering.seka import Seka
+
+PLAIN, GOLD = Variant("plain"), Variant("seka", Seka(gain=1.0), highlight="gold")
+WEAK, WRONG = Variant("seka", Seka(gain=0.5), highlight="gold"), Variant("seka", Seka(gain=1.0), highlight="wrong")
+
+
+def record(name, gold, memory, passages=("In spring Ann moved to Lyon.", "Bob lives in Oslo."), marked=0, **meta):
+    text = passages[marked]
+    return Record(
+        id=name, dataset="d", question=f"Where does {name} live?", passages=passages, gold_context_answer=gold,
+        parametric_answer=memory, highlights=({"passage": marked, "start": 0, "end": len(text), "text": text},), meta=meta,
+    )  # fmt: skip
+
+
+def test_both_sides_of_a_known_model(tmp_path):
+    elsewhere = {"passage": 1, "start": 0, "end": 18}
+    records = [
+        record("Ann", ("Lyon",), "Rome", elsewhere=elsewhere),
+        record("Ada", ("Lyon",), "Lyon", elsewhere=elsewhere),
+        record("Ida", (), "Rome", marked=1),
+        record("Eve", ("Lyon",), None),
+    ]
+    items = [question_item(r, group_of(r)) for r in records]
+    assert [i.groups for i in items] == [
+        ("correction",),
+        ("agreement", "kept"),
+        ("irrelevant", "kept"),
+        ("novel", "kept"),
+    ]
+    model = Scripted({"does Ann": "Rome", "does Ada": "Lyon", "does Ida": "Rome"})
+    variants = [PLAIN, GOLD, WEAK, WRONG]
+    journal = run("conflict-rag", Subject(model, tmp_path), items, variants)
+    table = Table("conflict-rag", "scripted", items, variants, journal)
+    figures = {m: [table.value(v, m) for v in variants] for m in table.metrics}
+    assert figures["correction.right"] == [0, 1, 0, 0]
+    assert figures["correction.other"] == [1, 0, 1, 0]  # says what it remembers
+    assert figures["agreement.right"] == [1, 1, 1, 0]
+    assert figures["irrelevant.right"][:3] == [1, 0, 1]  # has nothing wrong to highlight: left out there
+    assert figures["novel.right"][:3] == [0, 1, 0]
+    assert figures["kept.right"][:2] == pytest.approx([2 / 3, 2 / 3])
+    assert figures["correction.first"] == [0, 1, 0, 0]
+    assert figures["correction.margin"][:2] == pytest.approx([-2.0, 1.0])
+    assert figures["correction.stopped"] == [1] * 4
+    assert figures["correction.words"] == [3] * 4
+    assert figures["correction.kl"][0] == figures["correction.kl"][2] == 0
+    assert figures["correction.kl"][1] > 0
+
+
+def test_divergence_and_margin_by_hand():
+    model = Scripted()
+    size = len(model.tokenizer)
+    (item,) = [question_item(record("Ann", ("Lyon",), "Rome"), "correction")]
+    right, other = opening_tokens(model, item.opening)
+    plain, steered = torch.zeros(size), torch.zeros(size)
+    plain[next(iter(other))], steered[next(iter(right))] = 2.0, 3.0
+    plain, steered = plain.log_softmax(-1), steered.log_softmax(-1)
+    found = first_outcome(model, item, steered, plain)
+    expected = torch.nn.functional.kl_div(steered, plain, log_target=True, reduction="sum")
+    assert found == {"kl": pytest.approx(float(expected), abs=1e-5), "top": True, "margin": 3.0, "first": True}
+    assert first_outcome(model, item, plain, plain)["kl"] == 0
+
+
+def test_a_first_token_of_both_answers_tells_nothing():
+    model = Scripted()
+    same = Opening(text="It is", right=("Lyon",), other=("Lyon",))
+    assert opening_tokens(model, same) == (set(), set())
+    spaced, bare = (
+        opening_tokens(model, Opening(text="It is", right=("Lyon",), other=("Rome",), spaced=s))[0]
+        for s in (True, False)
+    )
+    assert model.tokenizer.decode(list(spaced)).startswith(" ")
+    assert model.tokenizer.decode(list(bare)).startswith("L")
+
+
+def test_prompts_of_rows_that_steer_nothing():
+    item = question_item(record("Ann", ("Lyon",), "Rome"), "correction")
+    marked = prompt_of(item, Variant("marked", highlight="gold", before=MARKED, marked=True))
+    assert marked.text.startswith(f"{MARKED}\n\nContext:\n**In spring Ann moved to Lyon.**\n\nBob lives")
+    assert not marked.spans
+    assert prompt_of(item, Variant("instruction", before=INSTRUCTIONS[0])).text.startswith(INSTRUCTIONS[0])
+    assert prompt_of(item, GOLD).highlighted == ("In spring Ann moved to Lyon.",)
+    assert prompt_of(item, Variant("x", highlight="all")).highlighted == item.record.passages
+    assert prompt_of(item, Variant("x", highlight="top_k")).highlighted == ("In spring Ann moved to Lyon.",)
+
+
+def test_our_own_questions_fall_into_all_groups(tmp_path, monkeypatch):
+    from seka_rag.bench.tasks import base
+    from seka_rag.questions.facts import load_facts
+
+    monkeypatch.setattr(base, "known_facts", lambda model, facts: [f for f in facts if f.category == "capital"])
+    source = Source(Scripted(), tmp_path, limit=6)
+    items = TASKS["conflict-rag"].items(source)
+    groups = {g for item in items for g in item.groups}
+    assert groups == {
+        "correction", "correction/same", "correction/paraphrase", "resistance", "wrong-highlight", "agreement", "novel",
+        "irrelevant", "disagree", "abstention", "kept",
+    }  # fmt: skip
+    capitals = {f.subject for f in load_facts() if f.category == "capital"}
+    for item in items:
+        group = item.groups[0]
+        assert item.gold is not None
+        if "fact" in item.record.meta:
+            assert item.record.meta["subject"] in capitals
+            assert item.opening.right
+            assert item.opening.other
+            assert not set(item.opening.right) & set(item.opening.other)
+        if group == "resistance":  # the truth is highlighted, the lie stands there
+            assert all(answer not in _text(item) for answer in item.record.meta["other_answers"])
+        if group == "wrong-highlight":
+            assert any(answer in _text(item) for answer in item.record.meta["other_answers"])
+    assert len({i.id for i in items}) == len(items) == 8 * 6
+    again = Source(Scripted(), tmp_path, limit=6)
+    monkeypatch.setattr(base, "known_facts", None)  # what is known was kept
+    assert TASKS["conflict-rag"].items(again) == items
+
+
+def _text(item):
+    return " ".join(item.prompt(item.gold).highlighted)
+
+
+def test_a_model_that_knows_nothing_is_told(tmp_path, monkeypatch):
+    from seka_rag.bench.tasks import base
+
+    monkeypatch.setattr(base, "known_facts", lambda model, facts: [])
+    with pytest.raises(RecordError, match="scripted knows none of 128 facts"):
+        _ = Source(Scripted(), tmp_path, limit=2).known
+
+
+def counterfact(name, subject, new, true, paraphrases):
+    current, old = f"Currently {subject} lives in {new}.", f"Previously {subject} lives in {true}."
+    start = current.index("lives")
+    mark = {"passage": 1, "start": start, "end": len(current) - 1, "text": current[start:-1]}
+    meta = {
+        "subject": subject, "target_new": new, "target_true": true, "rewrite_prompt": f"{subject} lives in",
+        "paraphrases": paraphrases,
+    }  # fmt: skip
+    return {
+        "id": name, "dataset": "counterfact", "question": paraphrases[0], "passages": [old, current],
+        "gold_context_answer": [new], "parametric_answer": true, "highlights": [mark], "meta": meta,
+    }  # fmt: skip
+
+
+def test_counterfact_in_the_papers_prompt_and_as_passages(tmp_path):
+    rows = [
+        counterfact("1", "Ann", "Lyon", "Rome", ["The home of Ann is in", "Ann dwells in"]),
+        counterfact("2", "Bob", "Oslo", "Bonn", ["The home of Bob is in"]),
+        counterfact("3", "Cid", "Kyiv", "Linz", ["The home of Cid is in"]),
+        counterfact("4", "Dan", "Pisa", "Faro", ["The home of Dan is in"]),
+    ]
+    path = tmp_path / "cf.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    model = Scripted({"Bob": "Bonn", "Cid": "Kyiv", "Ann": "Rome", "Dan": "Faro"})
+    items = TASKS["counterfact"].items(Source(model, tmp_path, limit=9, data=path))
+    first = next(i for i in items if i.id == "1/0")
+    text = first.prompt(first.gold)
+    assert text.text == "Previously Ann lives in Rome. Currently Ann lives in Lyon."
+    assert (first.opening.text, text.highlighted) == ("The home of Ann is in", ("lives in Lyon",))
+    assert first.prompt(first.wrong).highlighted == ("Ann lives in Rome",)
+    assert first.opening.right == ("lyon", "Lyon", "LYON")
+    assert first.groups[:2] == ("ES", "PS")
+    assert next(i for i in items if i.id == "1/1").groups[0] == "PS"
+    rag = next(i for i in items if i.id == "1/RAG")
+    assert rag.prompt(rag.gold).highlighted == ("Ann lives in Lyon.",)
+    other = next(i for i in items if i.id == "1/irrelevant")
+    assert not any(answer in " ".join(other.record.passages) for answer in ("Lyon", "Rome"))
+    table = Table("c", "m", items, [PLAIN, GOLD], run("counterfact", Subject(model, tmp_path), items, [PLAIN, GOLD]))
+    # plain it says what it remembers, of Cid the new answer; steered what is highlighted
+    assert table.values(PLAIN, "ES.first") == {"1": 0, "2": 0, "3": 1, "4": 0}
+    assert table.value(GOLD, "ES.first") == 1
+    assert table.value(PLAIN, "irrelevant.kl") == 0
+    bare = TASKS["counterfact-paper"].items(Source(model, tmp_path, limit=1, data=path))
+    assert not bare[0].opening.spaced
+
+
+def test_records_that_are_none_of_counterfact_are_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(record("Ann", ("Lyon",), "Rome").model_dump_json() + "\n")
+    with pytest.raises(RecordError, match="record 'Ann' is none of CounterFact: meta lacks subject, target_new"):
+        TASKS["counterfact"].items(Source(Scripted(), tmp_path, limit=9, data=path))
+    path.write_text(path.read_text() + '{"id": "y"}\n')
+    with pytest.raises(RecordError, match=r"x.jsonl, line 2, dataset: Field required"):
+        TASKS["conflict-rag"].items(Source(Scripted(), tmp_path, limit=9, data=path))
+
+
+def test_batches_hold_what_is_alike():
+    assert batches([5, 1, 9, 2], rows=2, tokens=100) == [[1, 3], [0, 2]]
+    assert batches([5, 1, 9, 2], rows=9, tokens=10) == [[1, 3], [0], [2]]
+
+
+def test_unknown_names():
+    with pytest.raises(SettingError, match="unknown method 'sekka': did you mean 'seka'"):
+        choose(["sekka"], None)
+    with pytest.raises(SettingError, match="unknown highlight 'best'"):
+        choose(["seka"], None, highlights=["best"])
+    with pytest.raises(SettingError, match="this model has none: give --bank"):
+        choose(["suggested"], None)
+    keys = [v.key for v in choose(["seka", "random-projection"], None, highlights=["gold", "all"])]
+    assert keys[0] == PLAIN.key
+    assert len(set(keys)) == len(keys) == 1 + 2 * 3 + 2 * 5
