@@ -180,7 +180,7 @@ def _page(
     except ImportError:
         from seka_rag.errors import MissingExtraError
 
-        raise MissingExtraError("jinja2", "demo") from None
+        raise MissingExtraError("jinja2", "plots") from None
     template = (files("seka_rag") / "demo" / "real.html.j2").read_text(encoding="utf-8")
     parameters = sum(p.numel() for p in model.hf_model.parameters()) / 1e6
     return (
