@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, DistributedConfig
 
-from seka_rag import AdaSeka, ExpertBank, Seka, load_bank, route, steer
+from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyScaling, Seka, load_bank, route, steer
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
 
@@ -26,6 +26,12 @@ def results(model, bank, experts):
             found["generated"] = model.generate(
                 IDS, attention_mask=torch.ones_like(IDS), max_new_tokens=4, do_sample=False, eos_token_id=None
             )
+        for form in ("constant", "mean", "request"):
+            with steer(model, bank, MASK, KeyBias(bias=3.0, form=form, distances=(1, 24))):
+                found[f"key bias, {form}"] = model(IDS).logits
+        with steer(model, bank, MASK, KeyScaling(gain=2.0, fade=1)):
+            cache = model(IDS, use_cache=True).past_key_values
+            found["faded"] = model(IDS[:, :1], past_key_values=cache).logits
         with steer(model, experts, MASK, method):
             found["adaseka"] = model(IDS).logits
         routing = route(model, experts, method, IDS)

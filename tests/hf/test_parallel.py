@@ -42,7 +42,7 @@ def test_two_processes_give_what_one_gives(tmp_path):
             for name, value in wanted.items():
                 assert torch.allclose(found[name], value, atol=2e-4), (family, name, process)
             assert "tensor parallelism" in (folder / f"refused-{process}.txt").read_text()
-        for name in ("seka", "adaseka", "adaseka, two passes"):
+        for name in ("seka", "adaseka", "adaseka, two passes", "key bias, constant", "key bias, request"):
             assert not torch.allclose(wanted[name], wanted["plain"], atol=1e-2)
 
 

@@ -6,7 +6,7 @@ from oracle import group_bias
 from scores import scores_of
 from tiny import FAMILIES, random_bank, tiny_model
 
-from seka_rag import KeyBias, ProjectionBank, steer
+from seka_rag import KeyBias, ProjectionBank, Seka, steer
 from seka_rag.bank.queries import MeanQueries
 from seka_rag.errors import BankError, SteeringError, UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
@@ -253,3 +253,29 @@ def test_mean_queries_are_checked_and_saved(tmp_path):
             ProjectionBank(bank.model, bank.positive, queries=bad)
     with pytest.raises(BankError, match="strengths: shape"):
         ProjectionBank(bank.model, bank.positive, strengths=torch.ones(2, 2))
+
+
+def test_lora_and_weights_in_half_precision():
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["k_proj", "q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    lora = peft.get_peft_model(tiny_model("llama"), config).eval()
+    queries = last_queries(lora)
+    bank = bank_of(lora, {i: q[2] for i, q in queries.items()}, [0])
+    gain, _ = gained(lora, bank, KeyBias(form="mean", **LOOSE))
+    assert torch.allclose(gain[2], (BIAS * MASK[2]).expand_as(gain[2]), atol=1e-4)
+    half = tiny_model("llama").to(torch.bfloat16)
+    bank = bank_of(half, {i: q[2] for i, q in last_queries(half).items()}, [0])
+    gain, _ = gained(half, bank, KeyBias(form="mean", **LOOSE))
+    assert torch.allclose(gain[2], (BIAS * MASK[2]).expand_as(gain[2]), atol=0.05)
+
+
+def test_steering_that_is_open_meanwhile_is_not_touched_by_the_measurement():
+    model = tiny_model("llama")
+    bank = bank_of(model, {i: q[2] for i, q in last_queries(model).items()}, [0])
+    with torch.no_grad(), steer(model, bank, MASK, Seka(gain=1.0)) as outer:
+        with steer(model, bank, MASK, KeyBias(form="mean", **LOOSE)) as inner:
+            both = model(IDS).logits
+    assert outer.tokens_edited == inner.tokens_edited == 5
+    with torch.no_grad(), steer(model, bank, MASK, Seka(gain=1.0)):
+        with steer(model, bank, MASK, KeyBias(form="mean", **LOOSE)):
+            assert torch.equal(model(IDS).logits, both)
