@@ -10,14 +10,14 @@ import torch
 
 from seka_rag.bench.rates import Rate, mcnemar
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
-from seka_rag.hf.find import find_key_sites
-from seka_rag.hf.hooks import recording
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.model.steered import SteeredModel
-from seka_rag.steering.base import SteeringMethod, steer
+from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
+from seka_rag.steering.sizes import edit_sizes
 
 RANDOM_SEEDS = 5
 KINDS: tuple[Kind, ...] = ("conflict", "disagree", "novel", "agreement", "irrelevant")
@@ -43,19 +43,12 @@ class Variant:
     kinds: tuple[Kind, ...] = KINDS
 
 
-def edit_norm(model: SteeredModel, method: SteeringMethod, trials: Sequence[Trial]) -> float:
+def edit_norm(model: SteeredModel, method: KeyEditing, trials: Sequence[Trial]) -> float:
     """Mean ``||delta k|| / ||k||`` over the highlighted tokens and the steered heads, in the steered pass itself."""
     assert model.bank is not None
     batch = pad([tokenized(model, t, "evidence") for t in trials], pad_id(model.tokenizer))
-    sites, marked = find_key_sites(model.hf_model), batch.weights > 0
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    prepared = method.prepare(model.hf_model, model.bank, **inputs, tokenizer=model.tokenizer)
-    steering = steer(model.hf_model, model.bank, batch.weights, method, prepared=prepared)
-    with torch.inference_mode(), recording(sites) as before, steering:
-        with recording(sites) as after:
-            sites.decoder(**inputs, use_cache=False)
-    ratios = [(after[i] - before[i])[marked].norm(dim=-1) / before[i][marked].norm(dim=-1) for i in model.bank.layers]
-    return float(torch.cat([r[:, r.amax(0) > 0].flatten() for r in ratios]).mean())
+    sizes = edit_sizes(model.hf_model, model.bank, method, batch.input_ids, batch.weights, batch.attention_mask)
+    return float(torch.cat([size[size > 0] for size in sizes.values()]).mean())
 
 
 def variants(model: SteeredModel, gain: float) -> list[Variant]:

@@ -190,7 +190,7 @@ def test_generate_in_many_modes(mode):
             same = IDS.shape[1] + fade
             assert torch.equal(out.sequences[:, :same], unfaded.sequences[:, :same])
     assert "reorder_cache" not in vars(out.past_key_values)
-    assert not taps._fronts
+    assert not taps._replaced
 
 
 def over(answer):
@@ -279,6 +279,8 @@ def test_guesses_and_caches_of_other_kinds_are_refused():
     with torch.no_grad(), steer(model, bank, torch.ones(1, 8), Seka(gain=2.0, fade=2)):
         with pytest.raises(SteeringError, match="several at once"):
             model.generate(torch.arange(30, 34).repeat(2)[None], prompt_lookup_num_tokens=3, max_new_tokens=4)
+        model(SHORT[:1, :4].repeat(1, 2))  # the highlights are seen
+    with torch.no_grad(), steer(model, bank, torch.ones(1, 8), Seka(gain=2.0, fade=2)):
         cache = DynamicCache()
         model(SHORT[:1, :4].repeat(1, 2), past_key_values=cache)
         with pytest.raises(SteeringError, match="several at once"):
