@@ -224,7 +224,7 @@ def test_the_python_of_both_cards_runs(bank, qwen3, tokenizer, monkeypatch, caps
         made = SteeredModel(qwen3, tokenizer, bank=which)
         monkeypatch.setattr(SteeredModel, "from_pretrained", lambda name, bank, made=made: made)
         exec(code, {})
-        prompt = Prompt("Context: Ada moved to Lyon in 2021.\nQuestion: Where does Ada live?\nAnswer:")
+        prompt = Prompt("Context: Ada moved to Lyon in 2021. Question: Where does Ada live? Answer:")
         assert capsys.readouterr().out.strip() == made.generate(prompt.highlight("moved to Lyon in 2021")).text.strip()
 
 

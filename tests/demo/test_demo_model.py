@@ -53,7 +53,7 @@ def test_the_demo_command_writes_its_page(tmp_path):
     from seka_rag.cli import app
 
     result = CliRunner().invoke(
-        app, ["demo", "--out", str(tmp_path / "demo.html"), "--n", "20"], env={"COLUMNS": "160"}
+        app, ["demo", "--model", "seka-demo", "--out", str(tmp_path / "demo.html"), "--n", "20"], env={"COLUMNS": "160"}
     )
     assert result.exit_code == 0, result.output
     assert "memory conflict" in result.output

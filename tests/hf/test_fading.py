@@ -277,14 +277,12 @@ def test_where_it_cannot_be_done_it_is_refused(mode, error, says):
 def test_guesses_and_caches_of_other_kinds_are_refused():
     model, bank = model_and_bank("qwen3")
     with torch.no_grad(), steer(model, bank, torch.ones(1, 8), Seka(gain=2.0, fade=2)):
-        with pytest.raises(SteeringError, match="several at once"):
-            model.generate(torch.arange(30, 34).repeat(2)[None], prompt_lookup_num_tokens=3, max_new_tokens=4)
-        model(SHORT[:1, :4].repeat(1, 2))  # the highlights are seen
-    with torch.no_grad(), steer(model, bank, torch.ones(1, 8), Seka(gain=2.0, fade=2)):
         cache = DynamicCache()
         model(SHORT[:1, :4].repeat(1, 2), past_key_values=cache)
         with pytest.raises(SteeringError, match="several at once"):
             model(TOKENS[:2, :1].T, past_key_values=cache)
+        with pytest.raises(SteeringError, match="several at once"):
+            model.generate(torch.arange(30, 34).repeat(2)[None], prompt_lookup_num_tokens=3, max_new_tokens=4)
 
 
 def test_prefixes_and_sentences_without_a_reader_are_refused(steered):

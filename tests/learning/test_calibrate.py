@@ -190,11 +190,14 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch):
     settings = CalibrationSettings(examples=8, rounds=1, budget=3.0, tuning=TuningSettings(steps=2))
     steps = []
     facts = [f for f in load_facts() if f.split == "development"][:48]
-    found = calibrate(smollm2, smollm2.bank, settings, facts=facts, progress=lambda *step: steps.append(step[0]))
+    hf_model, tokenizer = smollm2
+    found = calibrate(
+        hf_model, None, settings, tokenizer=tokenizer, facts=facts, progress=lambda *step: steps.append(step[0])
+    )
     assert found.calibration is not None
     plain, *others = found.calibration.trials
     assert plain.steering is None
     assert plain.disturbance == 0
     assert dict(found.steering) in [t.steering for t in others]
     assert max(t.following for t in others) > plain.following
-    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training"]
+    assert list(dict.fromkeys(steps)) == ["facts", "bank", "heads", "round 1 of 1", "training"]
