@@ -29,7 +29,7 @@ def find_folder(
         BankError: neither a folder nor fetched from the Hub; says why.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever it uses
 
     path = Path(name_or_path)
     if path.exists():
@@ -63,7 +63,7 @@ def upload_files(
         BankError: not a name of the Hub, no right to write there, or the Hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever it uses
 
     if not _NAME.fullmatch(repo_id):
         raise BankError(f"{repo_id!r} is not a name of the Hub: give owner/name")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from seka_rag.errors import SettingError
 from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id
+from seka_rag.hf.types import Tokenizer
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import contains_answer
 from seka_rag.questions.facts import Fact
@@ -128,7 +128,7 @@ def _completing(model: SteeredModel, cloze: str) -> TokenizedPrompt:
     )
 
 
-def first_tokens(tokenizer: Any, cloze: str, answers: Iterable[str]) -> set[int]:
+def first_tokens(tokenizer: Tokenizer, cloze: str, answers: Iterable[str]) -> set[int]:
     """The tokens that follow the cloze when an answer does."""
     before = tokenizer(cloze, add_special_tokens=False)["input_ids"]
     whole = [tokenizer(f"{cloze} {answer}", add_special_tokens=False)["input_ids"] for answer in answers]

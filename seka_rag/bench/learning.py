@@ -15,6 +15,7 @@ from seka_rag.bench.meters import now
 from seka_rag.bench.models import random_model
 from seka_rag.errors import LearningError
 from seka_rag.hf.loading import load_model
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.statistics import triple_prompts
 from seka_rag.learning.tasks.lookup import template_triples
@@ -26,7 +27,7 @@ PASSAGES = 5
 
 @torch.no_grad()
 def three_passes(
-    model: Any, tokenizer: Any, triples: Sequence[ContrastiveTriple], energy: float = 0.9
+    model: Any, tokenizer: Tokenizer, triples: Sequence[ContrastiveTriple], energy: float = 0.9
 ) -> dict[int, Tensor]:
     """Projections ``[H, D, D]`` of each layer, learned plainly: three passes of the whole Qwen3 a triple.
 
@@ -93,7 +94,7 @@ class Result:
     difference: float
 
 
-def compare(model: Any, tokenizer: Any, triples: Sequence[ContrastiveTriple], rounds: int) -> Result:
+def compare(model: Any, tokenizer: Tokenizer, triples: Sequence[ContrastiveTriple], rounds: int) -> Result:
     """Both builders in turn over the same triples.
 
     Raises:
@@ -150,7 +151,7 @@ def _places() -> list[tuple[str, int]]:
     return [("first", 0), ("middle one", PASSAGES // 2), ("last", PASSAGES - 1)]
 
 
-def _tokens(tokenizer: Any, triples: Sequence[ContrastiveTriple]) -> tuple[float, float]:
+def _tokens(tokenizer: Tokenizer, triples: Sequence[ContrastiveTriple]) -> tuple[float, float]:
     """Mean tokens of a prompt, whole and up to the end of the answer."""
     prompts = [p for t in triples for p in triple_prompts(t)]
     texts = [p.text for p in prompts], [p.text[: p.spans[0].end] for p in prompts]

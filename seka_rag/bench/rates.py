@@ -64,5 +64,5 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     n = b + c
     if not n:
         return 1.0
-    tail = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
+    tail: float = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
     return min(1.0, 2 * tail)

@@ -133,7 +133,8 @@ def measure(
 
 def _scores(model: Any, ids: Tensor) -> int:
     """Bytes of the attention scores that eager attention holds at a time: as they are, masked, and two of the softmax."""
-    return 4 * 4 * model.config.num_attention_heads * ids.shape[0] * ids.shape[1] ** 2
+    heads: int = model.config.num_attention_heads
+    return 4 * 4 * heads * ids.shape[0] * ids.shape[1] ** 2
 
 
 def table(costs: dict[str, list[Cost]], ids: Tensor) -> Iterator[str]:

@@ -71,7 +71,7 @@ def learn(
 def save_learned(model: str, source: Source, settings: LearningSettings, out: Path) -> None:
     """Learn one bank and write it."""
     from seka_rag.bank.folders import check_target
-    from seka_rag.bank.projections import FILES
+    from seka_rag.bank.storage import FILES
 
     check_target(out, FILES)
     triples = source.read()

@@ -132,7 +132,7 @@ def _page(
     n: int,
 ) -> str:
     attention = _attention(asked, gain)
-    return template.render(
+    page: str = template.render(
         version=seka_rag.__version__,
         model="seka-demo",
         parameters=f"{sum(p.numel() for p in model.hf_model.parameters()):,}",
@@ -150,6 +150,7 @@ def _page(
         columns=COLUMNS,
         rows=[{"name": row.name, "cells": [_bar(row.rates.get(kind)) for kind in KINDS]} for row in rows],
     )
+    return page
 
 
 def _bar(rate: Rate | None) -> dict[str, Any] | None:

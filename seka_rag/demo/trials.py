@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from seka_rag.bench.rates import Rate
 from seka_rag.demo import words as w
@@ -52,10 +53,9 @@ class Trial:
         return Prompt(self.text, (span,) if span else ())
 
 
-def _people(split: Split) -> np.ndarray:
-    everybody = np.arange(len(w.NAMES))
-    held = np.array([world.held_out_person(int(p)) for p in everybody])
-    return everybody[held if split == "held-out" else ~held]
+def _people(split: Split) -> NDArray[np.int64]:
+    """The people of a split, ``[n]``."""
+    return np.array([p for p in range(len(w.NAMES)) if world.held_out_person(p) == (split == "held-out")], np.int64)
 
 
 def _value(rng: np.random.Generator, person: int, split: Split) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.hf.types import Output
 
 
 def last_token_attention(hf_model: nn.Module, prompt: TokenizedPrompt) -> Tensor:
@@ -28,7 +28,7 @@ def last_token_attention(hf_model: nn.Module, prompt: TokenizedPrompt) -> Tensor
     """
     device = next(hf_model.parameters()).device
     with torch.inference_mode():
-        output: Any = hf_model(
+        output: Output = hf_model(
             input_ids=torch.tensor([prompt.ids], device=device), output_attentions=True, use_cache=False
         )
     if not output.attentions or output.attentions[0] is None:

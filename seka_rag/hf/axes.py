@@ -17,6 +17,7 @@ import re
 from torch import Tensor
 
 from seka_rag.errors import UnsupportedModelError
+from seka_rag.ops.shapes import unflatten
 
 _FUSED = re.compile(r"BT\((H|\d*)([qkv]{2,3})\)")
 
@@ -38,7 +39,7 @@ def read_heads(output: Tensor, axes: str, part: str, head_dim: int, groups: int)
     if axes == "BHTD":
         return output.transpose(1, 2)
     if axes == "BT(HD)":
-        return output.unflatten(-1, (-1, head_dim))
+        return unflatten(output, -1, (-1, head_dim))
     return _part(output, axes, part, head_dim, groups).flatten(-3, -2)
 
 
@@ -52,7 +53,7 @@ def write_heads(output: Tensor, heads: Tensor, axes: str, part: str, head_dim: i
         return heads.flatten(-2)
     new = output.clone()
     place = _part(new, axes, part, head_dim, groups)
-    place.copy_(heads.unflatten(-2, place.shape[-3:-1]))
+    place.copy_(unflatten(heads, -2, place.shape[-3:-1]))
     return new
 
 
@@ -66,5 +67,5 @@ def _part(output: Tensor, axes: str, part: str, head_dim: int, groups: int) -> T
     heads = output.shape[-1] // (head_dim * sum(sizes))  # known from the output: fewer where a model is split by heads
     blocks = heads if match[1] == "H" else int(match[1] or 1)
     each, at = heads // blocks, parts.index(part)
-    whole = output.unflatten(-1, (blocks, each * sum(sizes), head_dim))
+    whole = unflatten(output, -1, (blocks, each * sum(sizes), head_dim))
     return whole.narrow(-2, each * sum(sizes[:at]), each * sizes[at])

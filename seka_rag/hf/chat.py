@@ -10,16 +10,19 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from seka_rag.errors import MissingExtraError, ProvenanceError, SettingError, TokenizationError
 from seka_rag.hf.tokens import spelled_control
+from seka_rag.hf.types import Tokenizer
+from seka_rag.text.plain import JsonObject
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.provenance import Placement, locate_values
 from seka_rag.text.spans import Span
-from seka_rag.text.toolcalls import as_tool_call, tool_name
+from seka_rag.text.toolcalls import Tool, as_tool_call, tool_name
 
-Message = Mapping[str, Any]
+#: ``{"role": ..., "content": ...}``, and what else a template reads.
+Message: TypeAlias = Mapping[str, Any]
 #: Words of JSON schema and of the form of a tool; templates look for some of these. Everything else may be anything.
 _WORDS = frozenset(
     "type function name description parameters arguments properties required items enum const default title format "
@@ -37,12 +40,12 @@ class RenderedChat:
 
 
 def render_chat(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     messages: Sequence[Message],
     *,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[Tool] | None = None,
     add_generation_prompt: bool = True,
-    **options: Any,
+    **options: object,
 ) -> RenderedChat:
     """Apply the model's chat template to messages whose ``content`` is a str or a Prompt.
 
@@ -92,7 +95,7 @@ def render_chat(
     return RenderedChat(Prompt(text, tuple(spans)), tuple(template))
 
 
-def check_template_options(tokenizer: Any, options: Mapping[str, Any]) -> None:
+def check_template_options(tokenizer: Tokenizer, options: Mapping[str, object]) -> None:
     """Options of a template that somebody else gave: names that the template reads, and values that cannot spell control.
 
     Raises:
@@ -123,12 +126,12 @@ class _Conversation:
     so that a template which compares them still finds them equal.
     """
 
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     contents: dict[str, str | Prompt]
-    tools: list[Mapping[str, Any]]
+    tools: list[Tool]
 
     @classmethod
-    def of(cls, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None) -> _Conversation:
+    def of(cls, messages: Sequence[Message], tools: Sequence[Tool] | None) -> _Conversation:
         odd = (
             [m for m in messages if not isinstance(m, Mapping)]
             if not isinstance(messages, str | Prompt)
@@ -141,11 +144,11 @@ class _Conversation:
         try:
             for tool in tools or ():
                 tool_name(tool)
-            told = [_plain(m) for m in messages]
+            plain = [_plain(m) for m in messages]
         except ValueError as error:
             raise TokenizationError(str(error)) from error
         contents = {str(i): m["content"] for i, m in enumerate(messages) if isinstance(m.get("content"), str | Prompt)}
-        return cls(told, contents, list(tools or ()))
+        return cls(plain, contents, list(tools or ()))
 
     def texts(self) -> list[dict[str, str]]:
         """What can be followed through the template, the most first.
@@ -175,20 +178,20 @@ class _Conversation:
                 text = text.replace("<think>", "", 1).replace("</think>", "", 1)
             yield text
 
-    def filled(self, values: Mapping[str, str]) -> list[dict[str, Any]]:
+    def filled(self, values: Mapping[str, str]) -> list[JsonObject]:
         filled = []
         for i, message in enumerate(self.messages):
-            own = dict(message)
-            if "name" in own:
-                own["name"] = _replaced(own["name"], values)
-            if "tool_calls" in own:
-                own["tool_calls"] = [{**c, "function": _replaced(c["function"], values)} for c in own["tool_calls"]]
+            new = dict(message)
+            if "name" in new:
+                new["name"] = _replaced(new["name"], values)
+            if "tool_calls" in new:
+                new["tool_calls"] = [{**c, "function": _replaced(c["function"], values)} for c in new["tool_calls"]]
             if str(i) in self.contents:
-                own["content"] = values.get(str(i), str(self.contents[str(i)]))
-            filled.append(own)
+                new["content"] = values.get(str(i), str(self.contents[str(i)]))
+            filled.append(new)
         return filled
 
-    def filled_tools(self, values: Mapping[str, str]) -> Any:
+    def filled_tools(self, values: Mapping[str, str]) -> list[Tool] | None:
         return _replaced(self.tools, values) or None
 
     def check(self, text: str, placements: Sequence[Placement]) -> None:
@@ -214,20 +217,20 @@ class _Conversation:
                 raise ProvenanceError(f"message {i} has highlights, and the model's chat template leaves it out")
 
 
-def _plain(message: Message) -> dict[str, Any]:
+def _plain(message: Message) -> JsonObject:
     """A message as templates expect it: calls in the form of transformers, ids that every template takes."""
-    own = dict(message)
-    if own.get("tool_calls"):
-        calls = [as_tool_call(call) for call in own["tool_calls"]]
-        own["tool_calls"] = [
+    plain = dict(message)
+    if plain.get("tool_calls"):
+        calls = [as_tool_call(call) for call in plain["tool_calls"]]
+        plain["tool_calls"] = [
             {"id": _short(c.id), "type": "function", "function": {"name": c.name, "arguments": dict(c.arguments)}}
             for c in calls
         ]
     else:
-        own.pop("tool_calls", None)
-    if own.get("tool_call_id"):
-        own["tool_call_id"] = _short(str(own["tool_call_id"]))
-    return own
+        plain.pop("tool_calls", None)
+    if plain.get("tool_call_id"):
+        plain["tool_call_id"] = _short(str(plain["tool_call_id"]))
+    return plain
 
 
 def _short(call_id: str) -> str:
@@ -236,7 +239,7 @@ def _short(call_id: str) -> str:
 
 
 def _follow(
-    render: Callable[[Mapping[str, str]], str], chat: _Conversation, tokenizer: Any, settings: Sequence[Any]
+    render: Callable[[Mapping[str, str]], str], chat: _Conversation, tokenizer: Tokenizer, settings: Sequence[object]
 ) -> tuple[str, tuple[Placement, ...]]:
     """The text, and where the values of the first step that can be followed stand.
 
@@ -264,7 +267,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     """Every text in plain data, keys as well, but for the words that templates know."""
     if isinstance(value, str):
         if value not in _WORDS:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+
+from seka_rag.hf.types import Tokenizer
 
 #: A name in brackets, as marks of conversations, thoughts and tools are spelled: <think>, <|im_start|>, [INST].
 _MARK = re.compile(r"[<\[{【].*\w.*[>\]}】]", re.DOTALL)
@@ -37,7 +38,7 @@ class ControlTokens:
         return token == self.unknown and text.strip() != self.unknown_text
 
     @classmethod
-    def of(cls, tokenizer: Any) -> ControlTokens:
+    def of(cls, tokenizer: Tokenizer) -> ControlTokens:
         """Special tokens, other added ones that are spelled as marks, and the marks that the chat template writes."""
         written = "\0".join(_literals(tokenizer))
         ids = special_ids(tokenizer)
@@ -60,12 +61,12 @@ class ControlTokens:
         return cls(frozenset(ids), unknown, name, keeps)
 
 
-def special_ids(tokenizer: Any) -> set[int]:
+def special_ids(tokenizer: Tokenizer) -> set[int]:
     """Ids that the tokenizer itself calls special."""
     return {i for i, t in tokenizer.added_tokens_decoder.items() if t.special} | set(tokenizer.all_special_ids)
 
 
-def _literals(tokenizer: Any) -> Iterator[str]:
+def _literals(tokenizer: Tokenizer) -> Iterator[str]:
     """What the chat template, or each of several, writes by itself."""
     templates = getattr(tokenizer, "chat_template", None) or ""
     for template in templates.values() if isinstance(templates, dict) else (templates,):

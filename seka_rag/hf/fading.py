@@ -14,6 +14,7 @@ from torch import Tensor
 from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf.rotary import turning_of
 from seka_rag.hf.sites import KeySites
+from seka_rag.hf.types import Arguments, Cache
 from seka_rag.hf.window import given_tokens
 from seka_rag.ops.edits import Part
 
@@ -59,11 +60,11 @@ class Fading:
 
     def __init__(self, sites: KeySites, until: Until, length: int) -> None:
         self.sites, self.until, self.length = sites, until, length
-        self._kept: WeakKeyDictionary[Any, _Kept] = WeakKeyDictionary()
+        self._kept: WeakKeyDictionary[Cache, _Kept] = WeakKeyDictionary()
         self._pending = _Kept()  # of a prompt that was given without a cache: the model makes one
         self._start = 0
 
-    def begin(self, arguments: dict[str, Any], window: tuple[int, int], guesses: bool) -> None:
+    def begin(self, arguments: Arguments, window: tuple[int, int], guesses: bool) -> None:
         """A pass that holds some of the prompt begins.
 
         Raises:
@@ -85,7 +86,7 @@ class Fading:
         if self._start == 0 or cache not in self._kept:
             self._kept[cache] = _Kept()
 
-    def keep(self, layer: int, part: Part, keys: Tensor, heads: Tensor, arguments: dict[str, Any]) -> None:
+    def keep(self, layer: int, part: Part, keys: Tensor, heads: Tensor, arguments: Arguments) -> None:
         """Keep the keys ``[B, T, H, D]`` of a layer at the tokens of a pass, before they are edited.
 
         Raises:
@@ -101,7 +102,7 @@ class Fading:
         columns = part.columns + self._start
         kept.pieces.append(_Piece(layer, part.rows, columns, heads, turned.to(keys.dtype), keys.shape[2]))
 
-    def step(self, arguments: dict[str, Any]) -> None:
+    def step(self, arguments: Arguments) -> None:
         """A pass after the prompt begins: write the original keys where it is time.
 
         Raises:
@@ -127,7 +128,7 @@ class Fading:
             return
         if not kept.answers:
             kept.answers, kept.faded = [[] for _ in given], [False] * len(given)
-            vars(cache)["reorder_cache"] = partial(_reorder, cache, kept)
+            cache.reorder_cache = partial(_reorder, cache, kept)
         for answer, token in zip(kept.answers, given[:, 0].tolist(), strict=True):
             answer.append(token)
         new = [i for i, a in enumerate(kept.answers) if not kept.faded[i] and self.until(a)]
@@ -140,7 +141,7 @@ class Fading:
             vars(cache).pop("reorder_cache", None)
 
     @torch.no_grad()
-    def _write(self, cache: Any, kept: _Kept, rows: Sequence[int]) -> None:
+    def _write(self, cache: Cache, kept: _Kept, rows: Sequence[int]) -> None:
         kept.faded = kept.faded or [False] * len(cache.layers[kept.pieces[0].layer].keys)
         kept.faded = [done or i in rows for i, done in enumerate(kept.faded)]
         for piece in kept.pieces:
@@ -165,7 +166,7 @@ _GUESSES = (
 )
 
 
-def _reorder(cache: Any, kept: _Kept, order: Tensor) -> None:
+def _reorder(cache: Cache, kept: _Kept, order: Tensor) -> None:
     """In front of a cache's ``reorder_cache``, by which beams change places."""
     type(cache).reorder_cache(cache, order)
     places = order.tolist()
@@ -173,7 +174,7 @@ def _reorder(cache: Any, kept: _Kept, order: Tensor) -> None:
     kept.faded = [kept.faded[i] for i in places]
 
 
-def _check_writable(cache: Any) -> None:
+def _check_writable(cache: Cache) -> None:
     from transformers.cache_utils import DynamicCache, StaticCache
 
     if not isinstance(cache, DynamicCache | StaticCache) or getattr(cache, "offloading", False):
@@ -189,12 +190,12 @@ def _dropped(layer: Any) -> int:
         return 0
     total = getattr(layer, "cumulative_length_int", None)
     total = layer.cumulative_length if total is None else total
-    return max(0, int(total) - layer.keys.shape[-2])
+    return max(0, int(total) - int(layer.keys.shape[-2]))
 
 
-def _positions(arguments: dict[str, Any], part: Part, start: int) -> Tensor:
+def _positions(arguments: Arguments, part: Part, start: int) -> Tensor:
     """The position of each of the tokens ``[k]``, as the model numbers them."""
-    given = arguments.get("position_ids")
+    given: Tensor | None = arguments.get("position_ids")
     if given is None:
         return part.columns + start
     if given.ndim != 2:

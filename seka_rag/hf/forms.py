@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from pydantic import BaseModel
 
 from seka_rag.errors import SettingError, UnsupportedModelError
 from seka_rag.hf.control import special_ids
 from seka_rag.hf.grammar import Vocabulary, call_grammar, json_grammar
-from seka_rag.text.toolcalls import ReadText, ToolFormat, choose, format_of, tool_name
+from seka_rag.hf.types import Tokenizer
+from seka_rag.text.plain import JsonObject
+from seka_rag.text.toolcalls import ReadText, Tool, ToolFormat, choose, format_of, tool_name
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,13 @@ class AnswerForm:
 
 
 def answer_form(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     vocabulary: Callable[[], Vocabulary],
     *,
-    tools: Sequence[Mapping[str, Any]] = (),
+    tools: Sequence[Tool] = (),
     tool_choice: str = "auto",
     strict: bool = False,
-    json_schema: Any = None,
+    json_schema: object = None,
 ) -> AnswerForm:
     """The form that a call asks for. ``vocabulary`` is asked only for what needs a grammar.
 
@@ -76,7 +79,7 @@ def answer_form(
     return AnswerForm(words.decode, call_grammar(form, forced or tools, words, free=not forced), form)
 
 
-def tool_format(tokenizer: Any) -> ToolFormat:
+def tool_format(tokenizer: Tokenizer) -> ToolFormat:
     """How the model's chat template writes tool calls.
 
     Raises:
@@ -91,15 +94,15 @@ def tool_format(tokenizer: Any) -> ToolFormat:
     return form
 
 
-def knows_tools(tokenizer: Any) -> bool:
+def knows_tools(tokenizer: Tokenizer) -> bool:
     return _format(tokenizer) is not None
 
 
-def _format(tokenizer: Any) -> ToolFormat | None:
+def _format(tokenizer: Tokenizer) -> ToolFormat | None:
     return format_of(tokenizer.get_chat_template(None, [{}])) if tokenizer.chat_template else None
 
 
-def as_schema(value: Any) -> Any:
+def as_schema(value: object) -> JsonObject:
     """A JSON schema from one, from a pydantic model, or from True: any JSON object.
 
     Raises:
@@ -109,6 +112,6 @@ def as_schema(value: Any) -> Any:
         return {"type": "object"}
     if isinstance(value, Mapping):
         return dict(value)
-    if hasattr(value, "model_json_schema"):
+    if isinstance(value, type) and issubclass(value, BaseModel):
         return value.model_json_schema()
     raise SettingError(f"json_schema takes a JSON schema (dict), a pydantic model or True, not {value!r}")

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from seka_rag.errors import MissingExtraError, ModelFileError, ModelNotFoundError, SettingError
 from seka_rag.hf.gguf_header import GgufHeader
+from seka_rag.hf.types import Tokenizer, transformer
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: Any) -> tuple[Any, Any]:
+def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: Any) -> tuple[nn.Module, Tokenizer]:
     """The model of a GGUF file, its weights dequantised, and its tokenizer with the chat template.
 
     Args:
@@ -45,7 +47,7 @@ def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: 
     if not path.is_file():
         raise ModelNotFoundError(f"there is no GGUF file {path}")
     header = GgufHeader.read(path)
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     options = {"dtype": torch.bfloat16 if dtype in (None, "auto") else dtype, **_dense(), **options}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -75,7 +77,7 @@ def _check_packages() -> None:
             raise MissingExtraError(package, "gguf")
 
 
-def _dense() -> dict[str, Any]:
+def _dense() -> dict[str, object]:
     """What asks for plain weights, in the versions of transformers that could keep them packed."""
     import transformers
 
@@ -83,33 +85,34 @@ def _dense() -> dict[str, Any]:
     return {} if kind is None else {"quantization_config": kind(dequantize=True)}
 
 
-def _check_complete(model: Any, info: dict[str, Any], path: Path) -> None:
+def _check_complete(model: nn.Module, info: dict[str, Any], path: Path) -> None:
     """Every parameter came from the file, in its shape, as numbers; transformers would fill the rest with noise."""
     if missing := sorted(info["missing_keys"]):
         raise ModelFileError(f"{path} lacks {len(missing)} tensors of the model, {missing[0]} among them")
-    for name, found, wanted in sorted(info["mismatched_keys"]):
+    for name, found, expected in sorted(info["mismatched_keys"]):
         raise ModelFileError(
-            f"{path}: {name} has shape {tuple(found)}, and its settings say {tuple(wanted)}: they do not belong together"
+            f"{path}: {name} has shape {tuple(found)}, and its settings say {tuple(expected)}: they do not belong together"
         )
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise ModelFileError(f"{path} is damaged: {name} holds values that are no numbers. Fetch it again")
 
 
-def _as_plain(model: Any, path: Path) -> Any:
+def _as_plain(model: nn.Module, path: Path) -> nn.Module:
     """The model without the marks of quantisation: its weights are dense now, and it can be saved like any other."""
     for mark in ("hf_quantizer", "quantization_method"):
         if mark in vars(model):
             delattr(model, mark)
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    for name, value in list(vars(model.config).items()):
-        setattr(model.config, name, _shortest(value))
-    model.config.name_or_path = model.config.gguf_file = path.name
+    config = transformer(model).config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    for name, value in list(vars(config).items()):
+        setattr(config, name, _shortest(value))
+    config.name_or_path = config.gguf_file = path.name
     return model
 
 
-def _shortest(value: Any) -> Any:
+def _shortest(value: object) -> object:
     """A file keeps numbers in 32 bits, and 1e-05 is read as 9.999999747378752e-06: the number that was meant."""
     if isinstance(value, dict):
         return {key: _shortest(v) for key, v in value.items()}
@@ -118,7 +121,7 @@ def _shortest(value: Any) -> Any:
     return value
 
 
-def _mend_digits(tokenizer: Any, header: GgufHeader) -> None:
+def _mend_digits(tokenizer: Tokenizer, header: GgufHeader) -> None:
     """SmolLM's vocabulary knows single digits, cut off before anything else; transformers does not read that."""
     if header.metadata.get("tokenizer.ggml.pre") == "smollm":
         from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
@@ -127,9 +130,9 @@ def _mend_digits(tokenizer: Any, header: GgufHeader) -> None:
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(steps)
 
 
-def _mend_ends(model: Any, tokenizer: Any) -> None:
+def _mend_ends(model: nn.Module, tokenizer: Tokenizer) -> None:
     """Answers end where the chat template ends a turn."""
-    template, settings = tokenizer.chat_template or "", model.generation_config
+    template, settings = tokenizer.chat_template or "", transformer(model).generation_config
     given = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
     control = tokenizer.added_tokens_encoder
     ends = [*given, *(control[token] for token in _ENDS_OF_TURN if token in template and token in control)]

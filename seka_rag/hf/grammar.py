@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from seka_rag.errors import MissingExtraError, SettingError, TokenizationError
-from seka_rag.text.toolcalls import ToolFormat, tool_name
+from seka_rag.hf.types import Tokenizer
+from seka_rag.text.plain import JsonObject
+from seka_rag.text.toolcalls import Tool, ToolFormat, tool_name
 
 #: JSON as most models write it. Unlimited white space is where weak models never end, and half of a surrogate pair
 #: (a \\u escape) is no text.
@@ -36,7 +38,7 @@ class Vocabulary:
         TokenizationError: a tokenizer whose tokens have no fixed bytes.
     """
 
-    def __init__(self, tokenizer: Any, size: int, ends: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, ends: Sequence[int]) -> None:
         try:
             from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
             from llguidance.hf import from_tokenizer
@@ -83,9 +85,10 @@ class _WordPieces:
     No white space is part of any, so the unknown token stands for a space: no other token is free to write one.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer) -> None:
         prefix = json.loads(tokenizer.backend_tokenizer.to_str())["model"].get("continuing_subword_prefix", "##")
         self.eos_token_id, self.bos_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
+        assert tokenizer.unk_token_id is not None  # WordPiece has one
         self.unknown = tokenizer.unk_token_id
         self.special_token_ids = sorted({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {self.unknown})
         names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
@@ -136,13 +139,13 @@ class Constrained:
 # --- grammars
 
 
-def json_grammar(schema: Any) -> str:
+def json_grammar(schema: object) -> str:
     """The grammar of one JSON text of a schema."""
     return f"%llguidance {{}}\nstart: {_schema(schema)}\n"
 
 
 def call_grammar(
-    form: ToolFormat, tools: Sequence[Any], vocabulary: Vocabulary, *, free: bool = False, otherwise: Any = None
+    form: ToolFormat, tools: Sequence[Tool], vocabulary: Vocabulary, *, free: bool = False, otherwise: object = None
 ) -> str:
     """The grammar of a call of one of these tools, or of JSON of the schema ``otherwise``.
 
@@ -166,24 +169,23 @@ def call_grammar(
     return "\n".join(lines) + "\n"
 
 
-def parameters(tool: Any) -> dict[str, Any]:
+def parameters(tool: Tool) -> JsonObject:
     """The schema of a tool's arguments; no schema takes none."""
-    own = tool["function"].get("parameters") or {}
-    return {"type": "object", "properties": {}, **own}
+    return {"type": "object", "properties": {}, **(tool["function"].get("parameters") or {})}
 
 
-def closed(schema: Any) -> Any:
+def closed(schema: object) -> object:
     """The schema without properties that it does not name, where it does not speak of them itself."""
     if isinstance(schema, list):
         return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    own = {
+    inner = {
         key: value if key in ("enum", "const", "default", "examples", "required", "allOf") else closed(value)
         for key, value in schema.items()
     }
     named = isinstance(schema.get("properties"), dict) and not _OPEN.intersection(schema)
-    return {**own, "additionalProperties": False} if named else own
+    return {**inner, "additionalProperties": False} if named else inner
 
 
 _OPEN = frozenset(
@@ -191,8 +193,8 @@ _OPEN = frozenset(
 )
 
 
-def _schema(schema: Any) -> str:
-    own = closed(schema)
-    if isinstance(own, dict):
-        own = {**own, "x-guidance": _STYLE}
-    return f"%json {json.dumps(own)}"
+def _schema(schema: object) -> str:
+    strict = closed(schema)
+    if isinstance(strict, dict):
+        strict = {**strict, "x-guidance": _STYLE}
+    return f"%json {json.dumps(strict)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.taps import Tap, tapped
+from seka_rag.hf.types import Arguments
 from seka_rag.hf.window import Windows, check_gradients, expecting_guesses, given_tokens
 from seka_rag.ops.edits import Edit, Part
 from seka_rag.ops.edits import last_queries as queries_at
@@ -30,13 +31,13 @@ class Reversal(Protocol):
 
     refused: str
 
-    def begin(self, arguments: dict[str, Any], window: tuple[int, int], guesses: bool) -> None:
+    def begin(self, arguments: Arguments, window: tuple[int, int], guesses: bool) -> None:
         """A pass over some of the prompt begins, with guesses for the answer or without."""
 
-    def keep(self, layer: int, part: Part, keys: Tensor, heads: Tensor, arguments: dict[str, Any]) -> None:
+    def keep(self, layer: int, part: Part, keys: Tensor, heads: Tensor, arguments: Arguments) -> None:
         """The keys of a layer, before they are edited."""
 
-    def step(self, arguments: dict[str, Any]) -> None:
+    def step(self, arguments: Arguments) -> None:
         """A pass after the prompt begins."""
 
     def close(self) -> None:
@@ -82,7 +83,7 @@ def editing(
         if count == sites.heads:
             return edits[layer]
         if layer not in split:
-            split[layer] = edits[layer].of_heads(sites.held(count))
+            split[layer] = edits[layer].of_heads(sites.present(count))
         return split[layer]
 
     def after_query(layer: int, last: Tensor | None, output: Tensor) -> None:
@@ -96,7 +97,7 @@ def editing(
         edit = edit_of(layer, count).to(queries.device)
         tally.states[layer] = edit.read_query(queries_at(queries, last, queries.shape[2] // count)[:, edit.heads])
 
-    def after_key(layer: int, part: Part, arguments: dict[str, Any], output: Tensor) -> Tensor:
+    def after_key(layer: int, part: Part, arguments: Arguments, output: Tensor) -> Tensor:
         keys = sites.read(output)
         edit = edit_of(layer, keys.shape[2]).to(keys.device)
         if fading is not None:
@@ -108,7 +109,7 @@ def editing(
             state = tally.states[layer].to(keys.device)[part.rows if reads else part.owners]
         return sites.write(output, edit.apply(keys, part, state))
 
-    def enter(arguments: dict[str, Any]) -> Iterator[tuple[nn.Module, Tap]]:
+    def enter(arguments: Arguments) -> Iterator[tuple[nn.Module, Tap]]:
         last = None
         if arguments.get("cache") is not None:
             segments = requests.segments(arguments)
@@ -159,7 +160,7 @@ _QUERY_IN_PIECES = (
 )
 
 
-def _last_tokens(arguments: dict[str, Any], window: tuple[int, int], length: int) -> Tensor | None:
+def _last_tokens(arguments: Arguments, window: tuple[int, int], length: int) -> Tensor | None:
     """Where each row's last prompt token is in this forward pass, ``[B]``; None if the pass ends before it.
 
     A padding mask says so; without one, or with a mask that is already expanded (``generate`` then pads on the left),
@@ -173,14 +174,14 @@ def _last_tokens(arguments: dict[str, Any], window: tuple[int, int], length: int
     return torch.full((len(given),), length - 1 - start, device=given.device)
 
 
-def _distances(arguments: dict[str, Any], part: Part, last: Tensor) -> Tensor:
+def _distances(arguments: Arguments, part: Part, last: Tensor) -> Tensor:
     """How many positions later the last prompt token of its row is than each highlighted token: ``[k]``.
 
     Raises:
         UnsupportedModelError: positions of several axes (of images).
     """
     rows, columns = part.rows.to(last.device), part.columns.to(last.device)
-    positions = arguments.get("position_ids")
+    positions: Tensor | None = arguments.get("position_ids")
     if positions is None:
         return last[rows] - columns
     if positions.ndim != 2:
@@ -211,7 +212,7 @@ def reading_queries(sites: KeySites, attention_mask: Tensor, edits: Mapping[int,
     def record(layer: int, output: Tensor) -> None:
         q = sites.read_query(output)
         count = sites.owners(q.shape[2])
-        edit = edits[layer].of_heads(sites.held(count)).to(q.device)
+        edit = edits[layer].of_heads(sites.present(count)).to(q.device)
         states[layer] = edit.read_query(queries_at(q, last.to(q.device), q.shape[2] // count)[:, edit.heads])
 
     with tapped(sites.decoder, lambda _: [(sites.query_modules[i], partial(record, i)) for i in edits]):

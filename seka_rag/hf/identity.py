@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from seka_rag.errors import BankError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.sites import setting, text_config
+from seka_rag.hf.types import transformer
 
 #: Configuration that changes what a key is; names, dtypes and generation settings do not.
 _FIELDS = (
@@ -115,12 +115,12 @@ def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
         UnsupportedModelError: its family is not known.
     """
     sites = find_key_sites(model)
-    config: Any = text_config(model)
+    config = text_config(model)
     relevant = {name: _canonical(setting(config, name)) for name in _FIELDS}
     text = json.dumps(relevant, sort_keys=True, default=str)
     if not remembered or model not in _fingerprints:
         _fingerprints[model] = {} if _is_altered(model) else fingerprint(sites.decoder)
-    top: Any = model.config
+    top = transformer(model).config
     return ModelIdentity(
         model_type=sites.model_type,
         config_digest=hashlib.sha256(text.encode()).hexdigest()[:16],
@@ -135,7 +135,7 @@ def identify(model: nn.Module, *, remembered: bool = False) -> ModelIdentity:
     )
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: object) -> object:
     """A setting as every form of the model's files writes it: 1e5 and 100000 are one number, and so are those of 32 bits."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(v) for key, v in value.items()}

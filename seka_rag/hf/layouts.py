@@ -6,6 +6,7 @@ A new family is one row here and one line in the tiny-model list of the tests.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class Layout:
     note: str = ""
 
 
-def _pair(key: str, query: str, axes: str, **more: object) -> Layout:
-    return Layout(Site(key, axes), Site(query, axes), **more)  # type: ignore[arg-type]
+def _pair(key: str, query: str, axes: str, **more: Any) -> Layout:
+    return Layout(Site(key, axes), Site(query, axes), **more)
 
 
-def _fused(path: str, axes: str, **more: object) -> Layout:
-    return Layout(Site(path, axes), Site(path, axes), **more)  # type: ignore[arg-type]
+def _fused(path: str, axes: str, **more: Any) -> Layout:
+    return Layout(Site(path, axes), Site(path, axes), **more)
 
 
 _ABSOLUTE = "no rotary positions: absolute positions are part of the hidden states, so of the keys"

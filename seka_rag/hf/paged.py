@@ -24,6 +24,7 @@ from torch import nn
 from seka_rag.errors import SekaError, SteeringError, UnsupportedModelError
 from seka_rag.hf.marks import Segment
 from seka_rag.hf.taps import bound_to, original, replaced
+from seka_rag.hf.types import Arguments, transformer
 
 #: Versions of transformers that the tests ran with: from the first of these, up to the second without it.
 TESTED = ((5, 20), (5, 25))
@@ -93,7 +94,7 @@ class Requests:
             raise self._error
         rows[request.request_id] = row
 
-    def segments(self, arguments: dict[str, Any]) -> list[Segment]:
+    def segments(self, arguments: Arguments) -> list[Segment]:
         """Which tokens of the prompts a pass holds, request by request.
 
         Args:
@@ -188,7 +189,7 @@ def _at_opening(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
             _opened.add(manager)
     if reasons:
         if manager._original_attn_impl is not None:
-            model.set_attn_implementation(manager._original_attn_impl)  # type: ignore[operator]
+            transformer(model).set_attn_implementation(manager._original_attn_impl)
             manager._original_attn_impl = None
         raise UnsupportedModelError(f"this continuous batching cannot be steered: {reasons[0]}")
     for requests in followers:

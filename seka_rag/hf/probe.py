@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.axes import read_heads
 from seka_rag.hf.layouts import LATENT, Layout, Site
 from seka_rag.hf.sites import KeySites, sites_of, text_config
+from seka_rag.hf.types import transformer
 from seka_rag.hf.verify import AttentionInputs, cached, constant, probe_ids, quietly, run, same, verify_key_sites
 
 #: Axes with heads and head size in one dimension -> what it holds; none for the one part that is asked for.
@@ -21,7 +21,7 @@ _FLAT = {"BT(HD)": "", "BT(qkv)": "qkv", "BT(Hqkv)": "qkv", "BT(4qvk)": "qkv", "
 _probed: WeakKeyDictionary[nn.Module, Layout | str] = WeakKeyDictionary()
 
 #: One module's output in one layer: (layer, path below the layer) -> input and output, in the order they ran.
-_Calls = dict[tuple[int, str], tuple[Any, Any]]
+_Calls = dict[tuple[int, str], tuple[object, Tensor]]
 
 
 def probe(model: nn.Module) -> KeySites:
@@ -52,7 +52,7 @@ def probe(model: nn.Module) -> KeySites:
 
 
 def _search(model: nn.Module) -> Layout:
-    decoder: Any = model.get_decoder()  # type: ignore[operator]
+    decoder = transformer(model).get_decoder()
     config = text_config(model)
     lists = [
         (path, module)
@@ -101,13 +101,13 @@ def _search(model: nn.Module) -> Layout:
     return Layout(key, query, blocks=blocks, hybrid=len(keys) < len(layers), heads=heads, head_dim=head_dim)
 
 
-def _record(layers: Any, stack: ExitStack) -> _Calls:
+def _record(layers: nn.ModuleList, stack: ExitStack) -> _Calls:
     """Inputs and outputs of all modules in all layers, of forward passes of this thread."""
     calls: _Calls = {}
     me = threading.get_ident()
 
-    def after(name: tuple[int, str]) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def after(name: tuple[int, str]) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
             if threading.get_ident() == me and isinstance(output, Tensor):
                 calls[name] = (args[0] if args else None, output)
 
@@ -121,11 +121,11 @@ def _record(layers: Any, stack: ExitStack) -> _Calls:
 
 
 def _axes(
-    calls: _Calls, wanted: dict[int, Tensor], path: str, heads: int, groups: int, head_dim: int, part: str
+    calls: _Calls, targets: dict[int, Tensor], path: str, heads: int, groups: int, head_dim: int, part: str
 ) -> Iterator[str]:
-    """The axes by which a module's output at position 0 is, in every layer, what is wanted ``[B, T, heads, D]``."""
-    for axes in ("BTHD", "BHTD", *_FLAT) if wanted else ():
-        for layer, target in wanted.items():
+    """The axes by which a module's output at position 0 is the target ``[B, T, heads, D]`` in every layer."""
+    for axes in ("BTHD", "BHTD", *_FLAT) if targets else ():
+        for layer, target in targets.items():
             read = _read(calls.get((layer, path), (None, None))[1], axes, part, heads, groups, head_dim)
             if read is None or read.shape != target.shape or constant(read[:, 0], target[:, 0]) is None:
                 break
@@ -134,21 +134,21 @@ def _axes(
             return
 
 
-def _read(output: Any, axes: str, part: str, heads: int, groups: int, head_dim: int) -> Tensor | None:
+def _read(output: object, axes: str, part: str, heads: int, groups: int, head_dim: int) -> Tensor | None:
     """``read_heads``, or None where the output cannot have these axes."""
     if not isinstance(output, Tensor) or output.ndim != (3 if axes in _FLAT else 4):
         return None
     if axes in _FLAT:
         counts = {"q": heads * groups, "k": heads, "v": heads}
-        held = _FLAT[axes] or part
-        if part not in held or output.shape[-1] != head_dim * sum(counts[p] for p in held):
+        parts = _FLAT[axes] or part
+        if part not in parts or output.shape[-1] != head_dim * sum(counts[p] for p in parts):
             return None
     if "4" in axes and heads % 4:
         return None
     return read_heads(output, axes, part, head_dim, groups)
 
 
-def _turned(call: tuple[Any, Any], keys: Tensor, axes: str, groups: int) -> bool:
+def _turned(call: tuple[object, Tensor], keys: Tensor, axes: str, groups: int) -> bool:
     """Whether an output that is the cached key at position 0 differs from it at other positions."""
     read = read_heads(call[1], axes, "k", keys.shape[-1], groups)
     return not same((constant(read[:, 0], keys[:, 0]) or 1.0) * read, keys)
@@ -166,7 +166,7 @@ def _projected(calls: _Calls, keys: dict[int, Tensor], path: str, axes: str, gro
     return any(_holds(o, given, k, groups) for o in earlier)
 
 
-def _holds(projected: Any, given: Tensor, keys: Tensor, groups: int) -> bool:
+def _holds(projected: object, given: Tensor, keys: Tensor, groups: int) -> bool:
     """Whether a projection's output holds, as its keys, exactly what a norm was given."""
     heads, head_dim = keys.shape[-2:]
     reads = [_read(given, axes, "k", heads, groups, head_dim) for axes in ("BT(HD)", "BTHD", "BHTD")]
@@ -181,7 +181,7 @@ def _queries(pairs: list[tuple[Tensor, Tensor]], keys: dict[int, Tensor], heads:
     for q, k in pairs:
         if k.ndim == 4 and k.shape[1] % heads == 0:
             k = k[:, :: k.shape[1] // heads].transpose(1, 2)
-            for i, wanted in keys.items():
-                if i not in found and k.shape == wanted.shape and same(k, wanted):  # later ones may share the keys
+            for i, key in keys.items():
+                if i not in found and k.shape == key.shape and same(k, key):  # later ones may share the keys
                     found[i] = q.transpose(1, 2)
     return found

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.axes import read_heads, write_heads
 from seka_rag.hf.layouts import Layout
+from seka_rag.hf.types import Config, transformer
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class KeySites:
     warning: str = ""
     shard: tuple[int, int] = (0, 1)
 
-    def held(self, count: int) -> range:
+    def present(self, count: int) -> range:
         """Which key-value heads an output with ``count`` of them holds.
 
         Raises:
@@ -81,9 +82,9 @@ class KeySites:
         return read_heads(output, self.layout.query.axes, "q", self.head_dim, self.groups)
 
 
-def text_config(model: nn.Module) -> Any:
+def text_config(model: nn.Module) -> Config:
     """The configuration of the text model, also of a multimodal one."""
-    return model.config.get_text_config()  # type: ignore[operator, union-attr]
+    return transformer(model).config.get_text_config()
 
 
 def setting(config: Any, name: str | int, layer: int | None = None) -> Any:
@@ -108,7 +109,7 @@ def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:
     Raises:
         UnsupportedModelError: the model is not built like that.
     """
-    config, decoder = text_config(model), model.get_decoder()  # type: ignore[operator]
+    config, decoder = text_config(model), transformer(model).get_decoder()
     family = config.model_type
     if layout.unless and setting(config, layout.unless) is not None:
         raise UnsupportedModelError(
@@ -150,12 +151,13 @@ def _shard(model: nn.Module) -> tuple[int, int]:
 
 def _below(module: nn.Module, path: str) -> Any:
     """What lies at a dotted path below a module, or None."""
+    found: Any = module
     for part in path.split("."):
-        module = getattr(module, part, None)  # type: ignore[assignment]
-    return module
+        found = getattr(found, part, None)
+    return found
 
 
-def _shape(config: Any, layout: Layout, layer: int) -> tuple[int, int]:
+def _shape(config: Config, layout: Layout, layer: int) -> tuple[int, int]:
     """Heads and head size of one layer."""
     queries = setting(config, "num_attention_heads", layer)
     heads = setting(config, layout.heads, layer) or queries

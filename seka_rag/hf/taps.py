@@ -24,10 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seka_rag.hf.types import Arguments
+
 #: Takes a module's output; returns another, or None to leave it.
 Tap = Callable[[Tensor], Tensor | None]
 #: Takes the decoder's arguments by name, before it runs; returns the taps of this pass.
-Enter = Callable[[dict[str, Any]], Iterable[tuple[nn.Module, Tap]]]
+Enter = Callable[[Arguments], Iterable[tuple[nn.Module, Tap]]]
 Method = Callable[..., Any]
 
 
@@ -122,6 +124,11 @@ def bound_to(module: nn.Module, method: str) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
+def _not_compiled(function: Method) -> Method:
+    disabled: Method = torch.compiler.disable(function, recursive=False)  # type: ignore[no-untyped-call]  # torch leaves it so
+    return disabled
+
+
 @cache  # made when first used, since the import of the compiler is heavy, and then always the same two functions
 def _functions() -> tuple[Method, Method]:
     """What is called in place of the ``forward`` of a decoder and of a tapped module.
@@ -129,11 +136,11 @@ def _functions() -> tuple[Method, Method]:
     Neither is ever compiled; what they call may be.
     """
 
-    @torch.compiler.disable
-    def eagerly(forward: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch leaves it untyped
+    def eagerly(forward: Method, args: tuple[Any, ...], kwargs: Arguments) -> Any:
         return forward(*args, **kwargs)
 
-    @torch.compiler.disable(recursive=False)
+    @_not_compiled
     def at_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = original(module)(*args, **kwargs)
         for tap in _pass.get({}).get(module, ()):
@@ -141,7 +148,7 @@ def _functions() -> tuple[Method, Method]:
             output = output if changed is None else changed
         return output
 
-    @torch.compiler.disable(recursive=False)
+    @_not_compiled
     def at_decoder(decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = original(decoder)
         taps: dict[nn.Module, list[Tap]] = {}
@@ -161,7 +168,7 @@ def _functions() -> tuple[Method, Method]:
     return at_decoder, at_module
 
 
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
     kind: Any = type(module)
     return {**dict(zip(_parameters(kind), args, strict=False)), **kwargs} if args else kwargs
 

@@ -10,13 +10,14 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from seka_rag.errors import SpanError, TokenizationError
 from seka_rag.hf.control import ControlTokens
+from seka_rag.hf.types import Tokenizer
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span, merge, overlapping
 
@@ -43,7 +44,11 @@ class Batch:
 
 
 def tokenize(
-    tokenizer: Any, prompt: Prompt, *, trusted: Sequence[tuple[int, int]] | None = None, add_special_tokens: bool = True
+    tokenizer: Tokenizer,
+    prompt: Prompt,
+    *,
+    trusted: Sequence[tuple[int, int]] | None = None,
+    add_special_tokens: bool = True,
 ) -> TokenizedPrompt:
     """Tokenize a prompt and carry its spans to tokens.
 
@@ -104,7 +109,7 @@ def pad(prompts: Sequence[TokenizedPrompt], pad_id: int, *, side: Literal["left"
     return Batch(ids, attention, weights)
 
 
-def pad_id(tokenizer: Any) -> int:
+def pad_id(tokenizer: Tokenizer) -> int:
     """The id to pad with: the tokenizer's own, else end of sequence, else 0 (padding is masked anyway)."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if token is not None:
@@ -112,7 +117,7 @@ def pad_id(tokenizer: Any) -> int:
     return 0
 
 
-def spelled_control(tokenizer: Any, texts: Iterable[str]) -> tuple[str, str] | None:
+def spelled_control(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, str] | None:
     """The first of some texts that spells a control token, and that token as it stands there; None if none does."""
     control = ControlTokens.of(tokenizer)
     for text in texts:
@@ -154,7 +159,7 @@ class _Tokens:
         return _Tokens(self.ids[part], self.offsets[part], self.control[part], self.added[part])
 
 
-def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_special_tokens: bool) -> _Tokens:
+def _encode(tokenizer: Tokenizer, text: str, trusted: Sequence[tuple[int, int]], add_special_tokens: bool) -> _Tokens:
     """The tokens of a text, where a control token spelled outside the trusted ranges is plain text.
 
     The text is cut inside each such spelling and the pieces are encoded, until none is left. That needs no setting of
@@ -186,7 +191,7 @@ def _encode(tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], add_s
 
 
 def _encoder(
-    tokenizer: Any, text: str, trusted: Sequence[tuple[int, int]], control: ControlTokens
+    tokenizer: Tokenizer, text: str, trusted: Sequence[tuple[int, int]], control: ControlTokens
 ) -> Callable[[int, int, bool], tuple[_Tokens, list[tuple[int, int]]]]:
     """Encodes a piece of the text: its tokens, and the ranges outside the trusted ones that spell control tokens."""
     starts, ends = [a for a, _ in sorted(trusted)], [b for _, b in sorted(trusted)]

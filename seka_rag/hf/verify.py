@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.sites import KeySites, text_config
 from seka_rag.hf.taps import Tap, tapped
+from seka_rag.hf.types import Arguments, Output
 
 LENGTH = 7  # shorter than any sliding window
 
@@ -57,13 +58,13 @@ def verify_key_sites(model: nn.Module, sites: KeySites) -> dict[int, LayerProof]
     ids = probe_ids(model, max(4, len(layers)))
     queries: dict[int, Tensor] = {}
 
-    def tap_queries(arguments: Any) -> Iterable[tuple[nn.Module, Tap]]:
+    def tap_queries(arguments: object) -> Iterable[tuple[nn.Module, Tap]]:
         def keep(layer: int) -> Tap:
             return lambda output: queries.update({layer: sites.read_query(output)})
 
         return [(module, keep(layer)) for layer, module in sites.query_modules.items()]
 
-    def edit_one_row(arguments: Any) -> Iterable[tuple[nn.Module, Tap]]:
+    def edit_one_row(arguments: object) -> Iterable[tuple[nn.Module, Tap]]:
         def edit(row: int) -> Tap:
             def tap(output: Tensor) -> Tensor:
                 keys = sites.read(output).clone()
@@ -107,7 +108,9 @@ class AttentionInputs(TorchFunctionMode):
         super().__init__()
         self.pairs: list[tuple[Tensor, Tensor]] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Sequence[Any] = (), kwargs: Arguments | None = None
+    ) -> Any:
         named = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             q, k = (args[i] if len(args) > i else named[name] for i, name in enumerate(("query", "key")))
@@ -131,17 +134,18 @@ def probe_ids(model: nn.Module, rows: int) -> Tensor:
     """``[rows, LENGTH]`` token ids; each row begins with another token."""
     size = min(text_config(model).vocab_size, 30_000)
     device = next(model.parameters()).device
-    return ((torch.arange(rows * LENGTH, device=device) * 37 + 11) % size).view(rows, LENGTH)
+    ids: Tensor = (torch.arange(rows * LENGTH, device=device) * 37 + 11) % size
+    return ids.view(rows, LENGTH)
 
 
-def run(decoder: nn.Module, ids: Tensor) -> Any:
+def run(decoder: nn.Module, ids: Tensor) -> Output:
     """One forward pass with a fresh cache.
 
     Raises:
         UnsupportedModelError: the pass fails, or leaves no cache of keys.
     """
     try:
-        output = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
+        output: Output = decoder(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True)
     except Exception as error:  # whatever a model that is not known may raise
         raise UnsupportedModelError(f"a forward pass of {list(ids.shape)} tokens fails: {error}") from error
     if not getattr(getattr(output, "past_key_values", None), "layers", None):
@@ -149,10 +153,10 @@ def run(decoder: nn.Module, ids: Tensor) -> Any:
     return output
 
 
-def cached(output: Any, layer: int, heads: int | None = None) -> tuple[Tensor, Tensor]:
+def cached(output: Output, layer: int, heads: int | None = None) -> tuple[Tensor, Tensor]:
     """Keys and values ``[B, T, H, D]`` of a layer's cache, each head once; empty where the layer has none."""
     layers = output.past_key_values.layers
-    keys: Any = getattr(layers[layer], "keys", None) if layer < len(layers) else None
+    keys: Tensor | None = getattr(layers[layer], "keys", None) if layer < len(layers) else None
     if keys is None or keys.ndim != 4:
         return torch.empty(0), torch.empty(0)
     values = layers[layer].values

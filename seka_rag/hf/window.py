@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf.taps import bound_to, original, replaced
+from seka_rag.hf.types import Arguments, Cache
 
 
 class Windows:
@@ -28,9 +29,9 @@ class Windows:
     def __init__(self, length: int) -> None:
         self.length, self.guesses = length, False
         self._complete = False  # the whole prompt was seen
-        self._over: WeakSet[Any] = WeakSet()  # static caches that hold the whole prompt
+        self._over: WeakSet[Cache] = WeakSet()  # static caches that hold the whole prompt
 
-    def read(self, arguments: dict[str, Any]) -> tuple[int, int] | None:
+    def read(self, arguments: Arguments) -> tuple[int, int] | None:
         """Start and length of the window, or None if it lies after the prompt.
 
         Args:
@@ -106,7 +107,7 @@ def _at_candidates(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return original(model, _CANDIDATES)(*args, **kwargs)
 
 
-def given_tokens(arguments: dict[str, Any]) -> Tensor:
+def given_tokens(arguments: Arguments) -> Tensor:
     """Ids ``[B, T]`` or embeddings ``[B, T, hidden]`` that a forward pass was given."""
     ids = arguments.get("input_ids")
     given: Tensor = arguments["inputs_embeds"] if ids is None else ids

@@ -7,6 +7,7 @@ from typing import Any
 
 from seka_rag.bank import ExpertBank
 from seka_rag.errors import LearningError, SettingError
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.settings import LearningSettings
 from seka_rag.learning.tasks.biography import biography_triples
@@ -47,7 +48,7 @@ def learn_experts(
     triples: Mapping[str, Sequence[ContrastiveTriple]],
     settings: LearningSettings | None = None,
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     gains: Mapping[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
     **options: Any,

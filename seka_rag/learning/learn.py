@@ -13,6 +13,7 @@ from seka_rag.bank.heads import NO_GAP
 from seka_rag.bank.sensitivity import ENERGIES, SHARES, SensitivityRow, sensitivity
 from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.identity import ModelIdentity, identify
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.settings import LearningSettings
 from seka_rag.learning.statistics import KeyStatistics, collect_statistics
 from seka_rag.learning.triples import ContrastiveTriple
@@ -24,7 +25,7 @@ def learn_bank(
     triples: Sequence[ContrastiveTriple],
     settings: LearningSettings | None = None,
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
     **options: Any,

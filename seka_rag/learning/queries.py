@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from seka_rag.hf.chat import render_chat
 from seka_rag.hf.read import read_last_queries
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.tokens import TokenizedPrompt, pad_id, tokenize
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.text.prompt import Prompt
 
@@ -52,7 +52,7 @@ class QuerySums:
         return MeanQueries(mean, {layer: total / self.prompts for layer, total in self.power.items()})
 
 
-def collect_queries(sites: KeySites, tokenizer: Any, triples: Sequence[ContrastiveTriple]) -> QuerySums:
+def collect_queries(sites: KeySites, tokenizer: Tokenizer, triples: Sequence[ContrastiveTriple]) -> QuerySums:
     """The queries of the last tokens of prompts that ask the question of each triple about its context.
 
     Every other prompt is a conversation, if the tokenizer has a chat template: answers begin after either.
@@ -75,7 +75,7 @@ def collect_queries(sites: KeySites, tokenizer: Any, triples: Sequence[Contrasti
     return found
 
 
-def question_prompt(tokenizer: Any, triple: ContrastiveTriple, chat: bool) -> TokenizedPrompt:
+def question_prompt(tokenizer: Tokenizer, triple: ContrastiveTriple, chat: bool) -> TokenizedPrompt:
     """The context and its question, up to where the answer begins; as a conversation if asked for and possible."""
     if chat and getattr(tokenizer, "chat_template", None):
         content = f"Context: {triple.context}\n\nQuestion: {triple.question}"

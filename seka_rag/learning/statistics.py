@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.read import read_keys
 from seka_rag.hf.sites import KeySites, setting, text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad_id, tokenize
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.queries import PROMPTS, QuerySums, collect_queries
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.text.prompt import Prompt
@@ -77,7 +77,7 @@ def triple_prompts(triple: ContrastiveTriple) -> tuple[Prompt, Prompt, Prompt]:
 
 def collect_statistics(
     hf_model: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     triples: Sequence[ContrastiveTriple],
     *,
     batch_size: int = 16,
@@ -138,7 +138,7 @@ def _chunks(items: Sequence[ContrastiveTriple], size: int) -> Iterator[Sequence[
         yield items[i : i + size]
 
 
-def _tokenize(tokenizer: Any, triple: ContrastiveTriple) -> list[TokenizedPrompt] | None:
+def _tokenize(tokenizer: Tokenizer, triple: ContrastiveTriple) -> list[TokenizedPrompt] | None:
     """The three prompts as tokens, or None if the answer has none (weight 0), or others in one of them."""
     try:
         three = [tokenize(tokenizer, prompt) for prompt in triple_prompts(triple)]

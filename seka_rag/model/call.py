@@ -16,6 +16,7 @@ from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.prefix import Prefix
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.registry import as_steering
+from seka_rag.text.toolcalls import Tool
 
 Steering = SteeringMethod | Literal["auto"] | None
 Truncation = Literal["error", "left"]
@@ -54,10 +55,10 @@ class Call:
     seed: int | None = None
     truncate: Truncation = "error"
     timeout: float | None = None
-    tools: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Tool] | None = None
     tool_choice: str = "auto"
     strict: bool = False
-    json_schema: Any = None
+    json_schema: object = None
     pieces: Callable[[str], None] | None = None
     cancel: threading.Event | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class Call:
             )
 
     @classmethod
-    def of(cls, options: Mapping[str, Any], model: nn.Module) -> Call:
+    def of(cls, options: Mapping[str, object], model: nn.Module) -> Call:
         """A call without prompts, from the options that a user gave.
 
         Raises:
@@ -85,7 +86,8 @@ class Call:
         passed_on = {name: value for name, value in options.items() if name not in known}
         if passed_on:
             _check_names(passed_on, known, model)
-        return cls(**{name: options[name] for name in options.keys() & known}, generation=passed_on)
+        given: dict[str, Any] = {name: options[name] for name in options.keys() & known}  # checked when it is made
+        return cls(**given, generation=passed_on)
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -114,7 +116,7 @@ class Call:
         return {**self.generation, **off, "do_sample": self.samples, "max_new_tokens": self.max_new_tokens}
 
 
-def _check_names(passed_on: Mapping[str, Any], known: set[str], model: nn.Module) -> None:
+def _check_names(passed_on: Mapping[str, object], known: set[str], model: nn.Module) -> None:
     all_known = known | generation_options(model)
     custom = passed_on.get("custom_generate") is not None  # a function with options of its own
     for name in passed_on:

@@ -19,6 +19,7 @@ from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.sites import text_config
 from seka_rag.hf.tokens import Batch, TokenizedPrompt, pad, pad_id
+from seka_rag.hf.types import Tokenizer, transformer
 from seka_rag.model.call import Call, Steering, Truncation
 from seka_rag.model.generation import Generation, finished
 from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
@@ -60,7 +61,7 @@ class Decoder:
     """
 
     hf_model: nn.Module
-    tokenizer: Any
+    tokenizer: Tokenizer
     bank: Bank | None
     steering: SteeringMethod | None
     name: str
@@ -77,10 +78,9 @@ class Decoder:
     @property
     def end_ids(self) -> set[int]:
         """The tokens that end an answer."""
-        config: Any = getattr(self.hf_model, "generation_config", None)
-        ids = getattr(config, "eos_token_id", None)
+        ids = getattr(getattr(self.hf_model, "generation_config", None), "eos_token_id", None)
         ids = self.tokenizer.eos_token_id if ids is None else ids
-        return set(ids) if isinstance(ids, list) else {ids}
+        return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -219,7 +219,7 @@ class Decoder:
             if method is not None and bool((batch.weights > 0).any()):
                 known = method.prepare(self.hf_model, self.bank, ids, attention, self.tokenizer)
                 report = stack.enter_context(steer(self.hf_model, self.bank, batch.weights, method, prepared=known))
-            output = self.hf_model.generate(  # type: ignore[operator]
+            output = transformer(self.hf_model).generate(
                 input_ids=ids, attention_mask=attention, pad_token_id=pad_id(self.tokenizer), **prepared.options
             )
         if prepared.clock is not None and prepared.clock.over:

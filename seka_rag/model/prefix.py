@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import nn
 
+from seka_rag.bank import Bank
 from seka_rag.errors import SteeringError, TokenizationError
 from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.hf.types import Cache, transformer
 from seka_rag.steering.base import SteeringMethod, SteeringReport, steer
 from seka_rag.text.prompt import Prompt
 
@@ -32,7 +33,7 @@ class Prefix:
     method: SteeringMethod | None
     report: SteeringReport
     _model: nn.Module = field(repr=False)
-    _cache: Any = field(repr=False)
+    _cache: Cache = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -40,14 +41,19 @@ class Prefix:
     @classmethod
     @torch.no_grad()
     def compute(
-        cls, model: nn.Module, bank: Any, method: SteeringMethod | None, tokens: TokenizedPrompt, prompt: Prompt | None
+        cls,
+        model: nn.Module,
+        bank: Bank | None,
+        method: SteeringMethod | None,
+        tokens: TokenizedPrompt,
+        prompt: Prompt | None,
     ) -> Prefix:
         """One pass of the decoder over the tokens, steered if there is a method.
 
         Raises:
             SteeringError: what the method does is not kept in a cache, or depends on what follows the prefix.
         """
-        decoder: Any = model.get_decoder()  # type: ignore[operator]
+        decoder = transformer(model).get_decoder()
         ids = torch.tensor([tokens.ids], device=next(model.parameters()).device)
         if method is None:
             return cls(
@@ -71,7 +77,7 @@ class Prefix:
         return self.prompt + prompt
 
     def check(
-        self, model: nn.Module, bank: Any, method: SteeringMethod | None, prompts: Sequence[TokenizedPrompt]
+        self, model: nn.Module, bank: Bank | None, method: SteeringMethod | None, prompts: Sequence[TokenizedPrompt]
     ) -> None:
         """Raise unless each of the prompts continues this prefix, on the same model and with the same steering.
 
@@ -99,7 +105,7 @@ class Prefix:
                 f"{getattr(bank, 'digest', None)}. Call prefill again, with steering=..."
             )
 
-    def cache(self, rows: int) -> Any:
+    def cache(self, rows: int) -> Cache:
         """A copy of the cache for so many rows, to be used once."""
         copied = copy.deepcopy(self._cache)
         if rows > 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from seka_rag.errors import GenerationTimeoutError
 from seka_rag.hf.output import RowPieces, StopRows
@@ -17,7 +16,7 @@ from seka_rag.model.steered import SteeredModel
 Outcome = list[Generation] | Exception
 
 
-def checked_call(model: SteeredModel, prompt: TokenizedPrompt, **options: Any) -> Call:
+def checked_call(model: SteeredModel, prompt: TokenizedPrompt, **options: object) -> Call:
     """A call that can wait until it is run: what can be wrong with it has been found.
 
     Raises:

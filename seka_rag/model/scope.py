@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from seka_rag.errors import SteeringError
-from seka_rag.highlight.base import check_spans
+from seka_rag.hf.chat import Message
+from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.text.passages import Passage
@@ -65,7 +65,9 @@ _scope: ContextVar[Highlighting | None] = ContextVar("seka_highlighting", defaul
 
 
 @contextmanager
-def highlighting(documents: Iterable[Any], *, question: str = "", highlighter: Any = None) -> Iterator[Highlighting]:
+def highlighting(
+    documents: Iterable[object], *, question: str = "", highlighter: str | Highlighter | None = None
+) -> Iterator[Highlighting]:
     """Highlight these documents in every prompt that a model is given inside the block, through any framework.
 
     A document counts where its text stands exactly once, unchanged: in a plain prompt, or in the messages of the user and
@@ -122,7 +124,7 @@ def in_scope(prompt: Prompt) -> Prompt:
     return replace(prompt, spans=scope.find([prompt.text])[0])
 
 
-def messages_in_scope(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+def messages_in_scope(messages: Sequence[Message]) -> Sequence[Message]:
     """``in_scope`` for a conversation: what the user and the system say counts as one prompt."""
     scope = _scope.get()
     if scope is None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, overload
 
@@ -18,6 +18,7 @@ from seka_rag.hf.forms import knows_tools
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
+from seka_rag.hf.types import Tokenizer
 from seka_rag.model.auto_bank import automatic_bank
 from seka_rag.model.call import Call, Steering
 from seka_rag.model.decoder import Decoder
@@ -26,6 +27,7 @@ from seka_rag.model.prefix import Prefix
 from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.model.stream import TextStream
 from seka_rag.steering.base import SteeringMethod
+from seka_rag.text.plain import ReadOnlyJson
 from seka_rag.text.prompt import Prompt
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class SteeredModel:
     def __init__(
         self,
         hf_model: nn.Module,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         bank: Bank | str | os.PathLike[str] | None = None,
         steering: SteeringMethod | None = None,
@@ -72,7 +74,7 @@ class SteeredModel:
         *,
         bank: Bank | str | os.PathLike[str] | None = "auto",
         steering: SteeringMethod | None = None,
-        **options: Any,
+        **options: object,
     ) -> SteeredModel:
         """Load a model from the Hub, a folder, a GGUF file, or by the name ``smollm2`` or ``seka-demo``.
 
@@ -102,7 +104,7 @@ class SteeredModel:
         return self._decoder.hf_model
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
         return self._decoder.tokenizer
 
@@ -144,10 +146,10 @@ class SteeredModel:
     # --- prompts
 
     @overload
-    def generate(self, prompt: Input, **options: Any) -> Generation: ...
+    def generate(self, prompt: Input, **options: object) -> Generation: ...  # type: ignore[overload-overlap]  # str is both
     @overload
-    def generate(self, prompt: Sequence[Input], **options: Any) -> list[Generation]: ...
-    def generate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
+    def generate(self, prompt: Sequence[Input], **options: object) -> list[Generation]: ...
+    def generate(self, prompt: Input | Sequence[Input], **options: object) -> Generation | list[Generation]:
         """Continue a prompt, or several in one batch.
 
         Args:
@@ -193,27 +195,27 @@ class SteeredModel:
         method = self._decoder.method(steering, any(w > 0 for w in tokens.weights), prefix=True)
         return Prefix.compute(self.hf_model, self.bank, method, tokens, text)
 
-    def stream(self, prompt: Input, **options: Any) -> TextStream[Generation]:
+    def stream(self, prompt: Input, **options: object) -> TextStream[Generation]:
         """The answer in pieces as it is generated. Options as in ``generate``.
 
         Leaving the loop early, or ``close()``, ends the generation. After the last piece, ``.result`` is the Generation.
         """
         return self._stream(self._with_prompts(self._call(options), [prompt]))
 
-    async def agenerate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:
+    async def agenerate(self, prompt: Input | Sequence[Input], **options: object) -> Generation | list[Generation]:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         call, (single, prompts) = self._call(options), _listed(prompt)
         call = await asyncio.to_thread(self._with_prompts, call, prompts)
         return _unwrapped(await self._arun(call), single)
 
-    def astream(self, prompt: Input, **options: Any) -> AsyncIterator[str]:
+    def astream(self, prompt: Input, **options: object) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
         return self.stream(prompt, **options).__aiter__()
 
     # --- conversations
 
     def chat(
-        self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
+        self, messages: Sequence[Message], *, template: ReadOnlyJson | None = None, **options: object
     ) -> Generation:
         """Answer a conversation through the model's own chat template.
 
@@ -230,13 +232,13 @@ class SteeredModel:
         return self._run(self._with_messages(self._call(options), messages, template))[0]
 
     def stream_chat(
-        self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
+        self, messages: Sequence[Message], *, template: ReadOnlyJson | None = None, **options: object
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``. It can also be read with ``async for``."""
         return self._stream(self._with_messages(self._call(options), messages, template))
 
     async def achat(
-        self, messages: Sequence[Message], *, template: dict[str, Any] | None = None, **options: Any
+        self, messages: Sequence[Message], *, template: ReadOnlyJson | None = None, **options: object
     ) -> Generation:
         """``chat`` without blocking the event loop."""
         call = await asyncio.to_thread(self._with_messages, self._call(options), messages, template)
@@ -262,14 +264,14 @@ class SteeredModel:
 
     # --- calls
 
-    def _call(self, options: dict[str, Any]) -> Call:
+    def _call(self, options: Mapping[str, object]) -> Call:
         return Call.of(options, self.hf_model)
 
     def _with_prompts(self, call: Call, prompts: Sequence[Input]) -> Call:
         whole = prompts if call.prefix is None else [call.prefix.before(p) for p in prompts]
         return replace(call, prompts=[self.tokenize(p) for p in whole])
 
-    def _with_messages(self, call: Call, messages: Sequence[Message], template: dict[str, Any] | None) -> Call:
+    def _with_messages(self, call: Call, messages: Sequence[Message], template: ReadOnlyJson | None) -> Call:
         tools = {"tools": call.tools} if call.tools and call.tool_choice != "none" else {}
         return replace(call, prompts=[self.tokenize_chat(messages, **(template or {}), **tools)])
 

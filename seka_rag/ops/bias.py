@@ -22,7 +22,8 @@ def equal_scores(queries: Tensor, rtol: float = 1e-2) -> Tensor:
         rtol: a direction in which the queries differ by less than this share of the largest one is not followed.
     """
     ones = queries.new_ones(*queries.shape[:-1], 1)
-    return (torch.linalg.pinv(queries, rtol=rtol) @ ones).squeeze(-1)
+    solved: Tensor = torch.linalg.pinv(queries, rtol=rtol) @ ones
+    return solved.squeeze(-1)
 
 
 def equal_scores_at_once(queries: Tensor, ridge: float = 1e-6) -> Tensor:
@@ -35,7 +36,7 @@ def equal_scores_at_once(queries: Tensor, ridge: float = 1e-6) -> Tensor:
     scale = products.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(queries.dtype).tiny)
     eye = torch.eye(queries.shape[-2], dtype=queries.dtype, device=queries.device)
     ones = queries.new_ones(*queries.shape[:-1], 1)
-    share = torch.linalg.solve_ex(products / scale + ridge * eye, ones)[0]
+    share: Tensor = torch.linalg.solve_ex(products / scale + ridge * eye, ones)[0]
     return (queries.mT @ (share / scale)).squeeze(-1)
 
 

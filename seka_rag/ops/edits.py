@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from seka_rag.ops.shapes import unflatten
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -136,4 +138,4 @@ def last_queries(queries: Tensor, last: Tensor, groups: int) -> Tensor:
         groups: G, query heads a key-value head.
     """
     rows = torch.arange(len(queries), device=queries.device)
-    return queries[rows, last].float().unflatten(1, (-1, groups))
+    return unflatten(queries[rows, last].float(), 1, (-1, groups))

@@ -56,4 +56,5 @@ def factor_of(projections: Tensor, tolerance: float = 1e-3) -> Tensor:
     ranks = (values > 0.5).sum(-1)
     r = int(ranks.max()) if ranks.numel() else 0
     factor = vectors.flip(-1)[..., :r]  # eigh ascends
-    return factor * (torch.arange(r) < ranks[:, None])[:, None, :]
+    kept: Tensor = factor * (torch.arange(r) < ranks[:, None])[:, None, :]
+    return kept

@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 
 from seka_rag.hf.output import TokenScore, TokenScores
+from seka_rag.hf.types import Tokenizer
 
 _LEAST = -9999.0  # what OpenAI writes for a token that cannot be
 
@@ -19,7 +20,7 @@ class Scores:
         ends: end tokens, which are no part of an answer.
     """
 
-    def __init__(self, recorded: TokenScores, tokenizer: Any, ends: AbstractSet[int]) -> None:
+    def __init__(self, recorded: TokenScores, tokenizer: Tokenizer, ends: AbstractSet[int]) -> None:
         self.recorded, self.tokenizer, self.ends = recorded, tokenizer, ends
         self._sent = 0
         self._characters = 0

@@ -155,7 +155,8 @@ class Service:
         return await unless_gone(request, self.workers.run(lambda: work(raw, content_type), self._deadline(request)))
 
     def _deadline(self, request: Request) -> float:
-        return request.state.exchange.arrived + self.settings.timeout
+        exchange: Exchange = request.state.exchange
+        return exchange.arrived + self.settings.timeout
 
     async def _answer(self, request: Request, kind: type[Body]) -> Response:
         exchange: Exchange = request.state.exchange

@@ -14,6 +14,7 @@ from seka_rag.bank import Bank, ProjectionBank
 from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedModelError
 from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Mask
+from seka_rag.hf.types import Tokenizer
 from seka_rag.steering.report import SteeringReport
 from seka_rag.steering.strength import check_strength, strength_warnings
 
@@ -60,7 +61,7 @@ class SteeringMethod(BaseModel, ABC):
         bank: Any,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        tokenizer: Any = None,
+        tokenizer: Tokenizer | None = None,
     ) -> Any:
         """What the method must know of the prompts before it is attached, by a pass of its own; most need nothing: None.
 

@@ -16,6 +16,7 @@ from seka_rag.hf.rotary import Turning, score_of
 from seka_rag.hf.sites import KeySites
 from seka_rag.ops.bias import BiasEdit, QueryBiasEdit, equal_scores
 from seka_rag.ops.edits import Edit
+from seka_rag.ops.shapes import unflatten
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.report import SteeringReport
 
@@ -79,7 +80,7 @@ class KeyBias(KeyEditing):
                 edits[layer] = QueryBiasEdit(heads, biases, self.cap, turn)
                 continue
             assert bank.queries is not None
-            means = bank.queries.mean[layer].double().unflatten(0, (bank.model.heads, -1))[heads]  # [h, G, D]
+            means = unflatten(bank.queries.mean[layer].double(), 0, (bank.model.heads, -1))[heads]  # [h, G, D]
             if self.form == "constant":
                 means, turn = self._turned(means, turning), None
             edits[layer] = BiasEdit(heads, equal_scores(means).float() * biases[:, None], self.cap, turn)

@@ -19,6 +19,7 @@ from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import editing
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.sites import KeySites
+from seka_rag.hf.types import Tokenizer
 from seka_rag.ops.edits import Edit
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.plans import plan
@@ -84,7 +85,7 @@ class KeyEditing(SteeringMethod):
         bank: Any,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        tokenizer: Any = None,
+        tokenizer: Tokenizer | None = None,
     ) -> Prepared:
         """What the edits read from queries by a pass of their own (of most: nothing), and how the answer's text is known."""
         states = self.read_states(hf_model, bank, input_ids, attention_mask)
@@ -159,7 +160,7 @@ class KeyEditing(SteeringMethod):
             )
 
 
-def _first_sentence_is_over(tokenizer: Any, answer: list[int]) -> bool:
+def _first_sentence_is_over(tokenizer: Tokenizer, answer: list[int]) -> bool:
     """Whether a second sentence or line has begun."""
     text = tokenizer.decode(answer, skip_special_tokens=True).lstrip()
     return "\n" in text or len(sentences(text)) > 1

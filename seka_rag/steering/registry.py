@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +15,7 @@ from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.key_vector import KeyVector
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
+from seka_rag.text.plain import JsonObject
 
 M = TypeVar("M", bound=type[SteeringMethod])
 METHODS: dict[str, type[SteeringMethod]] = {
@@ -35,16 +36,18 @@ def register(method: M) -> M:
     return method
 
 
-def as_steering(value: Any) -> SteeringMethod | Literal["auto"] | None:
+def as_steering(value: object) -> SteeringMethod | Literal["auto"] | None:
     """What a setting says: a method, its stored form, "auto" (the model's own method) or None (unsteered).
 
     Raises:
         SettingError: none of these, or a setting of the method with a wrong value.
     """
-    if value is None or value == "auto" or isinstance(value, SteeringMethod):
+    if value is None or isinstance(value, SteeringMethod):
         return value
+    if value == "auto":
+        return "auto"
     name = value.get("method") if isinstance(value, dict) else None
-    if isinstance(name, str) and name in METHODS:
+    if isinstance(value, dict) and isinstance(name, str) and name in METHODS:
         try:
             return METHODS[name].model_validate({key: v for key, v in value.items() if key != "method"})
         except ValidationError as error:
@@ -53,7 +56,7 @@ def as_steering(value: Any) -> SteeringMethod | Literal["auto"] | None:
     raise SettingError(f"steering={value!r}: use 'auto', None, or a method such as Seka(gain=0.5)")
 
 
-def steering_as_dict(value: SteeringMethod | Literal["auto"] | None) -> Any:
+def steering_as_dict(value: SteeringMethod | Literal["auto"] | None) -> JsonObject | str | None:
     """A setting as plain data, which ``as_steering`` reads back.
 
     Raises:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from seka_rag.errors import DocumentError
+from seka_rag.text.plain import ReadOnlyJson
 from seka_rag.text.surrogates import mended
 
 #: The user's message of a question over passages.
@@ -32,7 +31,7 @@ class Passage:
     text: str
     score: float | None = None
     source: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    metadata: ReadOnlyJson = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):

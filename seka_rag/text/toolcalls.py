@@ -11,14 +11,18 @@ import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
+
+from seka_rag.text.plain import JsonObject, ReadOnlyJson
 
 _ID = string.ascii_letters + string.digits
 #: What the name of a tool is made of.
 TOOL_NAME = r"[\w.:-]+"
 _NAMED = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*(?=\{)")
 _NEXT = re.compile(r"\s*;\s*(?=\{)")
-Piece = str | dict[str, Any]
+Piece = str | JsonObject
+#: What a model may call, in the form of OpenAI: ``{"type": "function", "function": {...}}``.
+Tool: TypeAlias = Mapping[str, Any]
 
 
 def new_call_id() -> str:
@@ -31,7 +35,7 @@ class ToolCall:
     """A call that the model asks for: a tool's name, its arguments, and an id for the tool's answer to name."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: ReadOnlyJson
     id: str = field(default_factory=new_call_id)
 
 
@@ -81,7 +85,7 @@ class ToolFormat:
 
     # --- writing
 
-    def pieces(self, tool: str, parameters: Mapping[str, Any]) -> list[Piece]:
+    def pieces(self, tool: str, parameters: ReadOnlyJson) -> list[Piece]:
         """One call of a tool as literal text and JSON schemas, in the order of the text."""
         if self.named:
             return [self.marker, tool, self.named, dict(parameters)]
@@ -137,7 +141,7 @@ class ToolFormat:
 
     def _read_calls(self, text: str, at: int) -> tuple[list[ToolCall | InvalidToolCall], int]:
         """The calls behind one marker, and where they end."""
-        head: dict[str, Any] = {}
+        head: JsonObject = {}
         if self.named and (named := _NAMED.match(text, at)):
             at = named.end()
             head = {key: value for key, value in named.groupdict().items() if value}
@@ -185,19 +189,20 @@ def format_of(template: str) -> ToolFormat | None:
     return next((f for f in FORMATS if all(mark in template for mark in f.marks)), None)
 
 
-def _decode(text: str, start: int) -> tuple[Any, int]:
+def _decode(text: str, start: int) -> tuple[object, int]:
     start += len(text[start:]) - len(text[start:].lstrip())
     try:
-        return json.JSONDecoder(parse_constant=_no_constant).raw_decode(text, start)
+        value, end = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text, start)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return value, end
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _checked(value: Any, key: str, text: str) -> ToolCall | InvalidToolCall:
+def _checked(value: object, key: str, text: str) -> ToolCall | InvalidToolCall:
     if not isinstance(value, dict):
         return InvalidToolCall(text, f"a call is a JSON object, not {type(value).__name__}")
     name, arguments = value.get("name"), value.get(key)
@@ -209,7 +214,7 @@ def _checked(value: Any, key: str, text: str) -> ToolCall | InvalidToolCall:
     return ToolCall(name, arguments, given) if isinstance(given, str) and given else ToolCall(name, arguments)
 
 
-def as_tool_call(value: Any) -> ToolCall:
+def as_tool_call(value: object) -> ToolCall:
     """A call of an earlier turn: a ToolCall, ``{"name", "arguments", "id"}``, or the form of OpenAI and transformers.
 
     Raises:
@@ -218,24 +223,24 @@ def as_tool_call(value: Any) -> ToolCall:
     if isinstance(value, ToolCall):
         return value
     if isinstance(value, Mapping):
-        own = value.get("function", value)
-        arguments = own.get("arguments") if isinstance(own, Mapping) else None
+        function = value.get("function", value)
+        arguments = function.get("arguments") if isinstance(function, Mapping) else None
         if isinstance(arguments, str):
             arguments = json.loads(arguments)
-        if isinstance(arguments, Mapping) and isinstance(own.get("name"), str):
+        if isinstance(arguments, Mapping) and isinstance(function.get("name"), str):
             given = value.get("id")
-            return ToolCall(own["name"], arguments, given) if given else ToolCall(own["name"], arguments)
+            return ToolCall(function["name"], arguments, given) if given else ToolCall(function["name"], arguments)
     raise ValueError(f"a tool call is {{'name': str, 'arguments': dict, 'id': str}}, not {str(value)[:80]!r}")
 
 
-def tool_name(tool: Mapping[str, Any]) -> str:
+def tool_name(tool: Tool) -> str:
     """The name of a tool in OpenAI's form.
 
     Raises:
         ValueError: another form.
     """
-    own = tool.get("function") if isinstance(tool, Mapping) else None
-    name = own.get("name") if isinstance(own, Mapping) else None
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(name, str) or not re.fullmatch(TOOL_NAME, name):
         raise ValueError(
             'a tool is {"type": "function", "function": {"name": ..., "description": ..., "parameters": schema}}, its name '
@@ -244,7 +249,7 @@ def tool_name(tool: Mapping[str, Any]) -> str:
     return name
 
 
-def choose(tools: Sequence[Mapping[str, Any]], choice: str) -> list[Mapping[str, Any]]:
+def choose(tools: Sequence[Tool], choice: str) -> list[Tool]:
     """The tools of which one must be called; empty where none must.
 
     Raises:

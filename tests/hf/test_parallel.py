@@ -48,9 +48,9 @@ def test_two_processes_give_what_one_gives(tmp_path):
 
 def test_heads_that_cannot_be_told_are_refused(qwen3):
     sites = replace(find_key_sites(qwen3), shard=(1, 2))
-    assert list(sites.held(2)) == [0, 1]
-    assert list(sites.held(1)) == [1]
+    assert list(sites.present(2)) == [0, 1]
+    assert list(sites.present(1)) == [1]
     with pytest.raises(UnsupportedModelError, match="1 of the 2 key-value heads in process 2 of 3"):
-        replace(sites, shard=(1, 3)).held(1)
+        replace(sites, shard=(1, 3)).present(1)
     with pytest.raises(UnsupportedModelError, match="1 of the 2 key-value heads in process 1 of 1"):
-        find_key_sites(qwen3).held(1)
+        find_key_sites(qwen3).present(1)

@@ -79,12 +79,13 @@ class RemoteModel:
 
     @property
     def name(self) -> str:
-        return self._name or self.card["id"]
+        return self._name or str(self.card["id"])
 
     @property
     def context_length(self) -> int | None:
         """Most tokens of prompt and answer together, or None if the model does not say."""
-        return self.card["max_model_len"]
+        length: int | None = self.card["max_model_len"]
+        return length
 
     @property
     def can_chat(self) -> bool:
@@ -94,7 +95,7 @@ class RemoteModel:
     @property
     def can_call_tools(self) -> bool:
         """Whether the chat template writes tool calls in a form that is known to the server."""
-        return self.card["seka"]["can_call_tools"]
+        return bool(self.card["seka"]["can_call_tools"])
 
     # --- prompts
 
