@@ -22,8 +22,8 @@ from seka_rag.demo.figures import Figure, write_rates, write_text
 from seka_rag.demo.library import QUESTIONS, Asked, InOrder
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import abstains, follows
-from seka_rag.questions.facts import Fact, load_facts
-from seka_rag.questions.kinds import Kind, Split, questions
+from seka_rag.questions.facts import Fact, Split, load_facts
+from seka_rag.questions.kinds import Kind, questions
 from seka_rag.rag import Question, Rag
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.registry import suggested

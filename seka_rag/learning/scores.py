@@ -39,7 +39,8 @@ def next_scores(hf_model: nn.Module, sites: KeySites, examples: Sequence[Example
     else:
         with editing(sites, Marks(batch.weights), edits):
             logits = hf_model(**inputs).logits
-    return logits[:, -1].float().log_softmax(-1)
+    last: Tensor = logits[:, -1]
+    return last.float().log_softmax(-1)
 
 
 def margins(scores: Tensor, examples: Sequence[Example]) -> Tensor:
