@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import httpx
 import pytest
@@ -226,6 +227,7 @@ def connection():
 )
 def test_no_value_makes_the_server_fail_or_hang(url, connection, place, value, path):
     body = whole_request() if path != "/completions" else {"prompt": "x", "max_tokens": 1, "seka": {"spans": [SPAN]}}
+    body = deepcopy(body)  # it is changed below, and its parts are those of other tests
     here = body
     for key in place[:-1]:
         here = here[key] if isinstance(here, list) or key in here else here.setdefault(key, {})
