@@ -7,37 +7,96 @@ level. Nothing is extrapolated: a method that never does so much harm counts wit
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from seka_rag.bench.methods import Variant
-from seka_rag.bench.rows import Table
 from seka_rag.bench.tasks.base import Curve
+from seka_rag.steering.registry import METHODS
 
 Point = tuple[float, float]  # harm, following
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One line of a table: a method and its settings, as they stand in rows.
+
+    Attributes:
+        stored: the settings as JSON.
+    """
+
+    method: str
+    stored: str
+
+    @classmethod
+    def of(cls, method: str, settings: Mapping[str, Any]) -> Entry:
+        return cls(method, json.dumps(settings, sort_keys=True))
+
+    @classmethod
+    def of_variant(cls, variant: Variant) -> Entry:
+        return cls.of(variant.method, variant.settings)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = json.loads(self.stored)
+        return settings
+
+    @property
+    def highlight(self) -> str | None:
+        return self.settings.get("highlight")
+
+    @property
+    def line(self) -> str:
+        """What its curve is called: the method, with its highlight unless that is the evidence."""
+        return self.method if self.highlight in (None, "gold") else f"{self.method}, {self.highlight}"
+
+    @property
+    def strength(self) -> float | None:
+        method = METHODS.get(self.settings.get("method", ""))
+        value = None if method is None else self.settings.get(method.strength_field)
+        return None if value is None else float(value)
+
+    @property
+    def detail(self) -> str:
+        """What tells it from the others of its line, in words."""
+        settings = self.settings
+        method = METHODS.get(settings.get("method", ""))
+        shown = [f"{settings['seeds']} seeds"] if "seeds" in settings else []
+        shown += [f"seed {settings['seed']}"] if "seed" in settings else []
+        if method is not None:
+            shown.insert(0, f"{method.strength_field} {self.strength:g}")
+        elif settings.get("before") and not settings.get("marked"):
+            shown.append(f"“{settings['before']}”")
+        return ", ".join(shown)
+
+
+#: Of each entry, plain first: metric -> value.
+Figures = Mapping[Entry, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class Line:
-    """One method under one highlight: its variants in the order of their strength, and ``(harm, following)`` of each.
+    """One method under one highlight: its entries in the order of their strength, and ``(harm, following)`` of each.
 
     Attributes:
         points: that of the plain model first.
     """
 
     name: str
-    variants: tuple[Variant, ...]
+    entries: tuple[Entry, ...]
     points: tuple[Point, ...]
 
     def at(self, harm: float) -> float:
         """The most following at no more than this harm."""
         return at_most(self.points, harm)
 
-    def best(self, harm: float) -> Variant | None:
-        """The variant that follows most among those of no more than this harm; None if there is none."""
-        fitting = [(p[1], v) for p, v in zip(self.points[1:], self.variants, strict=True) if p[0] <= harm]
+    def best(self, harm: float) -> Entry | None:
+        """The entry that follows most among those of no more than this harm; None if there is none."""
+        fitting = [(p[1], e) for p, e in zip(self.points[1:], self.entries, strict=True) if p[0] <= harm]
         return max(fitting, key=lambda pair: pair[0])[1] if fitting else None
 
 
@@ -55,29 +114,27 @@ def at_most(points: Sequence[Point], harm: float) -> float:
     return round(best, 6)
 
 
-def lines(table: Table, curve: Curve) -> list[Line]:
-    """The curves of all methods that have both metrics."""
-    plain = table.variants[0]
-    at_plain = table.value(plain, curve.harm)
+def lines(figures: Figures, curve: Curve) -> list[Line]:
+    """The curves of all methods that have both metrics; single seeds count only in what they are pooled to."""
+    plain, *rest = figures
+    nan = float("nan")
+    start: Point = (0.0, figures[plain].get(curve.following, nan))
 
-    def point(variant: Variant) -> Point:
-        harm = table.value(variant, curve.harm)
-        return (max(0.0, at_plain - harm) if curve.loss else harm, table.value(variant, curve.following))
+    def point(entry: Entry) -> Point:
+        harm = figures[entry].get(curve.harm, nan)
+        if curve.loss:
+            lost = figures[plain].get(curve.harm, nan) - harm
+            harm = 0.0 if lost < 0 else lost  # nan stays nan
+        return harm, figures[entry].get(curve.following, nan)
 
-    start: Point = (0.0, table.value(plain, curve.following))
-    groups: dict[str, list[Variant]] = {}
-    for variant in table.variants[1:]:
-        if "seed" not in variant.settings:
-            groups.setdefault(name_of(variant), []).append(variant)
+    groups: dict[str, list[Entry]] = {}
+    for entry in rest:
+        if "seed" not in entry.settings:
+            groups.setdefault(entry.line, []).append(entry)
     found = []
-    for name, variants in groups.items():
-        ordered = sorted(variants, key=lambda v: v.strength or 0.0)
+    for name, entries in groups.items():
+        ordered = sorted(entries, key=lambda e: e.strength or 0.0)
         points = tuple(map(point, ordered))
         if not any(math.isnan(x) for p in (start, *points) for x in p):
             found.append(Line(name, tuple(ordered), (start, *points)))
     return found
-
-
-def name_of(variant: Variant) -> str:
-    """What the curve is called: the method, with its highlight unless that is the evidence."""
-    return variant.method if variant.highlight in (None, "gold") else f"{variant.method}, {variant.highlight}"

@@ -47,6 +47,7 @@ class Item:
         chat: whether the text is a user's message, for a model with a chat template; else it is continued as it is.
         opening: where the first token is read; None if it is not.
         new_tokens: most tokens of a generated answer; 0 for none.
+        continues: whether the answer is generated behind the opening, as the end of a sentence that the prompt begins.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Item:
     chat: bool = True
     opening: Opening | None = None
     new_tokens: int = 0
+    continues: bool = False
 
     @property
     def passages(self) -> tuple[Passage, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from seka_rag.bench.closed_book import first_tokens
 from seka_rag.bench.item import Item, Opening, Spans
 from seka_rag.bench.methods import Variant
-from seka_rag.bench.text_measures import length, repetition
+from seka_rag.bench.text_measures import entropy, length, repetition
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.highlight.base import whole
 from seka_rag.highlight.registry import as_highlighter
@@ -109,9 +109,10 @@ def answers(model: SteeredModel, items: Sequence[Item], variant: Variant) -> lis
     """Greedy answers of one batch, judged.
 
     ``right`` as the record says, ``other`` whether it contains an answer that a right one must not, ``abstains``,
-    ``stopped`` whether it ended by itself, ``words``, and ``repetition`` of word 3-grams.
+    ``stopped`` whether it ended by itself, ``words``, ``repetition`` of word 3-grams, and their ``entropy``.
     """
-    prompts = [tokens_of(model, item, variant) for item in items]
+    asked = [tokens_of(model, item, variant) for item in items]
+    prompts = [_opened(model, item, p) if item.continues else p for item, p in zip(items, asked, strict=True)]
     chat = model.tokenizer.chat_template and all(item.chat for item in items)
     outs = model.generate(
         prompts,
@@ -134,6 +135,7 @@ def answers(model: SteeredModel, items: Sequence[Item], variant: Variant) -> lis
                 "stopped": out.finish_reason == "stop",
                 "words": length(text),
                 "repetition": round(repetition(text), 6),
+                "entropy": round(entropy(text), 6),
                 "text": text,
             }
         )

@@ -15,6 +15,7 @@ from seka_rag.highlight.registry import HIGHLIGHTERS
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.key_vector import KeyVector
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.registry import suggested
 from seka_rag.steering.seka import Seka
@@ -81,21 +82,34 @@ class Family:
         variants: from the model's bank to its variants, without highlights.
         quick: whether it is tried by default with few examples.
         steers: whether there is something to highlight.
+        needs: what the bank must hold ("queries", "vectors"), else it is left out where no methods are named.
     """
 
     name: str
     variants: Callable[[Bank | None], Sequence[Variant]]
     quick: bool = False
     steers: bool = True
+    needs: str | None = None
+
+    def fits(self, bank: Bank | None) -> bool:
+        """Whether it can be tried with this bank."""
+        if self.needs is not None and not getattr(bank, self.needs, None):
+            return False
+        if self.name == "suggested":
+            return bank is not None
+        kinds = [v.steering.bank_type for v in self.variants(bank) if v.steering is not None and v.bank == MODEL]
+        return all(kind is None or isinstance(bank, kind) for kind in kinds)
 
 
 def _at(name: str, method: SteeringMethod, strengths: Iterable[float], bank: Bank | None) -> list[Variant]:
     return [Variant(name, method.with_strength(s)) for s in strengths]
 
 
-def steered(name: str, method: SteeringMethod, *strengths: float, quick: bool = False) -> Family:
+def steered(
+    name: str, method: SteeringMethod, *strengths: float, quick: bool = False, needs: str | None = None
+) -> Family:
     """A family of one steering method at several strengths."""
-    return Family(name, partial(_at, name, method, strengths), quick)
+    return Family(name, partial(_at, name, method, strengths), quick, needs=needs)
 
 
 def _suggested(bank: Bank | None) -> list[Variant]:
@@ -122,9 +136,12 @@ _FAMILIES = (
     steered("seka", Seka(), 0.5, 1.0, 2.0),
     steered("key-scaling", KeyScaling(), 0.25, 0.5, 1.0, quick=True),
     Family("random-projection", _random),
-    steered("key-bias", KeyBias(), 1.0, 2.0, 4.0, quick=True),
-    steered("key-bias-mean", KeyBias(form="mean"), 1.0, 2.0, 4.0),
+    steered("key-bias", KeyBias(), 1.0, 2.0, 4.0, quick=True, needs="queries"),
+    steered("key-bias-fading", KeyBias(fade="sentence"), 1.0, 2.0, 4.0, needs="queries"),
+    steered("key-bias-mean", KeyBias(form="mean"), 1.0, 2.0, 4.0, needs="queries"),
     steered("key-bias-request", KeyBias(form="request"), 1.0, 2.0, 4.0),
+    steered("key-vector", KeyVector(), 0.7, 1.0, 1.4, needs="vectors"),
+    steered("key-vector-fading", KeyVector(fade="sentence"), 0.7, 1.0, 1.4, needs="vectors"),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 
@@ -135,13 +152,14 @@ def choose(
     """The variants of some families under each of some highlights; the plain model always comes first.
 
     Args:
-        names: of families; None for all, or for the quick ones.
+        names: of families; None for all that fit the bank, or for the quick ones among them.
         bank: of the model.
 
     Raises:
         SettingError: an unknown family or highlight.
     """
-    wanted = [f.name for f in _FAMILIES if f.quick or not quick] if names is None else list(names)
+    fitting = [f.name for f in _FAMILIES if (f.quick or not quick) and f.fits(bank)]
+    wanted = fitting if names is None else list(names)
     for name in wanted:
         check_name("method", name, FAMILIES)
     for name in highlights:

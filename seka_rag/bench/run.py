@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import torch
 
 from seka_rag.bank.folders import write_file
-from seka_rag.bench.curves import lines
+from seka_rag.bench.curves import Entry, lines
 from seka_rag.bench.methods import FAMILIES, HIGHLIGHTS, Variant, check_name, choose
+from seka_rag.bench.report import write_report
 from seka_rag.bench.rows import Comparison, Row, Table
 from seka_rag.bench.runner import Subject, run
 from seka_rag.bench.tasks import TASKS
@@ -40,7 +41,7 @@ class Plan:
     bank: str = "auto"
     data: Path | None = None
     methods: tuple[str, ...] | None = None
-    highlights: tuple[str, ...] = ("gold",)
+    highlights: tuple[str, ...] | None = None
     limit: int | None = None
     split: str = "development"
     dtype: str = "bfloat16"
@@ -50,14 +51,14 @@ class Plan:
         for kind, names, known in (
             ("task", self.tasks, TASKS),
             ("method", self.methods or (), FAMILIES),
-            ("highlight", self.highlights, HIGHLIGHTS),
+            ("highlight", self.highlights or (), HIGHLIGHTS),
             ("split", (self.split,), get_args(Split)),
             ("dtype", (self.dtype,), ("bfloat16", "float16", "float32")),
         ):
             for name in names:
                 check_name(kind, name, known)
-        if not self.tasks or not self.highlights:
-            raise SettingError("name at least one task and one highlight")
+        if not self.tasks:
+            raise SettingError(f"name a task: there are {', '.join(TASKS)}")
         if self.data is not None and len(self.tasks) > 1:
             raise SettingError(f"--data is read by one task, and {len(self.tasks)} are named: run them one by one")
 
@@ -72,33 +73,36 @@ def run_plan(plan: Plan, bar: Bar) -> Iterator[Path]:
         SekaError: of the model, the data, the methods, or an ``out`` that holds another run.
     """
     model = SteeredModel.from_pretrained(plan.model, bank=plan.bank, dtype=getattr(torch, plan.dtype))
-    variants = choose(plan.methods, model.bank, quick=plan.quick, highlights=plan.highlights)
     for name in plan.tasks:
-        table = _run_task(plan, TASKS[name], Subject(model, plan.out), variants, bar)
-        yield from _write(plan.out, TASKS[name], table)
+        task = TASKS[name]
+        highlights = plan.highlights or task.highlights
+        variants = choose(plan.methods, model.bank, quick=plan.quick, highlights=highlights)
+        table = _run_task(plan, task, Subject(model, plan.out), variants, bar)
+        yield from _write(plan.out, task, table)
+    yield from write_report(plan.out)
 
 
 def _run_task(plan: Plan, task: Task, subject: Subject, variants: list[Variant], bar: Bar) -> Table:
-    source = Source(
-        subject.model,
-        plan.out,
-        plan.limit_of(task),
-        plan.data,
-        plan.split,  # type: ignore[arg-type]
-    )
-    items = task.items(source)
+    limit = plan.limit_of(task)
+    source = Source(subject.model, plan.out, limit, plan.data, plan.split)  # type: ignore[arg-type]
+    with bar(f"{task.name}: what the model knows", limit) as advance:
+        items = task.items(replace(source, progress=advance))
     with bar(task.name, len(items) * len(variants)) as advance:
         journal = run(task.name, subject, items, variants, progress=advance)
     return Table(task.name, subject.model.name, items, variants, journal)
 
 
 def _write(out: Path, task: Task, table: Table) -> Iterator[Path]:
-    between = {v for curve in task.curves for line in lines(table, curve) if (v := line.best(curve.levels[-1]))}
-    metrics = list(dict.fromkeys(m for curve in task.curves for m in (curve.following, curve.harm)))
-    rates = [m for m in metrics if m.split(".")[-1] in ("right", "first")]
-    ordered = [v for v in table.variants if v in between]
-    yield _merged(out / "results.json", task.name, table.rows())
-    yield _merged(out / "comparisons.json", task.name, table.comparisons(rates, ordered))
+    rows = table.rows()
+    figures: dict[Entry, dict[str, float]] = {}
+    for row in rows:
+        figures.setdefault(Entry.of(row.method, row.settings), {})[row.metric] = row.value
+    best = {e for curve in task.curves for line in lines(figures, curve) if (e := line.best(curve.levels[-1]))}
+    metrics = dict.fromkeys([*(m for c in task.curves for m in (c.following, c.harm)), *task.columns])
+    rates = [m for m in metrics if m.split(".")[-1] in ("right", "first", "other")]
+    between = [v for v in table.variants if Entry.of_variant(v) in best]
+    yield _merged(out / "results.json", task.name, rows)
+    yield _merged(out / "comparisons.json", task.name, table.comparisons(rates, between))
 
 
 def _merged(path: Path, task: str, rows: list[Row] | list[Comparison]) -> Path:

@@ -20,8 +20,9 @@ def bench(
     ] = None,
     methods: Annotated[str | None, typer.Option(help="Names with commas; by default all.")] = None,
     highlights: Annotated[
-        str, typer.Option(help="What is highlighted, names with commas: gold, wrong, all, or a highlighter.")
-    ] = "gold",
+        str | None,
+        typer.Option(help="Names with commas: gold, wrong, all, or a highlighter; by default the task's."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Records of each kind.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for outcomes, results and the report.")] = Path("bench"),
     split: Annotated[str, typer.Option(help="Of our own questions: development or held-out.")] = "development",
@@ -37,7 +38,7 @@ def bench(
         bank=bank,
         data=data,
         methods=_names(methods),
-        highlights=_names(highlights) or (),
+        highlights=_names(highlights),
         limit=limit,
         out=out,
         split=split,

@@ -2,10 +2,11 @@
 
 import pytest
 
-from seka_rag.bench.curves import at_most, lines
+from seka_rag.bench.curves import Entry, at_most, lines
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.tasks.base import Curve
 from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
 
 
@@ -26,31 +27,23 @@ def test_the_most_following_at_a_harm(points, harm, value):
     assert at_most(points, harm) == pytest.approx(value)
 
 
-class Figures:
-    def __init__(self, figures):
-        self.variants, self._figures = list(figures), figures
-
-    def value(self, variant, metric):
-        return self._figures[variant].get(metric, float("nan"))
-
-
-PLAIN = Variant("plain")
-WEAK, STRONG = (Variant("seka", Seka(gain=g), highlight="gold") for g in (0.5, 1.0))
-WRONG = Variant("seka", Seka(gain=0.5), highlight="wrong")
-LONE = Variant("key-scaling", KeyScaling(gain=1.0), highlight="gold")
-FIGURES = Figures(
-    {
-        PLAIN: {"c.right": 0.2, "i.kl": 0.0, "k.right": 0.9},
-        STRONG: {"c.right": 0.8, "i.kl": 0.4, "k.right": 0.7},
-        WEAK: {"c.right": 0.5, "i.kl": 0.1, "k.right": 0.95},
-        WRONG: {"c.right": 0.1, "i.kl": 0.1, "k.right": 0.9},
-        LONE: {"c.right": 0.4},
-    }
-)
+PLAIN = Entry.of_variant(Variant("plain"))
+WEAK, STRONG = (Entry.of_variant(Variant("seka", Seka(gain=g), highlight="gold")) for g in (0.5, 1.0))
+WRONG = Entry.of_variant(Variant("seka", Seka(gain=0.5), highlight="wrong"))
+LONE = Entry.of_variant(Variant("key-scaling", KeyScaling(gain=1.0), highlight="gold"))
+SEED = Entry.of_variant(Variant("random-projection", RandomProjection(seed=3), highlight="gold"))
+FIGURES = {
+    PLAIN: {"c.right": 0.2, "i.kl": 0.0, "k.right": 0.9},
+    STRONG: {"c.right": 0.8, "i.kl": 0.4, "k.right": 0.7},
+    WEAK: {"c.right": 0.5, "i.kl": 0.1, "k.right": 0.95},
+    WRONG: {"c.right": 0.1, "i.kl": 0.1, "k.right": 0.9},
+    LONE: {"c.right": 0.4},
+    SEED: {"c.right": 0.4, "i.kl": 0.1, "k.right": 0.9},
+}
 
 
 def test_a_line_for_each_method_and_highlight_in_the_order_of_strength():
-    seka, wrong = lines(FIGURES, Curve("c.right", "i.kl"))
+    seka, wrong = lines(FIGURES, Curve("c.right", "i.kl"))  # without what lacks a metric, and single seeds
     assert (seka.name, wrong.name) == ("seka", "seka, wrong")
     assert seka.points == ((0.0, 0.2), (0.1, 0.5), (0.4, 0.8))
     assert seka.at(0.25) == pytest.approx(0.65)
@@ -60,3 +53,10 @@ def test_a_line_for_each_method_and_highlight_in_the_order_of_strength():
 def test_harm_as_what_is_lost():
     seka = lines(FIGURES, Curve("c.right", "k.right", loss=True))[0]
     assert [p[0] for p in seka.points] == pytest.approx([0.0, 0.0, 0.2])  # better than plain is no harm
+
+
+def test_entries_in_words():
+    assert (STRONG.strength, STRONG.detail, WRONG.highlight) == (1.0, "gain 1", "wrong")
+    assert SEED.detail == "gain 1, seed 3"
+    assert (PLAIN.strength, PLAIN.detail) == (None, "")
+    assert Entry.of_variant(Variant("instruction", before="Read.")).detail == "“Read.”"

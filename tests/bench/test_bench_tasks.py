@@ -12,8 +12,8 @@ from seka_rag.bench.methods import INSTRUCTIONS, MARKED, Variant, choose
 from seka_rag.bench.rows import Table
 from seka_rag.bench.runner import Subject, batches, run
 from seka_rag.bench.tasks import TASKS
+from seka_rag.bench.tasks.asking import group_of, question_item
 from seka_rag.bench.tasks.base import Source
-from seka_rag.bench.tasks.conflict_rag import group_of, question_item
 from seka_rag.errors import RecordError, SettingError
 from seka_rag.questions.records import Record
 from seka_rag.steering.seka import Seka

@@ -5,5 +5,22 @@ from __future__ import annotations
 from seka_rag.bench.tasks.base import Task
 from seka_rag.bench.tasks.conflict_rag import ConflictRag
 from seka_rag.bench.tasks.counterfact import CounterFact, CounterFactPaper
+from seka_rag.bench.tasks.fluency import Fluency
+from seka_rag.bench.tasks.kv_retrieval import KvRetrieval
+from seka_rag.bench.tasks.lost_in_the_middle import LostInTheMiddle
+from seka_rag.bench.tasks.memotrap import MemoTrap
+from seka_rag.bench.tasks.nq_swap import NqSwap
+from seka_rag.bench.tasks.poison import Poison
 
-TASKS: dict[str, Task] = {task.name: task for task in (ConflictRag(), CounterFact(), CounterFactPaper())}
+_TASKS: tuple[Task, ...] = (
+    ConflictRag(),
+    CounterFact(),
+    CounterFactPaper(),
+    MemoTrap(),
+    NqSwap(),
+    LostInTheMiddle(),
+    KvRetrieval(),
+    Poison(),
+    Fluency(),
+)
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -49,7 +49,7 @@ class Source:
         data: a file of records; None for our own questions.
         limit: records of each kind.
         split, seed: of our own questions.
-        progress: called with a text and the number of answers that are ready, and of all.
+        progress: called with the number of known facts that were found, since the last call.
     """
 
     model: SteeredModel
@@ -58,7 +58,7 @@ class Source:
     data: Path | None = None
     split: Split = "development"
     seed: int = 0
-    progress: Callable[[str, int, int], None] | None = None
+    progress: Callable[[int], None] | None = None
 
     def records(self) -> list[Record]:
         """The first records of the file."""
@@ -86,7 +86,7 @@ class Source:
             found = known_facts(self.model, chunk)
             kept = kept.with_more(len(chunk), [fact.id for fact in found])
             if self.progress is not None:
-                self.progress("asking what it knows", len(kept.known), self.limit)
+                self.progress(len(found))
         if not kept.known:
             raise RecordError(f"{self.model.name} knows none of {kept.asked} facts, so no passage can contradict it")
         return [by_id[name] for name in kept.known[: self.limit]]
@@ -98,12 +98,18 @@ class Task(ABC):
     Attributes:
         name: on the command line.
         about: one sentence for reports.
+        columns: the metrics of its table; all others are in the results.
         curves: those to draw.
+        by_position: the measure that is drawn over the groups ``position-0``, ``position-1``, ...; None for no such plot.
+        highlights: what is highlighted by default.
         limit, quick_limit: records of each kind by default, and in a quick run.
     """
 
     name: ClassVar[str]
     about: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]]
+    by_position: ClassVar[str | None] = None
+    highlights: ClassVar[tuple[str, ...]] = ("gold",)
     curves: ClassVar[tuple[Curve, ...]] = ()
     limit: ClassVar[int] = 100
     quick_limit: ClassVar[int] = 8

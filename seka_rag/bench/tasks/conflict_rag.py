@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from seka_rag.bench.item import Item, Opening, Spans, at, highlights_of
+from seka_rag.bench.item import Item
+from seka_rag.bench.tasks.asking import group_of, question_item
 from seka_rag.bench.tasks.base import Curve, Source, Task
-from seka_rag.questions.answers import contains_answer
-from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import KINDS
-from seka_rag.questions.records import Record
-from seka_rag.rag import TEMPLATE
 
-NEW_TOKENS = 40
 #: Kind of our own questions -> group. Of "wrong" ones the truth is highlighted in one group, the lie in another.
 GROUPS = {
     "conflict": "correction",
@@ -40,6 +36,11 @@ class ConflictRag(Task):
 
     name: ClassVar[str] = "conflict-rag"
     about: ClassVar[str] = "Questions over passages that contradict memory, agree with it, lie, or lack the answer."
+    columns: ClassVar[tuple[str, ...]] = (
+        "correction.right", "resistance.right", "wrong-highlight.right", "agreement.right", "novel.right",
+        "irrelevant.right", "disagree.right", "abstention.right", "correction.first", "irrelevant.kl",
+        "correction.repetition", "correction.stopped", "correction.words",
+    )  # fmt: skip
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("correction.right", "irrelevant.kl"),
         Curve("correction.first", "irrelevant.kl"),
@@ -59,57 +60,3 @@ class ConflictRag(Task):
                 if kind == "wrong":
                     items.append(question_item(record, "wrong-highlight", fact))
         return items
-
-
-def group_of(record: Record) -> str:
-    """The group of a record that says nothing of its kind, by its answers."""
-    if record.gold_context_answer and record.remembered:
-        agree = contains_answer(" / ".join(record.gold_context_answer), record.remembered)
-        return "agreement" if agree else "correction"
-    if record.gold_context_answer:
-        return "novel"
-    return "irrelevant" if record.remembered else "abstention"
-
-
-def question_item(record: Record, group: str, fact: Fact | None = None) -> Item:
-    """A question over passages in the prompt of ``Rag``; its opening is the fact's cloze."""
-    groups = [group]
-    if group in ("agreement", "novel", "irrelevant"):
-        groups.append("kept")
-    if group == "correction" and "wording" in record.meta:
-        groups.append(f"correction/{record.meta['wording']}")
-    evidence, elsewhere = (_span(record, record.meta.get(name)) for name in ("evidence", "elsewhere"))
-    own = highlights_of(record)
-    return Item(
-        id=f"{record.id}/{group}" if group == "wrong-highlight" else record.id,
-        unit=record.id,
-        groups=tuple(groups),
-        record=record,
-        gold=evidence if group == "resistance" else own,
-        wrong=None if group == "wrong-highlight" else elsewhere,
-        template=TEMPLATE,
-        opening=_opening(record, fact),
-        new_tokens=NEW_TOKENS,
-    )
-
-
-def _opening(record: Record, fact: Fact | None) -> Opening | None:
-    right, other = record.gold_context_answer, (*record.remembered, *_texts(record.meta.get("other_answers")))
-    if fact is not None:
-        false = _texts(record.meta.get("false_answer"))
-        if not right or set(right) & set(fact.answers):  # memory is right
-            return Opening(text=fact.cloze, right=fact.answers, other=tuple(false or other[len(record.remembered) :]))
-        return Opening(text=fact.cloze, right=right, other=fact.answers)
-    if right and other:
-        return Opening(text="The answer is", right=right, other=tuple(o for o in other if o not in right))
-    return None
-
-
-def _texts(value: object) -> Sequence[str]:
-    return [str(v) for v in value] if isinstance(value, list | tuple) else ()
-
-
-def _span(record: Record, mark: object) -> Spans | None:
-    if not isinstance(mark, dict) or not {"passage", "start", "end"} <= mark.keys():
-        return None
-    return at(record, (mark["passage"], mark["start"], mark["end"]))

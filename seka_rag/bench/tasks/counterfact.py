@@ -33,6 +33,9 @@ class CounterFact(Task):
 
     name: ClassVar[str] = "counterfact"
     about: ClassVar[str] = "An edited fact in the prompt against the model's memory (CounterFact), by first tokens."
+    columns: ClassVar[tuple[str, ...]] = (
+        "ES.first", "PS.first", "ES-known.first", "PS-known.first", "RAG.first", "RAG-known.first", "irrelevant.kl",
+    )  # fmt: skip
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("ES-known.first", "irrelevant.kl"),
         Curve("RAG-known.first", "irrelevant.kl"),

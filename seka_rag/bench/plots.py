@@ -1,0 +1,73 @@
+"""Plots of a report, as SVG text that is the same for the same figures."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from seka_rag.bench.curves import Entry, Figures, Line
+from seka_rag.bench.tasks.base import Curve
+from seka_rag.errors import MissingExtraError
+
+_POSITION = re.compile(r"position-(\d+)\.(\w+)")
+_MARKERS = "os^Dvp*Xhd"
+
+
+def curve_plot(lines: Sequence[Line], curve: Curve) -> str:
+    """Following against harm, a line for each method, its strengths as points."""
+    figure, axes = _figure()
+    for i, line in enumerate(lines):
+        style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 5, "linewidth": 1.2}
+        axes.plot([p[0] for p in line.points], [p[1] for p in line.points], label=line.name, **style)
+    for level in curve.levels:
+        axes.axvline(level, color="#999", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(f"harm: loss of {curve.harm}" if curve.loss else f"harm: {curve.harm} (nats)")
+    axes.set_ylabel(f"following: {curve.following}")
+    return _svg(figure, axes)
+
+
+def position_plot(figures: Figures, measure: str) -> str:
+    """A measure by the position of the gold passage: the plain model, and of each method the strength that is best overall."""
+    figure, axes = _figure()
+    for i, entry in enumerate(_best_of_lines(figures, f"all.{measure}")):
+        found = {int(m[1]): v for k, v in figures[entry].items() if (m := _POSITION.fullmatch(k)) and m[2] == measure}
+        name = f"{entry.line}, {entry.detail}" if entry.detail else entry.line
+        axes.plot(sorted(found), [found[k] for k in sorted(found)], marker=_MARKERS[i % len(_MARKERS)], label=name[:60])
+    axes.set_xlabel("index of the passage that answers")
+    axes.set_ylabel(measure)
+    axes.set_ylim(-0.02, 1.02)
+    return _svg(figure, axes)
+
+
+def _best_of_lines(figures: Figures, metric: str) -> list[Entry]:
+    best: dict[str, Entry] = {}
+    for entry, values in figures.items():
+        there = best.get(entry.line)
+        if there is None or values.get(metric, -1.0) > figures[there].get(metric, -1.0):
+            best[entry.line] = entry
+    return list(best.values())
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "bench") from error
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(color="#ddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any, axes: Any) -> str:
+    import matplotlib
+
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    text = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "seka-rag"}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
