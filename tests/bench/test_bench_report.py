@@ -49,7 +49,7 @@ def test_the_page_needs_nothing_from_outside_and_escapes(folder):
     assert "<b>Read</b>" not in page
     assert "&lt;b&gt;Read&lt;/b&gt;" in page
     assert page.count("<svg") == 2  # one curve that has figures, one plot by position
-    assert ".85 [.10, .90]" in page
+    assert ".85<br><span>[.10, .90]</span>" in page
     assert "seka (gain 1)" in page
     assert "0.0018" in page
     assert page == html(sections(folder))
