@@ -197,6 +197,7 @@ PLACES = [
     ("tools", 0), ("tools", 0, "function"), ("tools", 0, "function", "name"), ("tools", 0, "function", "parameters"),
     ("tools", 0, "function", "parameters", "properties"), ("tools", 0, "function", "description"),
     ("response_format", "json_schema"), ("response_format", "json_schema", "schema"), ("response_format", "type"),
+    ("text", "format"), ("text", "format", "schema"),
     *((name,) for name in FIELDS),
 ]  # fmt: skip
 
@@ -223,10 +224,11 @@ def connection():
 @given(
     place=st.sampled_from(PLACES),
     value=JSON,
-    path=st.sampled_from(["/chat/completions", "/completions", "/../tokenize"]),
+    path=st.sampled_from(["/chat/completions", "/completions", "/../tokenize", "/responses"]),
 )
 def test_no_value_makes_the_server_fail_or_hang(url, connection, place, value, path):
-    body = whole_request() if path != "/completions" else {"prompt": "x", "max_tokens": 1, "seka": {"spans": [SPAN]}}
+    plain = {"/completions": {"prompt": "x", "max_tokens": 1}, "/responses": {"input": "x", "max_output_tokens": 1}}
+    body = {**plain[path], "seka": {"spans": [{**SPAN, "end": 1}]}} if path in plain else whole_request()
     body = deepcopy(body)  # it is changed below, and its parts are those of other tests
     here = body
     for key in place[:-1]:
