@@ -109,6 +109,11 @@ class Clients:
         if got.status_code != 200:
             return got.status_code, got.text[:200]
         events = [json.loads(line[6:]) for line in got.text.splitlines() if line.startswith("data: {")]
+        failed = next((e["error"] for e in events if e.get("error") and "choices" not in e and "type" not in e), None)
+        if failed or any(e.get("type") == "error" for e in events):  # after the status of the stream had been sent
+            code = failed["code"] if failed else next(e["code"] for e in events if e.get("type") == "error")
+            late = code == "GenerationTimeoutError"
+            return (504 if late else 500), code
         return 200, json.dumps([_essence(e) for e in events or [got.json()]])
 
     async def right(self) -> None:
@@ -286,7 +291,11 @@ def main(minutes: float = 5.0, model: str = "seka-demo", bank: str = "", max_bat
     print(f"{minutes:g} minutes, {model}: " + ", ".join(f"{n} {what}" for what, n in sorted(tally.answers.items())))
     for name, unit in (("rss", "MiB"), ("threads", "threads"), ("files", "open files")):
         most = max(f[name] for f in tally.figures)
-        print(f"{unit}: {first[name]:.0f} at first, {most:.0f} at most, {last[name]:.0f} at the end")
+        parts = [tally.figures[i * len(tally.figures) // 4 : (i + 1) * len(tally.figures) // 4] for i in range(4)]
+        quarters = ", ".join(f"{statistics.median(f[name] for f in part):.0f}" for part in parts if part)
+        print(
+            f"{unit}: {first[name]:.0f} at first, {quarters} in the quarters, {most:.0f} at most, {last[name]:.0f} at the end"
+        )
     print(f"{rows:.1f} requests in the batch of a request, on average; {len(tally.wrong)} wrong answers")
     for one in wrong[:10]:
         print("WRONG:", one)
