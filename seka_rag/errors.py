@@ -93,4 +93,5 @@ class MissingExtraError(SekaError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str) -> None:
+        self.package = package
         super().__init__(f"{package} is not installed. Install it with: pip install 'seka-rag[{extra}]'")

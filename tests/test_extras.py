@@ -45,6 +45,8 @@ Path("c.txt").write_text("Alec lives in Lyon.")
 assert read_documents("c.txt")
 message(lambda: read_documents("a.html"))
 message(lambda: read_documents("b.pdf"))
+Path("d.txt").write_bytes("Gr\xfc\xdfe".encode("cp1252"))
+message(lambda: read_documents("d.txt"))
 """
 
 PLOTS = """
@@ -70,7 +72,7 @@ message(lambda: seka_rag.RemoteModel("http://127.0.0.1:1/v1"))
 """
 
 CASES = {
-    "documents": ("bs4 pypdf", DOCUMENTS, ["beautifulsoup4", "pypdf"]),
+    "documents": ("lxml pypdf charset_normalizer", DOCUMENTS, ["lxml", "pypdf", "charset-normalizer"]),
     "plots": ("matplotlib jinja2", PLOTS, ["matplotlib", "matplotlib", "jinja2", "jinja2"]),
     "server": ("starlette uvicorn httpx", SERVER, ["starlette", "uvicorn", "httpx"]),
     "structured": (

@@ -45,7 +45,7 @@ def learn(
     gain: Gain = 0.5,
     negative: Negative = False,
     seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
-    encoding: Annotated[str, typer.Option(help="Of the documents.")] = "utf-8",
+    encoding: Annotated[str | None, typer.Option(help="Of the documents; by default it is recognised.")] = None,
     statistics_out: Annotated[
         Path | None, typer.Option(help="File for the statistics of these triples, for seka-rag merge.")
     ] = None,

@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         n, seed: how many are made of templates or documents, and which.
-        encoding: of the documents.
+        encoding: of the documents; None to recognise it.
 
     Raises:
         SettingError: both a file and documents.
@@ -29,7 +29,7 @@ class Source:
     docs: Path | None
     n: int
     seed: int
-    encoding: str
+    encoding: str | None
 
     def __post_init__(self) -> None:
         from seka_rag.errors import SettingError

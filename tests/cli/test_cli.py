@@ -237,3 +237,23 @@ def test_documents_that_give_fewer_triples_say_so(model_folder, tmp_path):
     made = ProjectionBank.load(tmp_path / "d").learning
     assert f"the documents give {made.triples + made.skipped} triples, not 500" in out
     assert "the documents give" not in run(*options, 2)
+
+
+def test_ask_names_and_leaves_out_what_it_cannot_read(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "good.txt").write_text("The house of Alec is in Lyon.")
+    (folder / "old.txt").write_bytes("Die Fähre ist grün – täglich.".encode("cp1252"))
+    (folder / "empty.md").write_text(" \n")
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.4 broken")
+    (folder / "link.txt").symlink_to("/etc/hostname")
+    arguments = ("ask", "Where is the house of Alec?", "--docs", folder, "--model", "seka-demo", "--max-new-tokens", 2)
+    out = run(*arguments)
+    for said in ("empty.md has no text", "broken.pdf is not a readable PDF", "link.txt leads out of the folder"):
+        assert f"warning: left out: {folder}/{said}" in out
+    assert "answer:" in out
+    assert out.count("left out") == 3
+    out = run(*arguments, "--strict", code=1)
+    assert "error:" in out
+    assert "broken.pdf is not a readable PDF" in out
+    assert "Fähre ist grün" in run("ask", "Wie ist die Fähre?", *arguments[2:])

@@ -50,7 +50,7 @@ def test_passage_is_hashable_and_positional() -> None:
         ("كتـــاب", "كتاب"),  # a stretched word
         ("\ufedb\ufe98\ufe8e\ufe8f", "كتاب"),  # letters as an old PDF has them
         ("שָׁלוֹם", "שלום"),
-        ("می\u200cخواهم", "میخواهم"),  # noqa: RUF001
+        ("می\u200cخواهم", "میخواهم"),
         ("น้ํา", "น้ำ"),  # two ways of typing one vowel
         ("\uff46\uff55\uff4c\uff4c", "full"),
     ],
