@@ -79,7 +79,7 @@ def test_every_decision_is_dated_and_in_the_index():
 
 HEAVY = (
     "torch", "transformers", "huggingface_hub", "numpy", "pydantic", "httpx", "tenacity", "bm25s", "rich", "typer", "jinja2",
-    "matplotlib", "langchain_core", "llama_index", "pypdf", "lxml", "tinycss2", "llguidance", "starlette", "prometheus_client", "uvicorn",
+    "matplotlib", "langchain_core", "llama_index", "pypdf", "lxml", "llguidance", "starlette", "prometheus_client", "uvicorn",
     "gguf",
 )  # fmt: skip
 
