@@ -10,8 +10,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from seka_rag.cli.terminal import BANK, MODEL, console, errors, quiet, reporting
-from seka_rag.errors import DocumentError
+from seka_rag.cli.terminal import BANK, MODEL, STRICT, console, errors, left_out, quiet, reporting
 from seka_rag.views.terminal import highlighted
 
 DEFAULT_MODEL = "smollm2"
@@ -30,9 +29,7 @@ def ask(
     k: Annotated[int, typer.Option(min=1, help="Passages to retrieve.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     encoding: Annotated[str | None, typer.Option(help="Of the text files; by default it is recognised.")] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="End at a file that cannot be read, instead of leaving it out.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT)] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is generated.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Also print the plain model's answer.")] = False,
 ) -> None:
@@ -42,7 +39,7 @@ def ask(
     from seka_rag.retrieval.bm25 import BM25Retriever
     from seka_rag.retrieval.documents import read_documents
 
-    documents = read_documents(docs, encoding=encoding, on_error="raise" if strict else _left_out)
+    documents = read_documents(docs, encoding=encoding, on_error="raise" if strict else left_out)
     retriever = BM25Retriever(documents, k=k)
     quiet()
     loaded = SteeredModel.from_pretrained(model, bank=bank)
@@ -80,7 +77,3 @@ def ask(
 def _experts_of(report: Any) -> str:
     weights = report.experts[0].items() if report.experts else ()
     return f"experts {', '.join(f'{name} {weight:.2f}' for name, weight in weights)}; " if weights else ""
-
-
-def _left_out(error: DocumentError) -> None:
-    errors.print(f"[yellow]warning:[/] left out: {escape(str(error))}", soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seka_rag.cli.terminal import MODEL, console, progress, quiet, reporting
+from seka_rag.cli.terminal import MODEL, STRICT, console, progress, quiet, reporting
 from seka_rag.cli.triples import Source
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def learn(
     negative: Negative = False,
     seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
     encoding: Annotated[str | None, typer.Option(help="Of the documents; by default it is recognised.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT)] = False,
     statistics_out: Annotated[
         Path | None, typer.Option(help="File for the statistics of these triples, for seka-rag merge.")
     ] = None,
@@ -54,7 +55,7 @@ def learn(
     from seka_rag.errors import SettingError
     from seka_rag.learning.settings import LearningSettings
 
-    source = Source(triples, docs, n, seed, encoding)
+    source = Source(triples, docs, n, seed, encoding, strict)
     settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain)
     if (out is None) == (statistics_out is None):
         raise SettingError("give --out for a bank, or --statistics-out for the statistics of these triples")

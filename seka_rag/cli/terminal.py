@@ -14,12 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from seka_rag.errors import SekaError
+from seka_rag.errors import DocumentError, SekaError
 
 console, errors = Console(), Console(stderr=True)
 P = ParamSpec("P")
 
 MODEL = "A name on the Hub, a folder, a GGUF file, smollm2, or seka-demo (built in, tiny)."
+STRICT = "End at a file that cannot be read, instead of leaving it out."
 BANK = "Folder of a bank, or its name on the Hub; auto: the model's own, else one is learned and cached."
 
 
@@ -39,6 +40,11 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def left_out(error: DocumentError) -> None:
+    """Say which file is not among the documents, and why."""
+    errors.print(f"[yellow]warning:[/] left out: {escape(str(error))}", soft_wrap=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seka_rag.cli.terminal import errors
+from seka_rag.cli.terminal import errors, left_out
 
 if TYPE_CHECKING:
     from seka_rag.learning.triples import ContrastiveTriple
@@ -20,6 +20,7 @@ class Source:
     Attributes:
         n, seed: how many are made of templates or documents, and which.
         encoding: of the documents; None to recognise it.
+        strict: whether a document that cannot be read is an error; else it is named and left out.
 
     Raises:
         SettingError: both a file and documents.
@@ -29,7 +30,8 @@ class Source:
     docs: Path | None
     n: int
     seed: int
-    encoding: str | None
+    encoding: str | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         from seka_rag.errors import SettingError
@@ -82,7 +84,8 @@ class Source:
         from seka_rag.retrieval.documents import read_documents
 
         assert self.docs is not None
-        made = document_triples([d.text for d in read_documents(self.docs, encoding=self.encoding)], self.n, self.seed)
+        documents = read_documents(self.docs, encoding=self.encoding, on_error="raise" if self.strict else left_out)
+        made = document_triples([d.text for d in documents], self.n, self.seed)
         if len(made) < self.n:
             errors.print(
                 f"[yellow]warning:[/] the documents give {len(made)} triples, not {self.n}: a sentence gives few questions. "

@@ -1,6 +1,8 @@
 """The commands on a tiny model and real files."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -122,7 +124,7 @@ def test_inspect_shows_identity_and_draws(model_folder, tmp_path, qwen3, make_ba
     [
         (("ask", "x", "--docs", "{tmp}/nowhere"), "nowhere"),
         (("ask", "x", "--docs", "{tmp}/empty"), "empty"),
-        (("ask", "x", "--docs", "{tmp}/latin.txt"), "utf-8"),
+        (("ask", "x", "--docs", "{tmp}/latin.txt", "--encoding", "utf-8"), "utf-8"),
         (("ask", "x", "--docs", "{docs}", "--model", "nobody/nothing"), "smollm2"),
         (("ask", "x", "--docs", "{docs}", "--model", "{model}", "--bank", "{tmp}/empty"), "not a bank"),
         (("ask", "x", "--docs", "{docs}", "--model", "{model}", "--bank", "{tmp}/bank"), "another model"),
@@ -237,6 +239,22 @@ def test_documents_that_give_fewer_triples_say_so(model_folder, tmp_path):
     made = ProjectionBank.load(tmp_path / "d").learning
     assert f"the documents give {made.triples + made.skipped} triples, not 500" in out
     assert "the documents give" not in run(*options, 2)
+
+
+def test_learn_names_and_leaves_out_what_it_cannot_read(model_folder, tmp_path):
+    from seka_rag.demo.run import documents_folder
+
+    docs = Path(shutil.copytree(documents_folder(), tmp_path / "docs"))
+    (docs / "broken.pdf").write_bytes(b"%PDF-1.4 broken")
+    arguments = ("learn", "--model", model_folder, "--docs", docs, "--n", 2)
+    out = run(*arguments, "--out", tmp_path / "d")
+    assert f"warning: left out: {docs}/broken.pdf is not a readable PDF" in out
+    learning = ProjectionBank.load(tmp_path / "d").learning
+    assert learning.triples + learning.skipped == 2
+    out = run(*arguments, "--out", tmp_path / "s", "--strict", code=1)
+    assert "error:" in out
+    assert "broken.pdf" in out
+    assert not (tmp_path / "s").exists()
 
 
 def test_ask_names_and_leaves_out_what_it_cannot_read(tmp_path):
