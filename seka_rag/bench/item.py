@@ -48,6 +48,7 @@ class Item:
         opening: where the first token is read; None if it is not.
         new_tokens: most tokens of a generated answer; 0 for none.
         continues: whether the answer is generated behind the opening, as the end of a sentence that the prompt begins.
+        rewrites: a text that the answer is to rewrite with other pronouns; None if it is not.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Item:
     opening: Opening | None = None
     new_tokens: int = 0
     continues: bool = False
+    rewrites: str | None = None
 
     @property
     def passages(self) -> tuple[Passage, ...]:

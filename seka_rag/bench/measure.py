@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from seka_rag.bench.closed_book import first_tokens
 from seka_rag.bench.item import Item, Opening, Spans
 from seka_rag.bench.methods import Variant
-from seka_rag.bench.text_measures import entropy, length, repetition
+from seka_rag.bench.text_measures import entropy, length, pronouns_changed, repetition
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.highlight.base import whole
 from seka_rag.highlight.registry import as_highlighter
@@ -81,6 +82,7 @@ def first_outcome(model: SteeredModel, item: Item, scores: Tensor, plain: Tensor
 
     ``margin`` is the log-probability of the likeliest right first token less that of the likeliest other one, ``first``
     whether it is above 0, ``top`` whether the likeliest token of all is a right one, ``kl`` KL(plain, this), in nats.
+    ``top3``: at most two other answers are likelier, where there are more than two.
     """
     assert item.opening is not None
     found: Outcome = {"kl": max(0.0, round(float((plain.exp() * (plain - scores)).sum()), 6))}
@@ -90,7 +92,18 @@ def first_outcome(model: SteeredModel, item: Item, scores: Tensor, plain: Tensor
     if right and other:
         margin = float(scores[list(right)].max() - scores[list(other)].max())
         found |= {"margin": round(margin, 6), "first": margin > 0}
+        names = dict.fromkeys(answer.lower() for answer in item.opening.other)
+        if len(names) > 2:
+            best = float(scores[list(right)].max())
+            found["top3"] = sum(_likelier(model, item.opening, name, right, scores, best) for name in names) < 3
     return found
+
+
+def _likelier(model: SteeredModel, opening: Opening, name: str, right: set[int], scores: Tensor, best: float) -> bool:
+    """Whether an answer in any of its forms is likelier than the right one."""
+    forms = tuple(answer for answer in opening.other if answer.lower() == name)
+    tokens = opening_tokens(model, replace(opening, right=forms, other=()))[0] - right
+    return bool(tokens) and float(scores[list(tokens)].max()) > best
 
 
 def opening_tokens(model: SteeredModel, opening: Opening) -> tuple[set[int], set[int]]:
@@ -109,7 +122,8 @@ def answers(model: SteeredModel, items: Sequence[Item], variant: Variant) -> lis
     """Greedy answers of one batch, judged.
 
     ``right`` as the record says, ``other`` whether it contains an answer that a right one must not, ``abstains``,
-    ``stopped`` whether it ended by itself, ``words``, ``repetition`` of word 3-grams, and their ``entropy``.
+    ``stopped`` whether it ended by itself, ``words``, ``repetition`` of word 3-grams, and their ``entropy``; ``P`` and
+    ``AP`` (``pronouns_changed``) where the answer is to rewrite a text.
     """
     asked = [tokens_of(model, item, variant) for item in items]
     prompts = [_opened(model, item, p) if item.continues else p for item, p in zip(items, asked, strict=True)]
@@ -136,10 +150,17 @@ def answers(model: SteeredModel, items: Sequence[Item], variant: Variant) -> lis
                 "words": length(text),
                 "repetition": round(repetition(text), 6),
                 "entropy": round(entropy(text), 6),
+                **({} if item.rewrites is None else _rewritten(item.rewrites, text)),
                 "text": text,
             }
         )
     return found
+
+
+def _rewritten(original: str, text: str) -> Outcome:
+    return {
+        name: round(pronouns_changed(original, text, every=every), 6) for name, every in (("P", False), ("AP", True))
+    }
 
 
 class _Scores:

@@ -15,7 +15,7 @@ from seka_rag.bench.methods import Variant
 from seka_rag.bench.rates import mcnemar, mean_interval, wilson
 
 #: Measures that are rates; all other numbers are means.
-RATES = ("right", "first", "top", "other", "abstains", "stopped")
+RATES = ("right", "first", "top", "top3", "other", "abstains", "stopped")
 #: Value of each unit: unit -> number.
 Values = Mapping[str, float]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TypeVar
 
@@ -41,6 +42,12 @@ def read_lines(path: str | os.PathLike[str], form: type[M]) -> tuple[M, ...]:
     if not found:
         raise RecordError(f"{path} is empty: write one JSON object a line with {', '.join(form.model_fields)}")
     return tuple(found)
+
+
+def line_of(path: str | os.PathLike[str], name: str) -> int | None:
+    """The number of the line whose object has this id; None if there is none."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        return next((n for n, line in enumerate(file, 1) if line.strip() and json.loads(line).get("id") == name), None)
 
 
 def _first(error: ValidationError) -> str:

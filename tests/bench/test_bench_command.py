@@ -66,10 +66,13 @@ def test_rows_are_written_and_a_second_run_changes_nothing(files, tmp_path):
 
 
 def test_a_killed_run_ends_like_one_that_was_not(files, tmp_path):
-    run(arguments(files, tmp_path / "whole"))
+    demo = ["--model", "seka-demo", "--bank", "auto", "--methods", "seka"]
+    run(arguments(files, tmp_path / "whole", *demo))
     code = "import sys, torch; torch.set_num_threads(1); from seka_rag.cli import app; app(sys.argv[1:])"
     journal = tmp_path / "killed" / "conflict-rag.jsonl"
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments(files, tmp_path / "killed")], env=os.environ)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments(files, tmp_path / "killed", *demo)], env=os.environ
+    )
     deadline = time.time() + 240
     while not (journal.exists() and len(journal.read_bytes().splitlines()) > 20) and time.time() < deadline:
         assert process.poll() is None, "it ended before it could be killed"
@@ -79,9 +82,9 @@ def test_a_killed_run_ends_like_one_that_was_not(files, tmp_path):
     whole = (tmp_path / "whole" / "conflict-rag.jsonl").read_bytes()
     left = journal.read_bytes()
     assert 0 < len(left) < len(whole)
-    run(arguments(files, tmp_path / "killed"))
+    run(arguments(files, tmp_path / "killed", *demo))
     assert journal.read_bytes() == whole
-    for name in ("results.json", "comparisons.json"):
+    for name in ("results.json", "comparisons.json", "report.html", "tables.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

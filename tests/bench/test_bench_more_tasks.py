@@ -61,6 +61,7 @@ def test_every_task_makes_its_items_of_our_own_questions(source, name):
         assert item.gold is not None
         assert marked_text(item)
     measures = {"right", "other", "first", "kl", "margin", "abstains", "stopped", "words", "repetition", "entropy"}
+    measures |= {"top3", "P", "AP"}
     groups = {group for item in items for group in item.groups}
     for column in task.columns:
         group, measure = column.rsplit(".", 1)
@@ -81,7 +82,7 @@ def test_memotrap(tmp_path, source):
     run("memotrap", Subject(model, tmp_path), [item], [PLAIN])
     generated = [texts[0] for texts, _ in model.calls][-1]
     assert generated == f"{text.text} {item.opening.text}"  # it ends the sentence
-    with pytest.raises(RecordError, match="'Ann' is none of MemoTrap"):
+    with pytest.raises(RecordError, match="line 1, record 'Ann', parametric_answer: MemoTrap needs"):
         TASKS["memotrap"].items(of_file(tmp_path, [plain_record("Ann", ["Ann lives in Lyon."], ["Lyon"], 0)]))
 
 
@@ -135,7 +136,7 @@ def test_lost_in_the_middle_by_position(tmp_path, source):
         of_file(tmp_path, [plain_record("Ann", ["a", "Lyon", "c"], ["Lyon"], 1)])
     )
     assert kept.groups == ("all", "position-1")
-    with pytest.raises(RecordError, match="record 'Ann': lost-in-the-middle needs a gold answer"):
+    with pytest.raises(RecordError, match="record 'Ann', gold_context_answer: lost-in-the-middle needs a"):
         TASKS["lost-in-the-middle"].items(of_file(tmp_path, [plain_record("Ann", ["a"], [], 0)]))
 
 
@@ -150,7 +151,7 @@ def test_kv_retrieval(tmp_path, source):
     assert item.record.is_right(f'It is "{data[item.record.question]}".')
     assert not item.record.is_right(data[item.record.question][:-1])
     bad = plain_record("Ann", ['"a": "b"'], ["b"], 0)
-    with pytest.raises(RecordError, match="no passage has the key 'Where does Ann live"):
+    with pytest.raises(RecordError, match="line 1, record 'Ann', passages: .* with the key 'Where does Ann live"):
         TASKS["kv-retrieval"].items(of_file(tmp_path, [bad]))
 
 
@@ -173,7 +174,7 @@ def test_poison(tmp_path, source):
     )
     assert [table.value(v, "poisoned.other") for v in variants] == [0, 0, 1]  # the attack works where it is highlighted
     assert [table.value(v, "poisoned.right") for v in variants] == [0, 1, 0]
-    with pytest.raises(RecordError, match="record 'Bob': poison needs"):
+    with pytest.raises(RecordError, match="line 1, record 'Bob', meta.evidence: poison needs"):
         TASKS["poison"].items(of_file(tmp_path, [plain_record("Bob", ["Bob lives in Oslo."], ["Oslo"], 0)]))
 
 

@@ -193,7 +193,7 @@ def test_counterfact_in_the_papers_prompt_and_as_passages(tmp_path):
 def test_records_that_are_none_of_counterfact_are_named(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(record("Ann", ("Lyon",), "Rome").model_dump_json() + "\n")
-    with pytest.raises(RecordError, match="record 'Ann' is none of CounterFact: meta lacks subject, target_new"):
+    with pytest.raises(RecordError, match="x.jsonl, line 1, record 'Ann', meta.subject: counterfact needs a text"):
         TASKS["counterfact"].items(Source(Scripted(), tmp_path, limit=9, data=path))
     path.write_text(path.read_text() + '{"id": "y"}\n')
     with pytest.raises(RecordError, match=r"x.jsonl, line 2, dataset: Field required"):

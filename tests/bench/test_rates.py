@@ -1,6 +1,9 @@
-import pytest
+import random
 
-from seka_rag.bench.rates import Rate, mcnemar
+import pytest
+from scipy.stats import binomtest, norm, sem
+
+from seka_rag.bench.rates import Rate, mcnemar, mean_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -24,3 +27,25 @@ def test_mcnemar_is_the_exact_binomial():
     assert mcnemar([True], [True]) == 1.0
     with pytest.raises(ValueError, match="argument"):
         mcnemar([True], [])
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (3, 7), (50, 100), (99, 100), (17, 1234)])
+def test_wilson_intervals_are_those_of_scipy(hits, n):
+    assert wilson(hits / n, n) == pytest.approx(tuple(binomtest(hits, n).proportion_ci(method="wilson")), abs=1e-6)
+
+
+def test_mcnemar_is_the_binomial_test_of_scipy():
+    rng = random.Random(0)
+    for n in (1, 5, 40, 200):
+        first, second = ([rng.random() < p for _ in range(n)] for p in (0.5, 0.65))
+        only, other = (
+            sum(x and not y for x, y in zip(a, b, strict=True)) for a, b in ((first, second), (second, first))
+        )
+        expected = binomtest(only, only + other).pvalue if only + other else 1.0
+        assert mcnemar(first, second) == pytest.approx(expected)
+
+
+def test_intervals_of_means_are_those_of_scipy():
+    values = [0.1, 0.5, 0.2, 0.9]
+    low, high = norm.interval(0.95, loc=sum(values) / 4, scale=sem(values))
+    assert mean_interval(values) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from seka_rag.bench.tasks.base import Task
+from seka_rag.bench.tasks.biasbios import BiasBios
 from seka_rag.bench.tasks.conflict_rag import ConflictRag
 from seka_rag.bench.tasks.counterfact import CounterFact, CounterFactPaper
 from seka_rag.bench.tasks.fluency import Fluency
@@ -11,11 +12,14 @@ from seka_rag.bench.tasks.lost_in_the_middle import LostInTheMiddle
 from seka_rag.bench.tasks.memotrap import MemoTrap
 from seka_rag.bench.tasks.nq_swap import NqSwap
 from seka_rag.bench.tasks.poison import Poison
+from seka_rag.bench.tasks.pronchange import PronChange
 
 _TASKS: tuple[Task, ...] = (
     ConflictRag(),
     CounterFact(),
     CounterFactPaper(),
+    BiasBios(),
+    PronChange(),
     MemoTrap(),
     NqSwap(),
     LostInTheMiddle(),

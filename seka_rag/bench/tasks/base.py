@@ -18,6 +18,7 @@ from seka_rag.errors import RecordError
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.facts import Fact, Split, load_facts
 from seka_rag.questions.kinds import Kind, questions
+from seka_rag.questions.lines import line_of
 from seka_rag.questions.records import Record, read_records
 
 _CHUNK = 32  # facts that are asked at a time
@@ -64,6 +65,22 @@ class Source:
         """The first records of the file."""
         assert self.data is not None
         return list(read_records(self.data))[: self.limit]
+
+    def made(self, records: Sequence[Record], make: Callable[[Record], list[Item]]) -> list[Item]:
+        """The items of every record.
+
+        Raises:
+            RecordError: a record that ``make`` refuses, named with its line if it is of a file.
+        """
+        items: list[Item] = []
+        for record in records:
+            try:
+                items += make(record)
+            except RecordError as error:
+                of_file = self.data is not None and line_of(self.data, record.id)
+                where = f"{self.data}, line {of_file}, " if of_file else ""
+                raise RecordError(f"{where}record {record.id!r}, {error}") from error
+        return items
 
     def questions(self, kind: Kind, *, known: bool = True, passages: tuple[int, int] = (3, 6)) -> list[Record]:
         """Our own, about facts that the model knows or all."""

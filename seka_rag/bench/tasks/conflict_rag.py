@@ -7,8 +7,11 @@ from typing import ClassVar
 from seka_rag.bench.item import Item
 from seka_rag.bench.tasks.asking import group_of, question_item
 from seka_rag.bench.tasks.base import Curve, Source, Task
+from seka_rag.errors import RecordError
+from seka_rag.questions.answers import contains_answer
 from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import KINDS
+from seka_rag.questions.records import Highlight, Record
 
 #: Kind of our own questions -> group. Of "wrong" ones the truth is highlighted in one group, the lie in another.
 GROUPS = {
@@ -31,7 +34,9 @@ class ConflictRag(Task):
     highlighted; right is what memory says. disagree: two passages tell different things, and one is highlighted.
     abstention: the passages lack the answer. kept: agreement, novel and irrelevant together, which steering must not harm.
 
-    A file's records fall into these groups by their answers (``group_of``).
+    A file's records fall into these groups by their answers (``group_of``); if some have highlights, those without are left
+    out, as there is nothing to steer by. Those with ``meta.real_passages``, as ConflictNQ has them, are also asked with
+    these passages, highlighted as a whole, where what they say is what memory says.
     """
 
     name: ClassVar[str] = "conflict-rag"
@@ -50,7 +55,9 @@ class ConflictRag(Task):
 
     def items(self, source: Source) -> list[Item]:
         if source.data is not None:
-            return [question_item(record, group_of(record)) for record in source.records()]
+            records = source.records()
+            some = [record for record in records if record.highlights] or records
+            return source.made(some, lambda record: [question_item(r, group_of(r)) for r in _both_sides(record)])
         facts = {fact.id: fact for fact in load_facts()}
         items = []
         for kind in KINDS:
@@ -60,3 +67,17 @@ class ConflictRag(Task):
                 if kind == "wrong":
                     items.append(question_item(record, "wrong-highlight", fact))
         return items
+
+
+def _both_sides(record: Record) -> list[Record]:
+    """The record, and the same question over the passages that say what memory says, if it has them."""
+    real = record.meta.get("real_passages")
+    if real is None:
+        return [record]
+    if not isinstance(real, list) or not real or not all(isinstance(text, str) and text for text in real):
+        raise RecordError("meta.real_passages: conflict-rag needs a list of texts")
+    if not record.remembered or not contains_answer(" / ".join(real), record.remembered):
+        return [record]
+    marks = tuple(Highlight(passage=i, start=0, end=len(text), text=text) for i, text in enumerate(real))
+    agreeing = {"id": f"{record.id}/real", "passages": tuple(real), "highlights": marks, "meta": {}}
+    return [record, record.model_copy(update={**agreeing, "gold_context_answer": record.remembered})]

@@ -45,13 +45,19 @@ class CounterFact(Task):
     spaced: ClassVar[bool] = True
 
     def items(self, source: Source) -> list[Item]:
-        records = _of_facts(source.known) if source.data is None else [r for r in source.records() if _usable(r)]
+        records = _of_facts(source.known) if source.data is None else self._read(source)
         if not records:
             raise RecordError(f"{self.name}: no record has a subject, targets and an attribute to highlight")
         paper = [item for record in records for item in self._paper(record)]
         known = _preferred(source, records)
         rag = [item for record in records for item in _rag(record, records)]
         return [_with_known(item, known) for item in [*paper, *rag]]
+
+    def _read(self, source: Source) -> list[Record]:
+        """The records of the file that have something to highlight."""
+        records = source.records()
+        source.made(records, _refuse)
+        return [r for r in records if r.highlights and r.meta["target_new"] and r.meta["target_true"]]
 
     def _paper(self, record: Record) -> list[Item]:
         """One item for each paraphrase."""
@@ -95,17 +101,21 @@ def _forms(target: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([target.lower(), target.capitalize(), target.upper()]))
 
 
-def _usable(record: Record) -> bool:
-    """Whether there is something to highlight.
+def _refuse(record: Record) -> list[Item]:
+    """Raise unless a record is one of CounterFact; it makes no items.
 
     Raises:
-        RecordError: it is not of CounterFact.
+        RecordError: it is not; says which field is wrong.
     """
-    missing = [name for name in _FIELDS if not isinstance(record.meta.get(name), str)]
-    if missing or len(record.passages) != 2:
-        what = f"meta lacks {', '.join(missing)}" if missing else f"{len(record.passages)} passages, not 2"
-        raise RecordError(f"record {record.id!r} is none of CounterFact: {what}")
-    return bool(record.highlights and record.meta["target_new"] and record.meta["target_true"])
+    for name in _FIELDS:
+        if not isinstance(record.meta.get(name), str):
+            raise RecordError(f"meta.{name}: counterfact needs a text")
+    texts = record.meta.get("paraphrases", [record.question])
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise RecordError("meta.paraphrases: counterfact needs a list of texts")
+    if len(record.passages) != 2 or " " not in record.passages[0].strip():
+        raise RecordError("passages: counterfact needs two, what was true before and what is true now")
+    return []
 
 
 def _preferred(source: Source, records: Sequence[Record]) -> set[str]:

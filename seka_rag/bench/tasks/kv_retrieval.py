@@ -35,7 +35,7 @@ class KvRetrieval(Task):
 
     def items(self, source: Source) -> list[Item]:
         if source.data is not None:
-            return [_item(record) for record in source.records()]
+            return source.made(source.records(), lambda record: [_item(record)])
         made = [_made(source.seed, i, k) for i in range(source.limit) for k in POSITIONS]
         return [replace(_item(record), unit=record.id.rsplit("/", 1)[0]) for record in made]
 
@@ -60,9 +60,8 @@ def _made(seed: int, i: int, position: int) -> Record:
 def _item(record: Record) -> Item:
     gold = next((i for i, text in enumerate(record.passages) if f'"{record.question}"' in text), None)
     if gold is None or not record.gold_context_answer:
-        raise RecordError(
-            f"record {record.id!r} is none of key-value retrieval: no passage has the key {record.question!r}"
-        )
+        field = "passages" if gold is None else "gold_context_answer"
+        raise RecordError(f"{field}: key-value retrieval needs a value, and a passage with the key {record.question!r}")
     other = (gold + 1) % len(record.passages)
     whole = (gold, 0, len(record.passages[gold]))
     return Item(

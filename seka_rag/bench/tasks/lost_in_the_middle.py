@@ -33,7 +33,7 @@ class LostInTheMiddle(Task):
 
     def items(self, source: Source) -> list[Item]:
         if source.data is not None:
-            return [_item(record, record.id) for record in source.records()]
+            return source.made(source.records(), lambda record: [_item(record, record.id)])
         made = source.questions("novel", known=False, passages=(DOCUMENTS, DOCUMENTS))
         return [_item(placed(record, k), record.id) for record in made for k in POSITIONS]
 
@@ -53,9 +53,8 @@ def placed(record: Record, position: int) -> Record:
 
 def _item(record: Record, unit: str) -> Item:
     if not record.highlights or not record.gold_context_answer:
-        raise RecordError(
-            f"record {record.id!r}: lost-in-the-middle needs a gold answer and a highlight where it stands"
-        )
+        field = "gold_context_answer" if record.highlights else "highlights"
+        raise RecordError(f"{field}: lost-in-the-middle needs a gold answer and a highlight where it stands")
     gold = record.highlights[0].passage
     other = (gold + 1) % len(record.passages)
     return Item(

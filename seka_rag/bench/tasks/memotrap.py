@@ -59,14 +59,18 @@ class MemoTrap(Task):
 
     def items(self, source: Source) -> list[Item]:
         records = [_of(*p) for p in _PROVERBS][: source.limit] if source.data is None else source.records()
-        return [_item(record) for record in records]
+        return source.made(records, lambda record: [_item(record)])
 
 
 def _item(record: Record) -> Item:
-    if not record.gold_context_answer or not record.remembered or not record.highlights:
-        raise RecordError(
-            f"record {record.id!r} is none of MemoTrap: it needs a gold and a remembered answer, and a highlight"
-        )
+    given = {
+        "gold_context_answer": record.gold_context_answer,
+        "parametric_answer": record.remembered,
+        "highlights": record.highlights,
+    }
+    field = next((name for name, value in given.items() if not value), None)
+    if field is not None:
+        raise RecordError(f"{field}: MemoTrap needs a gold and a remembered answer, and a highlight")
     before = record.highlights[0].start
     lead = record.passages[0][:before].rstrip(' "')
     return Item(
