@@ -5,24 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from seka_rag.bank.base import without_gain
 from seka_rag.bank.files import TensorManifest, parts_by_layer, read_header
-from seka_rag.bank.header import FORMAT_VERSION, Header
+from seka_rag.bank.header import FORMAT_VERSION, Calibration, Header, Learning
 from seka_rag.bank.queries import MeanQueries
-
-if TYPE_CHECKING:
-    from seka_rag.bank.projections import ProjectionBank
+from seka_rag.hf.identity import ModelIdentity
 
 JSON, TENSORS = FILES = ("bank.json", "bank.safetensors")
 _BY_LAYER = ("positive", "negative", "singular_values", "vectors")
 _QUERIES = ("query_mean", "query_power")
 
 
-def bank_tensors(bank: ProjectionBank) -> dict[str, Tensor]:
+class Content(Protocol):
+    """What a bank of one model holds (``ProjectionBank`` says what each part is)."""
+
+    model: ModelIdentity
+    learning: Learning
+    steering: dict[str, Any]
+    calibration: Calibration | None
+    positive: dict[int, Tensor]
+    negative: dict[int, Tensor]
+    singular_values: dict[int, Tensor]
+    vectors: dict[int, Tensor]
+    queries: MeanQueries | None
+    strengths: Tensor | None
+    gap: Tensor
+
+
+def bank_tensors(bank: Content) -> dict[str, Tensor]:
     """All tensors of a bank by name, with the layer after a dot: ``positive.3``."""
     parts = {name: getattr(bank, name) for name in _BY_LAYER}
     if bank.queries is not None:
@@ -32,7 +46,7 @@ def bank_tensors(bank: ProjectionBank) -> dict[str, Tensor]:
     return {**named, **strengths, "gap": bank.gap}
 
 
-def bank_files(bank: ProjectionBank) -> dict[str, bytes]:
+def bank_files(bank: Content) -> dict[str, bytes]:
     """The content of the files of a bank."""
     manifest, data = TensorManifest.of(bank_tensors(bank))
     header = Header(

@@ -3,6 +3,7 @@
 Beside ``seka_rag`` itself, integrations import this package and nothing else.
 """
 
+from seka_rag.errors import MissingExtraError
 from seka_rag.frameworks.calls import Request
 from seka_rag.frameworks.engines import Engine, EngineSlot
 from seka_rag.frameworks.highlights import Highlights, highlights_off, unique
@@ -53,6 +54,7 @@ __all__ = [
     "Highlights",
     "InvalidToolCall",
     "Marks",
+    "MissingExtraError",
     "ModelSettings",
     "OnUnmarked",
     "Place",

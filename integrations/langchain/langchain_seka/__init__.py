@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from seka_rag.frameworks import MissingExtraError
+
 try:
     import langchain_core  # noqa: F401
 except ImportError as error:  # the package comes with seka-rag, its dependency with the extra
-    raise ImportError("langchain-core is not installed. Install it with: pip install 'seka-rag[langchain]'") from error
+    raise MissingExtraError("langchain-core", "langchain") from error
 
 from langchain_seka.chat_model import ChatSeka
 from langchain_seka.handler import SekaCallbackHandler

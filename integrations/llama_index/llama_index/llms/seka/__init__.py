@@ -1,11 +1,11 @@
 """SEKA for LlamaIndex: a language model that follows the evidence its query engine retrieved."""
 
+from seka_rag.frameworks import MissingExtraError
+
 try:
     import llama_index.core  # noqa: F401
 except ImportError as error:  # the package comes with seka-rag, its dependency with the extra
-    raise ImportError(
-        "llama-index-core is not installed. Install it with: pip install 'seka-rag[llamaindex]'"
-    ) from error
+    raise MissingExtraError("llama-index-core", "llamaindex") from error
 
 from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.events import HighlightEvent, HighlightHandler
