@@ -54,7 +54,9 @@ class Calibration(BaseModel):
         budget: most disturbance that was allowed, in nats.
         data: digest of the examples.
         seed: of examples and training.
-        trials: the plain model first, then every setting of the last round, the chosen one among them.
+        trials: the plain model first, then every setting of the last round, the chosen one among them, and controls.
+        known: facts that the model knew; None where it was not recorded.
+        trained: of these, facts that gave gradients and training; trials are of other subjects.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,8 @@ class Calibration(BaseModel):
     data: str
     seed: int
     trials: tuple[Trial, ...]
+    known: int | None = None
+    trained: int | None = None
 
 
 class Header(BaseModel):

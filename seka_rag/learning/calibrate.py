@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,22 +15,22 @@ from seka_rag.bank.header import Calibration, Trial
 from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.sites import KeySites
-from seka_rag.learning.examples import Example, closed_book_example, digest_of, record_examples
+from seka_rag.learning.examples import digest_of
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.learn import learn_bank
-from seka_rag.learning.scores import batches, margins, next_scores
+from seka_rag.learning.progress import Progress, counting
+from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.learning.trials import Bench, Candidate, candidates
 from seka_rag.learning.tune import TuningSettings, tune_vectors
 from seka_rag.questions.facts import Fact, load_facts
-from seka_rag.questions.kinds import questions
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_vector import KeyVector
+from seka_rag.steering.random_projection import RandomProjection
+from seka_rag.steering.seka import Seka
 
-#: Called with the name of a step, how much of it is done, and how much it is in all.
-Progress = Callable[[str, int, int], None]
-_PASSAGES = (3, 4)  # of a question: short enough for a few minutes, with evidence at every place
-_FACTS_NEEDED = 24
+_GRADIENT, _TRAINING = 32, 264  # examples of each kind
+_LENGTHS = (0.7, 1.0, 1.4, 2.0)  # of trained vectors
 
 
 class CalibrationSettings(BaseModel):
@@ -38,7 +38,8 @@ class CalibrationSettings(BaseModel):
 
     Attributes:
         budget: most disturbance, in nats of KL(plain, steered) at the answer where a highlight does not bear on the question.
-        examples: conflicts and unrelated questions on which the last round measures; every round before takes half as many.
+        examples: conflicts and unrelated questions on which the last round measures, at most a third of the known facts; every
+            round before takes half as many.
         rounds: of successive halving; after each, the better half of the candidates goes on.
         tuning: of the vectors; None to choose among untrained methods only.
         seed: of questions and training.
@@ -65,12 +66,17 @@ def calibrate(
     """A bank that suggests the method, heads and strength that follow evidence best within a budget of disturbance.
 
     1. Facts that the model knows: closed book, it finds the true answer likelier than a false one by at least 1 nat.
-    2. Of these, on the development side of the split: conflicts, and questions with unrelated evidence.
+    2. Of these, on the development side of the split: conflicts, and questions with unrelated evidence. Subjects are parted
+       (``Sides``): on up to a third of the facts settings are measured, each once; the others give gradients and training.
     3. Heads by the gradient of the evidence margin (``head_gradient``), and by gap.
-    4. Methods and strengths on these heads by successive halving: 12, 24, ... examples, the better half goes on.
-    5. Vectors trained from the best heads (``tune_vectors``), at 0.7, 1 and 1.4 of their length.
+    4. Methods and strengths on these heads by successive halving: 16, 32, ... examples; the better half goes on, and the best
+       setting of each method. Beside the best SEKA its random twin is measured, which is never chosen.
+    5. Vectors trained from the best heads (``tune_vectors``), at 0.7, 1, 1.4 and 2 times their length.
     6. Within the budget, of all settings whose following is at most two standard errors below the best, the one that disturbs
        least. The bank keeps the subspaces of the heads of the best untrained setting only.
+
+    The choice among settings is made on what was measured, so the chosen one's figures are a little too good: what it is worth
+    shows on the held-out side, which is not touched here.
 
     Args:
         model: a SteeredModel, or a transformers model with ``tokenizer``.
@@ -86,76 +92,71 @@ def calibrate(
     if tokenizer is None:
         raise SettingError("give a SteeredModel, or a transformers model together with tokenizer=...")
     sites = find_key_sites(hf_model)
-    known = _known(hf_model, tokenizer, sites, load_facts() if facts is None else facts, show)
-    count = 2 * settings.examples if settings.tuning is None else 2 * settings.examples + 200
-    conflicts, unrelated = (
-        _examples(tokenizer, kind, known, count, settings.seed) for kind in ("conflict", "irrelevant")
+    known = known_facts(hf_model, tokenizer, sites, load_facts() if facts is None else facts, show)
+    sides = Sides.of(known, settings.examples, settings.seed)
+    bench = Bench(
+        hf_model,
+        sites,
+        sides.measured_examples(tokenizer, "conflict", settings.seed),
+        sides.measured_examples(tokenizer, "irrelevant", settings.seed),
     )
-    n = settings.examples  # measured on these; gradient and training see the others
+    count = _GRADIENT if settings.tuning is None else _TRAINING
+    conflicts, unrelated = (
+        sides.training_examples(tokenizer, kind, count, settings.seed) for kind in ("conflict", "irrelevant")
+    )
     if bank is None:
         triples = template_triples(200)
-        bank = learn_bank(hf_model, triples, tokenizer=tokenizer, energy=0.99, progress=_counting(show, "bank", 200))
+        bank = learn_bank(hf_model, triples, tokenizer=tokenizer, energy=0.99, progress=counting(show, "bank", 200))
     unit = KeyBias(bias=1.0).edits(bank, sites)
-    gradient = head_gradient(hf_model, conflicts[n : n + 32], unit, progress=_counting(show, "heads", 32))
-    bench = Bench(hf_model, sites, conflicts[:n], unrelated[:n])
+    gradient = head_gradient(hf_model, conflicts[:_GRADIENT], unit, progress=counting(show, "heads", _GRADIENT))
     trials = _halved(bench, candidates(bank, gradient), settings, show)
+    trials += _measured(bench, _twin(trials))
     if settings.tuning is not None:
         start = _start(unit, gradient, sites)
-        advance = _counting(show, "training", settings.tuning.steps)
-        vectors = tune_vectors(hf_model, start, conflicts[n:], unrelated[n:], settings.tuning, progress=advance)
+        advance = counting(show, "training", settings.tuning.steps)
+        vectors = tune_vectors(hf_model, start, conflicts, unrelated, settings.tuning, progress=advance)
         trained = _with(trials[0][0].bank, vectors=vectors)
+        show("trained vectors", 0, 1)
         trials += _measured(
-            bench,
-            [Candidate(KeyVector(gain=g, fade="sentence"), trained, "all, trained") for g in (0.7, 1.0, 1.4)],
-            settings,
+            bench, [Candidate(KeyVector(gain=g, fade="sentence"), trained, "all, trained") for g in _LENGTHS]
         )
-    plain = bench.measure(None, None, "none", n)
-    allowed = [(c, t) for c, t in trials if t.disturbance <= settings.budget]
-    if not allowed:
-        least = min(t.disturbance for _, t in trials)
-        raise LearningError(f"no setting stays within {settings.budget} nats of disturbance; the least is {least:.3g}")
-    best = _least_disturbing(allowed)
+    plain = bench.measure(None, None, "none", len(sides.measured))
+    best = choose(trials, settings.budget)
     record = Calibration(
         budget=settings.budget,
         data=digest_of([*bench.conflicts, *bench.unrelated]),
         seed=settings.seed,
         trials=(plain, *(t for _, t in trials)),
+        known=len(known),
+        trained=len(sides.training),
     )
     return _with(best.bank, steering=best.method.as_dict(), calibration=record)
 
 
-def _least_disturbing(trials: Sequence[tuple[Candidate, Trial]]) -> Candidate:
-    """Of those whose following is at most two standard errors below the best."""
-    best = max(trial.following for _, trial in trials)
-    error = math.sqrt(best * (1 - best) / trials[0][1].examples)
-    good = [(c, t) for c, t in trials if t.following >= best - 2 * error]
+def choose(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> Candidate:
+    """Within the budget, of those whose following is at most two standard errors below the best, the least disturbing.
+
+    Raises:
+        LearningError: none is within the budget.
+    """
+    some = [(c, t) for c, t in trials if not c.control]
+    allowed = [(c, t) for c, t in some if t.disturbance <= budget]
+    if not allowed:
+        least = min(t.disturbance for _, t in some)
+        raise LearningError(f"no setting stays within {budget} nats of disturbance; the least is {least:.3g}")
+    best = max(t.following for _, t in allowed)
+    error = math.sqrt(best * (1 - best) / allowed[0][1].examples)
+    good = [(c, t) for c, t in allowed if t.following >= best - 2 * error]
     return min(good, key=lambda item: item[1].disturbance)[0]
 
 
-def _known(hf_model: Any, tokenizer: Any, sites: KeySites, facts: Sequence[Fact], show: Progress) -> dict[str, Fact]:
-    """The development facts of which the true answer is at least 1 nat likelier than a false one, closed book."""
-    some = [fact for fact in facts if fact.split == "development"]
-    pairs = [(f, e) for f in some if (e := closed_book_example(tokenizer, f, f.alternatives[0][0])) is not None]
-    found, done = {}, 0
-    with torch.inference_mode():
-        for chosen in batches([e for _, e in pairs], 32):
-            here = [pairs[i][1] for i in chosen]
-            for i, margin in zip(chosen, margins(next_scores(hf_model, sites, here, None), here).tolist(), strict=True):
-                if margin < -1:
-                    found[pairs[i][0].id] = pairs[i][0]
-            done += len(chosen)
-            show("facts", done, len(pairs))
-    if len(found) < _FACTS_NEEDED:
-        raise LearningError(
-            f"the model knows {len(found)} of {len(pairs)} facts, and calibration needs {_FACTS_NEEDED}: give facts=... that "
-            "it knows, or use a learned bank as it is"
-        )
-    return found
-
-
-def _examples(tokenizer: Any, kind: Any, facts: Mapping[str, Fact], count: int, seed: int) -> list[Example]:
-    records = questions(kind, "development", count, seed, facts=list(facts.values()), passages=_PASSAGES)
-    return record_examples(tokenizer, records, facts)
+def _twin(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:
+    """Random subspaces of the ranks of the best SEKA, on its heads, at its gain."""
+    for candidate, _ in trials:
+        if isinstance(candidate.method, Seka):
+            twin = RandomProjection(gain=candidate.method.gain, fade=candidate.method.fade)
+            return [Candidate(twin, candidate.bank, candidate.heads, control=True)]
+    return []
 
 
 def _halved(
@@ -164,21 +165,20 @@ def _halved(
     """Successive halving: those within the budget first, then by margin, which tells more than a share of few examples."""
     left = list(some)
     for turn in range(settings.rounds):
-        count = max(8, settings.examples >> (settings.rounds - 1 - turn))
+        count = max(8, len(bench.conflicts) >> (settings.rounds - 1 - turn))
         trials = []
         for done, candidate in enumerate(left):
             show(f"round {turn + 1} of {settings.rounds}", done, len(left))
-            trials += _measured(bench, [candidate], settings, count)
+            trials += _measured(bench, [candidate], count)
         trials.sort(key=lambda item: (item[1].disturbance > settings.budget, -item[1].margin))
-        left = [c for c, _ in trials[: max(2, len(trials) // 2)]]
+        best = {type(c.method): place for place, (c, _) in reversed(list(enumerate(trials)))}.values()
+        left = [c for place, (c, _) in enumerate(trials) if place < max(2, len(trials) // 2) or place in best]
     return trials
 
 
-def _measured(
-    bench: Bench, some: Sequence[Candidate], settings: CalibrationSettings, count: int | None = None
-) -> list[tuple[Candidate, Trial]]:
+def _measured(bench: Bench, some: Sequence[Candidate], count: int | None = None) -> list[tuple[Candidate, Trial]]:
     return [
-        (c, bench.measure(c.method, c.method.edits(c.bank, bench.sites), c.heads, count or settings.examples))
+        (c, bench.measure(c.method, c.method.edits(c.bank, bench.sites), c.heads, count or len(bench.conflicts)))
         for c in some
     ]
 
@@ -198,15 +198,3 @@ def _with(bank: ProjectionBank, **changes: Any) -> ProjectionBank:
     """A bank with some of its content changed."""
     names = "model positive negative gap learning singular_values steering queries strengths vectors".split()
     return ProjectionBank(**{**{name: getattr(bank, name) for name in names}, **changes})
-
-
-def _counting(show: Progress, name: str, total: int) -> Callable[[int], None]:
-    """Turns counts since the last call, as learning reports them, into counts so far."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        show(name, done, total)
-
-    return advance

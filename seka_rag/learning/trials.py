@@ -37,11 +37,13 @@ class Candidate:
     Attributes:
         bank: holds these heads only.
         heads: how they were chosen.
+        control: measured for comparison and never chosen.
     """
 
     method: KeyEditing
     bank: ProjectionBank
     heads: str
+    control: bool = False
 
 
 def candidates(bank: ProjectionBank, gradient: Tensor) -> list[Candidate]:

@@ -32,6 +32,7 @@ def questions(
     *,
     facts: Sequence[Fact] | None = None,
     passages: tuple[int, int] = (3, 10),
+    others: Sequence[Fact] | None = None,
 ) -> list[Record]:
     """``n`` questions of one kind from one side of the split.
 
@@ -44,13 +45,14 @@ def questions(
         facts: those to ask about, such as the ones that a model knows; by default all. Those of the other side of the
             split are left out.
         passages: of each question, fewest and most, at least 3.
+        others: facts that passages beside the evidence may be about; by default all that come with the library.
 
     Returns:
         Records whose ``meta`` also names kind, split, category, subject, the styles of all passages, and as highlights
         the ``evidence`` (the sentence that answers, or None) and one sentence ``elsewhere``, about something else.
 
     Raises:
-        RecordError: an unknown kind or split, ``n`` below 1, too few passages, or no fact of this side of the split.
+        RecordError: an unknown kind or split, ``n`` below 1, too few passages or others, or no fact of this side of the split.
     """
     if kind not in KINDS or split not in SPLITS:
         raise RecordError(f"kind {kind!r}, split {split!r}: choose from {', '.join(KINDS)}, and {' or '.join(SPLITS)}")
@@ -58,7 +60,10 @@ def questions(
         raise RecordError(f"n={n}: ask for at least one question")
     if not 3 <= passages[0] <= passages[1]:
         raise RecordError(f"passages={passages}: give the fewest, at least 3, and the most")
-    pens = [Pen(kind, split, seed, i, passages) for i in range(n)]
+    around = None if others is None else tuple(fact for fact in others if fact.split == split)
+    if around is not None and len(around) < passages[1]:
+        raise RecordError(f"others: {len(around)} facts are {split}, too few for {passages[1]} passages")
+    pens = [Pen(kind, split, seed, i, passages, around) for i in range(n)]
     order = random.Random(f"{split} {seed}")
     if kind in _ABOUT_FACTS:
         some = [fact for fact in (load_facts() if facts is None else facts) if fact.split == split]

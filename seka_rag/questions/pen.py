@@ -52,6 +52,7 @@ class Pen:
     seed: int
     index: int
     passages: tuple[int, int]
+    others: tuple[Fact, ...] | None = None
     rng: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,11 +88,12 @@ class Pen:
 
     def distractors(self, about: Fact | Detail, n: int, never: Sequence[str]) -> list[Draft]:
         """Passages on different other subjects, each true or invented; none gives an answer, many are of the same sort."""
+        facts = _facts(self.split) if self.others is None else self.others
         subjects = {_key(about)}
         drafts: list[Draft] = []
         while len(drafts) < n:
             invented = self.rng.random() < (0.3 if isinstance(about, Fact) else 0.7)
-            other = self._another(about, details(self.split) if invented else _facts(self.split))
+            other = self._another(about, details(self.split) if invented else facts)
             claim = other.claim(self.rng) if isinstance(other, Detail) else _truth(self.rng, other)
             if _key(other) not in subjects and not contains_answer(claim, never):
                 subjects.add(_key(other))

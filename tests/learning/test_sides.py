@@ -1,0 +1,53 @@
+"""Facts that are measured and facts that are trained on: no subject on both sides, however few there are."""
+
+import pytest
+
+from seka_rag.errors import LearningError, RecordError
+from seka_rag.learning.sides import Sides, subject_of
+from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.kinds import questions
+
+DEVELOPMENT = [fact for fact in load_facts() if fact.split == "development"]
+KINDS = ("conflict", "irrelevant")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("known", [DEVELOPMENT, DEVELOPMENT[::3], DEVELOPMENT[:24]])
+def test_no_subject_is_on_both_sides(known, seed):
+    sides = Sides.of(known, 64, seed)
+    assert not {subject_of(f) for f in sides.measured} & {subject_of(f) for f in sides.training}
+    assert not {f.subject for f in sides.measured} & {f.subject for f in sides.training}
+    assert len(sides.measured) == min(64, len(known) // 3)
+    assert len(set(sides.measured)) == len(sides.measured)
+    assert Sides.of(known, 64, seed) == sides
+
+
+def test_each_measured_fact_is_asked_once_and_training_asks_of_none():
+    sides = Sides.of(DEVELOPMENT, 64, 0)
+    for kind in KINDS:
+        measured = sides.measured_records(kind, 0)
+        training = sides.training_records(kind, 264, 0)
+        assert sorted(r.meta["fact"] for r in measured) == sorted(f.id for f in sides.measured)
+        assert not {r.meta["fact"] for r in measured} & {r.meta["fact"] for r in training}
+        assert len({r.meta["fact"] for r in training}) > len(sides.measured)
+        groups = {f.id: subject_of(f) for f in DEVELOPMENT}
+        assert not {groups[r.meta["fact"]] for r in measured} & {groups[r.meta["fact"]] for r in training}
+
+
+def test_no_passage_of_training_states_a_measured_fact():
+    sides = Sides.of(DEVELOPMENT, 64, 0)
+    told = [f.statement(i, f.answers[0]) for f in sides.measured for i in range(len(f.statements))]
+    of = lambda records: [t for t in told for r in records for p in r.passages if t in p]  # noqa: E731
+    for kind in KINDS:
+        assert not of(sides.training_records(kind, 264, 0))
+        assert of(questions(kind, "development", 264, 0, facts=sides.training, passages=(3, 4)))  # without ``others``
+
+
+def test_too_few_facts_or_too_few_subjects():
+    with pytest.raises(LearningError, match="23 known facts about .* calibration needs 24"):
+        Sides.of(DEVELOPMENT[:23], 64, 0)
+    one = [Fact(**{**f.model_dump(), "group": "the same"}) for f in DEVELOPMENT[:60]]
+    with pytest.raises(LearningError, match="60 known facts about 1 subjects"):
+        Sides.of(one, 64, 0)
+    with pytest.raises(RecordError, match="others: 1 facts are development"):
+        questions("conflict", "development", 2, passages=(3, 3), others=DEVELOPMENT[:1])
