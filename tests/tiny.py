@@ -14,6 +14,8 @@ from seka_rag import ProjectionBank, SteeredModel, learn_bank
 from seka_rag.bank.queries import MeanQueries
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
+from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.learning.examples import Example
 
 _SLIDING = {"sliding_window": 8}
 _GEMMA = {"sliding_window": 8, "query_pre_attn_scalar": 16}
@@ -308,6 +310,19 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
     return ProjectionBank(
         bank.model, bank.positive, bank.negative, learning=bank.learning, queries=queries if mean else None
     )
+
+
+def tiny_examples(count: int, seed: int, length: int = 9) -> list[Example]:
+    """Random prompts of several lengths, two tokens of each highlighted, with two answers."""
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for i in range(count):
+        n = length + i % 3
+        ids = torch.randint(5, 90, (n,), generator=draw).tolist()
+        weights = [1.0 if j in (2, 3) else 0.0 for j in range(n)]
+        evidence, remembered = torch.randperm(80, generator=draw)[:2].tolist()
+        found.append(Example(TokenizedPrompt(ids, weights, [(j, j + 1) for j in range(n)]), evidence, remembered))
+    return found
 
 
 def random_expert(model, seed, *, rank=4, without=()):

@@ -68,6 +68,11 @@ class Calibration(BaseModel):
     known: int | None = None
     trained: int | None = None
 
+    def strongest(self, method: str, field: str) -> float | None:
+        """The largest strength at which a method was measured within the budget; None where it was not."""
+        some = [t.steering for t in self.trials if t.steering is not None and t.disturbance <= self.budget]
+        return max((abs(s[field]) for s in some if s["method"] == method and field in s), default=None)
+
 
 class Header(BaseModel):
     """The content of bank.json."""

@@ -24,12 +24,16 @@ def calibrate(
     steps: Annotated[int, typer.Option(min=0, help="Training steps of the vectors; 0 to train none.")] = 60,
     seed: Annotated[int, typer.Option(help="Of questions and training.")] = 0,
 ) -> None:
-    """Find the method, heads and strength that make a model follow evidence, at a bounded disturbance."""
+    """Find the method, heads and strength that make a model follow evidence, at a bounded disturbance.
+
+    A run that was ended goes on where it was; until then its steps are in a folder beside OUT, OUT.unfinished.
+    """
     from seka_rag.bank import ProjectionBank
     from seka_rag.bank.folders import check_target
     from seka_rag.bank.storage import FILES
     from seka_rag.learning.calibrate import CalibrationSettings
     from seka_rag.learning.calibrate import calibrate as run
+    from seka_rag.learning.resume import remove_steps
     from seka_rag.learning.tune import TuningSettings
     from seka_rag.model.steered import SteeredModel
 
@@ -37,6 +41,7 @@ def calibrate(
     tuning = TuningSettings(steps=steps, seed=seed) if steps else None
     settings = CalibrationSettings(budget=budget, examples=examples, tuning=tuning, seed=seed)
     quiet()
+    unfinished = out.with_name(f"{out.name}.unfinished")
     given = None if bank is None else ProjectionBank.from_pretrained(bank)
     loaded = SteeredModel.from_pretrained(model, bank=None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -46,8 +51,9 @@ def calibrate(
         def show(step: str, done: int, total: int) -> None:
             bar.update(task, description=step, completed=done, total=total)
 
-        found = run(loaded, given, settings, progress=show)
+        found = run(loaded, given, settings, progress=show, unfinished=unfinished)
     found.save(out)
+    remove_steps(unfinished)
     assert found.calibration is not None
     show_trials(found.calibration)
     console.print(f"chosen: {dict(found.steering)}\nsaved to {out}", highlight=False)

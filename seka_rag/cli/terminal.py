@@ -61,7 +61,7 @@ def quiet() -> None:
     from seka_rag.hf import loading
 
     loading.quiet()
-    for name in ("seka_rag.hf", "seka_rag.model"):
+    for name in ("seka_rag.hf", "seka_rag.model", "seka_rag.learning"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         if not any(isinstance(handler, _Lines) for handler in logger.handlers):

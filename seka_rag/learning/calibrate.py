@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from seka_rag.bank import ProjectionBank
 from seka_rag.bank.header import Calibration, Trial
 from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
+from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import KeySites
 from seka_rag.learning.examples import digest_of
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.progress import Progress, counting
+from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
-from seka_rag.learning.trials import Bench, Candidate, candidates
+from seka_rag.learning.trials import METHODS, Bench, Candidate, candidates
 from seka_rag.learning.tune import TuningSettings, tune_vectors
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.steering.key_bias import KeyBias
@@ -62,6 +67,7 @@ def calibrate(
     tokenizer: Any = None,
     facts: Sequence[Fact] | None = None,
     progress: Progress | None = None,
+    unfinished: str | os.PathLike[str] | None = None,
 ) -> ProjectionBank:
     """A bank that suggests the method, heads and strength that follow evidence best within a budget of disturbance.
 
@@ -82,17 +88,21 @@ def calibrate(
         model: a SteeredModel, or a transformers model with ``tokenizer``.
         bank: learned with all heads; by default one is learned from templates at energy 0.99.
         facts: to make questions of; by default the library's own. Only their development side is used.
+        unfinished: folder in which steps and trials are kept, so that a calibration that was killed goes on there; remove it
+            when the bank is saved. One of another model, bank, facts or settings starts anew, and the log says so.
 
     Raises:
         LearningError: the model knows too few facts, or no setting stays within the budget.
-        SettingError: no tokenizer.
+        SettingError: no tokenizer; ``unfinished`` holds other files.
     """
     settings, show = settings or CalibrationSettings(), progress or (lambda *_: None)
     hf_model, tokenizer = getattr(model, "hf_model", model), tokenizer or getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise SettingError("give a SteeredModel, or a transformers model together with tokenizer=...")
-    sites = find_key_sites(hf_model)
-    known = known_facts(hf_model, tokenizer, sites, load_facts() if facts is None else facts, show)
+    sites, facts = find_key_sites(hf_model), load_facts() if facts is None else facts
+    steps = Steps(None if unfinished is None else Path(unfinished), _run(hf_model, bank, settings, facts))
+    ids = steps.json("known", lambda: [f.id for f in known_facts(hf_model, tokenizer, sites, facts, show)])
+    known = [fact for fact in facts if fact.id in set(ids)]
     sides = Sides.of(known, settings.examples, settings.seed)
     bench = Bench(
         hf_model,
@@ -105,21 +115,27 @@ def calibrate(
         sides.training_examples(tokenizer, kind, count, settings.seed) for kind in ("conflict", "irrelevant")
     )
     if bank is None:
-        triples = template_triples(200)
-        bank = learn_bank(hf_model, triples, tokenizer=tokenizer, energy=0.99, progress=counting(show, "bank", 200))
+        advance = counting(show, "bank", 200)
+        bank = steps.bank(
+            "learned",
+            lambda: learn_bank(hf_model, template_triples(200), tokenizer=tokenizer, energy=0.99, progress=advance),
+        )
     unit = KeyBias(bias=1.0).edits(bank, sites)
-    gradient = head_gradient(hf_model, conflicts[:_GRADIENT], unit, progress=counting(show, "heads", _GRADIENT))
-    trials = _halved(bench, candidates(bank, gradient), settings, show)
-    trials += _measured(bench, _twin(trials))
+    advance = counting(show, "heads", _GRADIENT)
+    gradient = steps.tensors(
+        "gradient", lambda: {"gradient": head_gradient(hf_model, conflicts[:_GRADIENT], unit, progress=advance)}
+    )["gradient"]
+    measure = Measure(bench, steps)
+    trials = _halved(measure, candidates(bank, gradient), settings, show)
+    trials += [measure(twin) for twin in _twin(trials)]
     if settings.tuning is not None:
         start = _start(unit, gradient, sites)
         advance = counting(show, "training", settings.tuning.steps)
-        vectors = tune_vectors(hf_model, start, conflicts, unrelated, settings.tuning, progress=advance)
+        vectors = tune_vectors(hf_model, start, conflicts, unrelated, settings.tuning, progress=advance, steps=steps)
         trained = _with(trials[0][0].bank, vectors=vectors)
-        show("trained vectors", 0, 1)
-        trials += _measured(
-            bench, [Candidate(KeyVector(gain=g, fade="sentence"), trained, "all, trained") for g in _LENGTHS]
-        )
+        for done, length in enumerate(_LENGTHS):
+            show("trained vectors", done, len(_LENGTHS))
+            trials.append(measure(Candidate(KeyVector(gain=length, fade="sentence"), trained, "all, trained")))
     plain = bench.measure(None, None, "none", len(sides.measured))
     best = choose(trials, settings.budget)
     record = Calibration(
@@ -160,27 +176,53 @@ def _twin(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:
 
 
 def _halved(
-    bench: Bench, some: Sequence[Candidate], settings: CalibrationSettings, show: Progress
+    measure: Measure, some: Sequence[Candidate], settings: CalibrationSettings, show: Progress
 ) -> list[tuple[Candidate, Trial]]:
     """Successive halving: those within the budget first, then by margin, which tells more than a share of few examples."""
     left = list(some)
     for turn in range(settings.rounds):
-        count = max(8, len(bench.conflicts) >> (settings.rounds - 1 - turn))
+        count = max(8, len(measure.bench.conflicts) >> (settings.rounds - 1 - turn))
         trials = []
         for done, candidate in enumerate(left):
             show(f"round {turn + 1} of {settings.rounds}", done, len(left))
-            trials += _measured(bench, [candidate], count)
+            trials.append(measure(candidate, count))
         trials.sort(key=lambda item: (item[1].disturbance > settings.budget, -item[1].margin))
         best = {type(c.method): place for place, (c, _) in reversed(list(enumerate(trials)))}.values()
         left = [c for place, (c, _) in enumerate(trials) if place < max(2, len(trials) // 2) or place in best]
     return trials
 
 
-def _measured(bench: Bench, some: Sequence[Candidate], count: int | None = None) -> list[tuple[Candidate, Trial]]:
-    return [
-        (c, bench.measure(c.method, c.method.edits(c.bank, bench.sites), c.heads, count or len(bench.conflicts)))
-        for c in some
-    ]
+@dataclass(frozen=True)
+class Measure:
+    """Measures candidates, or remembers what was measured before a kill."""
+
+    bench: Bench
+    steps: Steps
+
+    def __call__(self, candidate: Candidate, count: int | None = None) -> tuple[Candidate, Trial]:
+        """A candidate's trial on the first ``count`` examples of each kind, or on all."""
+        method, count = candidate.method, count or len(self.bench.conflicts)
+        name = short_digest([method.as_dict(), candidate.bank.digest, candidate.heads, count])
+        found = self.steps.json(
+            f"trial-{name}",
+            lambda: self.bench.measure(
+                method, method.edits(candidate.bank, self.bench.sites), candidate.heads, count
+            ).model_dump(),
+        )
+        return candidate, Trial.model_validate(found)
+
+
+def _run(
+    hf_model: nn.Module, bank: ProjectionBank | None, settings: CalibrationSettings, facts: Sequence[Fact]
+) -> dict[str, Any]:
+    """All that the steps of a calibration depend on."""
+    return {
+        "procedure": [_GRADIENT, _TRAINING, _LENGTHS, [method.as_dict() for method in METHODS]],
+        "model": identify(hf_model).model_dump(),
+        "bank": None if bank is None else bank.digest,
+        "settings": settings.model_dump(),
+        "facts": short_digest([fact.model_dump() for fact in facts]),
+    }
 
 
 def _start(unit: Mapping[int, Any], gradient: Tensor, sites: KeySites) -> dict[int, Tensor]:

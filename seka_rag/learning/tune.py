@@ -13,8 +13,11 @@ from torch.nn import functional as F
 from seka_rag.errors import LearningError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.learning.examples import Example
+from seka_rag.learning.resume import Steps
 from seka_rag.learning.scores import divergence, margins, next_scores
 from seka_rag.ops.bias import BiasEdit
+
+_STATE, _KEEP_EVERY, _MOMENTS = "training", 10, ("exp_avg", "exp_avg_sq")
 
 
 class TuningSettings(BaseModel):
@@ -48,6 +51,7 @@ def tune_vectors(
     settings: TuningSettings | None = None,
     *,
     progress: Callable[[int], None] | None = None,
+    steps: Steps | None = None,
 ) -> dict[int, Tensor]:
     """Train one vector per key-value head, added to highlighted keys, so that the evidence is followed and nothing else moves.
 
@@ -59,6 +63,7 @@ def tune_vectors(
         start: layer -> ``[H, D]``, the vectors to begin with; heads that are zero are trained too.
         conflicts: the highlighted evidence contradicts what the model remembers.
         unrelated: what is highlighted does not bear on the question.
+        steps: where the state is kept every 10 steps, and taken up again.
 
     Returns:
         layer -> ``[H, D]``.
@@ -73,10 +78,15 @@ def tune_vectors(
     with torch.inference_mode(False), torch.enable_grad():
         vectors = {layer: v.clone().float().requires_grad_(True) for layer, v in start.items()}
         adam = torch.optim.Adam(list(vectors.values()), lr=settings.rate)
+        done = 0 if steps is None else _resume(steps, adam, vectors)
+        if progress and done:
+            progress(done)
         for step in range(settings.steps):
-            adam.param_groups[0]["lr"] = settings.rate * min(1.0, (settings.steps - step) / (0.4 * settings.steps))
             some = _draw(chance, conflicts, settings.conflicts)
             others = _draw(chance, unrelated, settings.unrelated)
+            if step < done:
+                continue
+            adam.param_groups[0]["lr"] = settings.rate * min(1.0, (settings.steps - step) / (0.4 * settings.steps))
             edits = {layer: BiasEdit(torch.arange(len(v)), v, None) for layer, v in vectors.items()}
             scores = next_scores(hf_model, sites, some, edits)
             evidence = scores[torch.arange(len(some)), torch.tensor([e.evidence for e in some])]
@@ -89,9 +99,30 @@ def tune_vectors(
             for vector, gradient in zip(vectors.values(), gradients, strict=True):
                 vector.grad = gradient
             adam.step()
+            if steps is not None and ((step + 1) % _KEEP_EVERY == 0 or step + 1 == settings.steps):
+                steps.write(_STATE, _state(adam, vectors, step + 1))
             if progress:
                 progress(1)
     return {layer: v.detach() for layer, v in vectors.items()}
+
+
+def _state(adam: torch.optim.Adam, vectors: Mapping[int, Tensor], done: int) -> dict[str, Tensor]:
+    """Vectors and what Adam keeps of each, after ``done`` steps."""
+    moments = {f"{name}.{layer}": adam.state[v][name] for layer, v in vectors.items() for name in _MOMENTS}
+    return {"done": torch.tensor(done), **{f"vector.{layer}": v.detach() for layer, v in vectors.items()}, **moments}
+
+
+def _resume(steps: Steps, adam: torch.optim.Adam, vectors: Mapping[int, Tensor]) -> int:
+    """Take up a kept state; how many steps are done."""
+    state = steps.read(_STATE)
+    if state is None:
+        return 0
+    with torch.no_grad():
+        for layer, vector in vectors.items():
+            vector.copy_(state[f"vector.{layer}"])
+            moments = {name: state[f"{name}.{layer}"] for name in _MOMENTS}
+            adam.state[vector] = {"step": state["done"].float(), **moments}
+    return int(state["done"])
 
 
 def _draw(chance: random.Random, examples: Sequence[Example], count: int) -> list[Example]:

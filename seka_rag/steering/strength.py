@@ -1,4 +1,4 @@
-"""Strengths that destroy answers: refused where numbers would overflow, warned of beyond what the bank suggests."""
+"""Strengths that destroy answers: refused where numbers would overflow, warned of beyond what calibration measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import nn
 from seka_rag.bank import Bank
 from seka_rag.errors import SettingError
 
-#: How many times the strength that the bank suggests is still no reason for a warning.
+#: Where a bank was not calibrated with the method: how many times the strength that it suggests is still no reason for a
+#: warning. A rule of thumb; nothing was measured.
 _USUAL = 4.0
 
 
@@ -49,14 +50,18 @@ def check_strength(method: Strong, bank: Bank | None, weight: float, hf_model: n
 
 def strength_warnings(method: Strong, bank: Bank | None) -> list[str]:
     """What to expect of a strength, for the report. It does not depend on the prompt, nor on others in the batch."""
-    usual = _suggested(bank, method.strength_field)
-    strongest = max(map(abs, method.strengths))
-    if not usual or strongest <= _USUAL * abs(usual):
-        return []
-    return [
-        f"{method.strength_field}={method.strength:g} is {strongest / abs(usual):.3g} times the {usual:g} that the bank "
-        "suggests: answers may fall apart into repetition or nothing"
-    ]
+    field, strongest = method.strength_field, max(map(abs, method.strengths))
+    calibration = getattr(bank, "calibration", None)
+    if calibration and (measured := calibration.strongest(type(method).__name__, field)):
+        if strongest <= measured:
+            return []
+        reason = f"beyond {measured:g}, the strongest that calibration measured within its budget of disturbance"
+    else:
+        usual = _suggested(bank, field)
+        if not usual or strongest <= _USUAL * abs(usual):
+            return []
+        reason = f"{strongest / abs(usual):.3g} times the {usual:g} that the bank suggests"
+    return [f"{field}={method.strength:g} is {reason}: answers may fall apart into repetition or nothing"]
 
 
 def dtype_of(hf_model: nn.Module) -> torch.dtype:

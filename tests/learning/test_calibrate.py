@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from tiny import random_bank, tiny_engine, tiny_model
+from tiny import random_bank, tiny_engine, tiny_examples, tiny_model
 
 from seka_rag import ProjectionBank, load_bank
 from seka_rag.bank.header import Calibration
 from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
-from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.learning import trials
 from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate
-from seka_rag.learning.examples import Example, answer_example
+from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
 from seka_rag.learning.trials import Bench
@@ -21,19 +20,6 @@ from seka_rag.questions.facts import load_facts
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.text.prompt import Prompt
-
-
-def examples(count: int, seed: int, length: int = 9) -> list[Example]:
-    """Random prompts of several lengths, two tokens of each highlighted, with two answers."""
-    draw = torch.Generator().manual_seed(seed)
-    found = []
-    for i in range(count):
-        n = length + i % 3
-        ids = torch.randint(5, 90, (n,), generator=draw).tolist()
-        weights = [1.0 if j in (2, 3) else 0.0 for j in range(n)]
-        evidence, remembered = torch.randperm(80, generator=draw)[:2].tolist()
-        found.append(Example(TokenizedPrompt(ids, weights, [(j, j + 1) for j in range(n)]), evidence, remembered))
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +33,7 @@ def bank(model) -> ProjectionBank:
 
 
 def test_scores_are_the_models_own_and_padding_changes_nothing(model):
-    some = examples(5, seed=1)
+    some = tiny_examples(5, seed=1)
     together = next_scores(model, find_key_sites(model), some, None)
     for row, example in enumerate(some):
         alone = model(torch.tensor([example.prompt.ids])).logits[0, -1].log_softmax(-1)
@@ -63,7 +49,7 @@ def test_divergence_is_torchs(model):
 
 
 def test_batches_hold_every_example_once():
-    some = examples(11, seed=2)
+    some = tiny_examples(11, seed=2)
     chosen = list(batches(some, 4))
     assert sorted(i for group in chosen for i in group) == list(range(11))
     assert [len(group) for group in chosen] == [4, 4, 3]
@@ -71,7 +57,7 @@ def test_batches_hold_every_example_once():
 
 @pytest.mark.parametrize("method", [KeyBias(bias=1.0), KeyScaling(gain=1.0)])
 def test_the_gradient_is_the_finite_difference(model, bank, method):
-    sites, some = find_key_sites(model), examples(6, seed=3)
+    sites, some = find_key_sites(model), tiny_examples(6, seed=3)
     edits = method.edits(bank, sites)
     gradient = head_gradient(model, some, edits, batch_size=4)
     step = 0.05
@@ -93,7 +79,7 @@ def test_the_gradient_is_the_finite_difference(model, bank, method):
 def test_training_follows_within_the_budget_and_leaves_the_model_alone(model):
     sites = find_key_sites(model)
     before = {name: p.clone() for name, p in model.named_parameters()}
-    conflicts, unrelated = examples(8, seed=4), examples(8, seed=5)
+    conflicts, unrelated = tiny_examples(8, seed=4), tiny_examples(8, seed=5)
     start = {layer: torch.zeros(sites.heads, sites.head_dim) for layer in sites.modules if layer > 0}
     settings = TuningSettings(steps=40, rate=0.3, disturbance=0.01)
     seen = []
@@ -119,14 +105,15 @@ def test_training_is_repeatable(model):
     sites = find_key_sites(model)
     start = {1: torch.zeros(sites.heads, sites.head_dim)}
     runs = [
-        tune_vectors(model, start, examples(8, 6), examples(8, 7), TuningSettings(steps=3, seed=2)) for _ in range(2)
+        tune_vectors(model, start, tiny_examples(8, 6), tiny_examples(8, 7), TuningSettings(steps=3, seed=2))
+        for _ in range(2)
     ]
     assert torch.equal(runs[0][1], runs[1][1])
 
 
 def test_a_trial_counts_what_is_followed(model, bank):
-    sites, conflicts = find_key_sites(model), examples(7, seed=8)
-    bench = Bench(model, sites, conflicts, examples(7, seed=9), batch_size=3)
+    sites, conflicts = find_key_sites(model), tiny_examples(7, seed=8)
+    bench = Bench(model, sites, conflicts, tiny_examples(7, seed=9), batch_size=3)
     method = KeyScaling(gain=1.0)
     trial = bench.measure(method, method.edits(bank, sites), "some", 5)
     with torch.no_grad():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seka_rag import KeyScaling, Prompt, Seka, SteeredModel, steer
+from seka_rag import KeyScaling, Prompt, RandomProjection, Seka, SteeredModel, steer
+from seka_rag.bank.header import Calibration, Trial
 from seka_rag.errors import SettingError
+from seka_rag.learning.calibrate import _with
 
 PROMPT = Prompt("Ada lives in Lyon. Where?").highlight("Ada lives in Lyon.")
 
@@ -39,6 +41,23 @@ def test_the_limit_is_that_of_the_dtype_and_counts_the_weights(qwen3, make_bank)
 def test_a_strength_far_beyond_the_suggested_one_is_warned_of(steered, gain, warned):
     report = steered.generate(PROMPT, steering=Seka(gain=gain), max_new_tokens=1).report
     assert any("answers may fall apart" in w for w in report.warnings) == warned
+
+
+@pytest.mark.parametrize(("gain", "warned"), [(0.8, False), (-0.8, False), (0.9, True), (-2.0, True)])
+def test_a_calibrated_bank_warns_beyond_what_was_measured_within_its_budget(steered, gain, warned):
+    def trial(method: str, gain: float, disturbance: float) -> Trial:
+        stored = {"method": method, "gain": gain}
+        return Trial(steering=stored, heads="", examples=8, following=1, margin=1, disturbance=disturbance)
+
+    plain = Trial(steering=None, heads="", examples=8, following=0.5, margin=0, disturbance=0)
+    others = [trial("Seka", 0.4, 0.1), trial("Seka", 0.8, 0.2), trial("Seka", 1.6, 0.5), trial("KeyScaling", 3, 0.1)]
+    record = Calibration(budget=0.3, data="", seed=0, trials=(plain, *others))
+    model = SteeredModel(steered.hf_model, steered.tokenizer, bank=_with(steered.bank, calibration=record))
+    warnings = model.generate(PROMPT, steering=Seka(gain=gain), max_new_tokens=1).report.warnings
+    assert [w for w in warnings if "beyond 0.8, the strongest that calibration measured" in w] == warnings[:warned]
+    assert record.strongest("KeyBias", "bias") is None  # then it is a multiple of the suggested strength that counts
+    assert not model.generate(PROMPT, steering=RandomProjection(gain=2.0), max_new_tokens=1).report.warnings
+    assert model.generate(PROMPT, steering=RandomProjection(gain=2.1), max_new_tokens=1).report.warnings
 
 
 def test_the_negative_part_counts(steered):
