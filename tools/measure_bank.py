@@ -1,0 +1,155 @@
+"""What the tables of docs/how-to/calibrate.md show: methods on the heads of a model's bank, and fading in generated answers.
+
+``python -m tools.measure_bank first-token`` and ``python -m tools.measure_bank fading``. Both ask about development facts that
+the model knows and that its calibration neither measured on nor took gradients from (but a training of vectors saw them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Annotated
+
+import torch
+import typer
+
+from seka_rag.bank import ProjectionBank
+from seka_rag.bench.rates import Rate, mcnemar, mean_interval
+from seka_rag.bench.text_measures import repetition
+from seka_rag.errors import SettingError
+from seka_rag.hf.find import find_key_sites
+from seka_rag.learning.examples import record_examples
+from seka_rag.learning.scores import batches, divergence, margins, next_scores
+from seka_rag.learning.sides import Sides, known_facts, subject_of
+from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.kinds import Kind, questions
+from seka_rag.questions.records import Record
+from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_editing import KeyEditing
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.random_projection import RandomProjection
+from seka_rag.steering.registry import suggested
+from seka_rag.steering.seka import Seka
+from seka_rag.text.passages import TEMPLATE
+from seka_rag.text.prompt import Prompt
+
+app = typer.Typer(add_completion=False)
+Count = Annotated[int, typer.Option(min=8, help="Questions of each kind.")]
+Name = Annotated[str, typer.Option(help="A model with a calibrated bank.")]
+
+METHODS: tuple[KeyEditing, ...] = (
+    KeyScaling(gain=0.5),
+    KeyScaling(gain=1.0),
+    Seka(gain=0.5),
+    Seka(gain=1.0),
+    *(RandomProjection(gain=0.5, seed=seed) for seed in range(5)),
+    KeyBias(bias=2.0),
+    KeyBias(bias=4.0),
+)
+_GRADIENT, _BATCH = 32, 8
+
+
+def calibrated(model: SteeredModel) -> ProjectionBank:
+    """The model's bank.
+
+    Raises:
+        SettingError: it is not calibrated.
+    """
+    if not isinstance(model.bank, ProjectionBank) or model.bank.calibration is None:
+        raise SettingError("the bank of this model was not calibrated: give a model such as smollm2")
+    return model.bank
+
+
+def fresh_facts(model: SteeredModel, seed: int) -> list[Fact]:
+    """Known development facts that calibration with this seed neither measured on nor took gradients from."""
+    bank = calibrated(model)
+    assert bank.calibration is not None
+    hf_model = model.hf_model
+    known = known_facts(hf_model, model.tokenizer, find_key_sites(hf_model), load_facts(), lambda *_: None)
+    sides = Sides.of(known, bank.calibration.trials[0].examples, seed)
+    used = {record.meta["fact"] for record in sides.training_records("conflict", _GRADIENT, seed)}
+    groups = {subject_of(fact) for fact in sides.training if fact.id in used}
+    return [fact for fact in sides.training if subject_of(fact) not in groups]
+
+
+@app.command()
+def first_token(model: Name = "smollm2", n: Count = 120, seed: int = 0) -> None:
+    """Which answer is likelier, and how far unrelated highlights move the next token: methods on the bank's heads."""
+    loaded = SteeredModel.from_pretrained(model)
+    facts = fresh_facts(loaded, seed)
+    sites, bank = find_key_sites(loaded.hf_model), calibrated(loaded)
+    n = min(n, len(facts))
+    conflicts, unrelated = (
+        record_examples(
+            loaded.tokenizer,
+            questions(kind, "development", n, seed, facts=facts, passages=(3, 4)),
+            {fact.id: fact for fact in facts},
+        )
+        for kind in ("conflict", "irrelevant")
+    )
+    typer.echo(f"{len(conflicts)} conflicts, {len(unrelated)} unrelated; heads: {bank.learning.heads}")
+    followed: dict[str, list[bool]] = {}
+    plain: torch.Tensor | None = None
+    for method in (None, *METHODS):
+        edits = None if method is None else method.edits(bank, sites)
+        with torch.inference_mode():
+            margin = torch.zeros(len(conflicts))
+            for chosen in batches(conflicts, _BATCH):
+                some = [conflicts[i] for i in chosen]
+                margin[chosen] = margins(next_scores(loaded.hf_model, sites, some, edits), some)
+            order = list(batches(unrelated, _BATCH))
+            scores = torch.cat([next_scores(loaded.hf_model, sites, [unrelated[i] for i in b], edits) for b in order])
+        plain = scores if plain is None else plain
+        moved = divergence(plain, scores).tolist()
+        name = "plain" if method is None else repr(method)
+        followed[name] = (margin > 0).tolist()
+        low, high = mean_interval(moved)
+        first, last = mean_interval(margin.tolist())
+        typer.echo(
+            f"{name} | {Rate.of(followed[name])} | {margin.mean():+.2f} [{first:+.2f}, {last:+.2f}] "
+            f"| {mean(moved):.3f} [{max(low, 0):.3f}, {high:.3f}]"
+        )
+    names = list(followed)
+    for other in names[1:]:
+        typer.echo(f"p of {names[3]} against {other}: {mcnemar(followed[names[3]], followed[other]):.3f}")
+
+
+@app.command()
+def fading(model: Name = "smollm2", n: Count = 64, tokens: int = 32, seed: int = 0) -> None:
+    """Generated answers of the suggested method with each way of fading."""
+    loaded = SteeredModel.from_pretrained(model)
+    facts = fresh_facts(loaded, seed)
+    usual = suggested(calibrated(loaded))
+    assert isinstance(usual, KeyEditing)
+    fades = (None, 8, "sentence")
+    ways = [("plain", None), *((f"fade={fade!r}", usual.model_copy(update={"fade": fade})) for fade in fades)]
+    kinds: tuple[Kind, ...] = ("conflict", "agreement", "novel", "irrelevant")
+    for name, method in ways:
+        cells = []
+        for kind in kinds:
+            records = questions(kind, "development", n, seed, facts=facts, passages=(3, 3))
+            texts = _answers(loaded, records, method, tokens)
+            right = [record.is_right(text) for record, text in zip(records, texts, strict=True)]
+            cells.append(f"{kind} {Rate.of(right)}, repeated {mean(map(repetition, texts)):.3f}")
+        typer.echo(f"{name} | " + " | ".join(cells))
+
+
+def _answers(model: SteeredModel, records: Sequence[Record], method: KeyEditing | None, tokens: int) -> list[str]:
+    prompts = []
+    for record in records:
+        context = Prompt.join(record.marked, "\n\n")
+        message = Prompt.format(TEMPLATE, {"context": context, "question": record.question})
+        prompts.append(model.tokenize_chat([{"role": "user", "content": message}]))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), _BATCH):
+        some = order[start : start + _BATCH]
+        outs = model.generate([prompts[i] for i in some], steering=method, max_new_tokens=tokens)
+        for i, out in zip(some, outs, strict=True):
+            texts[i] = out.text
+    return texts
+
+
+if __name__ == "__main__":
+    app()
