@@ -62,14 +62,19 @@ def calibrate(
 def show_trials(calibration: object) -> None:
     """Print what a calibration tried, the most followed first."""
     from seka_rag.bank.header import Calibration
+    from seka_rag.bench.rates import wilson
 
     assert isinstance(calibration, Calibration)
-    table = Table("method", "heads", "following", "margin", "disturbance")
+    if calibration.known is not None:
+        console.print(f"{calibration.known} facts known, {calibration.trained} of them for gradients and training only")
+    table = Table("method", "heads", "following [95%]", "margin", "disturbance")
     n, budget = calibration.trials[0].examples, calibration.budget
     table.title = f"{n} conflicts and as many unrelated highlights; budget {budget:g} nats"
     for trial in sorted(calibration.trials, key=lambda t: -t.following):
         name = "plain" if trial.steering is None else _method(trial.steering)
-        numbers = (f"{trial.following:.3f}", f"{trial.margin:+.2f}", f"{trial.disturbance:.3f}")
+        low, high = wilson(trial.following, trial.examples)
+        following = f"{trial.following:.3f} \\[{low:.2f}, {high:.2f}]"
+        numbers = (following, f"{trial.margin:+.2f}", f"{trial.disturbance:.3f}")
         table.add_row(name, trial.heads, *numbers, style=None if trial.disturbance <= budget else "dim")
     console.print(table)
 

@@ -1,25 +1,30 @@
 """Calibration: gradients against finite differences, training within its budget, what is written and what refused."""
 
+import importlib
+
 import pytest
 import torch
 from tiny import random_bank, tiny_engine, tiny_examples, tiny_model
 
-from seka_rag import ProjectionBank, load_bank
-from seka_rag.bank.header import Calibration
+from seka_rag import ProjectionBank, SteeredModel, load_bank
+from seka_rag.bank.header import Calibration, Trial
 from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.learning import trials
-from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate
+from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate, choose
 from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
-from seka_rag.learning.trials import Bench
+from seka_rag.learning.trials import Bench, Candidate
 from seka_rag.learning.tune import TuningSettings, tune_vectors
 from seka_rag.ops.bias import BiasEdit
 from seka_rag.questions.facts import load_facts
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.seka import Seka
 from seka_rag.text.prompt import Prompt
+
+calibrating = importlib.import_module("seka_rag.learning.calibrate")  # the name is also that of its function
 
 
 @pytest.fixture(scope="module")
@@ -172,19 +177,56 @@ def test_vectors_and_calibration_are_stored(tmp_path, model, bank):
 
 
 @pytest.mark.real
-def test_a_real_model_is_calibrated(smollm2, monkeypatch):
-    monkeypatch.setattr(trials, "METHODS", (KeyBias(bias=4.0),))
+def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
+    """In bfloat16, as the command runs it; killed once in training."""
+    model = SteeredModel.from_pretrained("smollm2")
+    monkeypatch.setattr(calibrating, "METHODS", (Seka(gain=1.0),))
+    monkeypatch.setattr(trials, "METHODS", calibrating.METHODS)
+    monkeypatch.setattr(calibrating, "_GRADIENT", 8)
+    monkeypatch.setattr(calibrating, "_TRAINING", 16)
+    monkeypatch.setattr(calibrating, "_LENGTHS", (1.0,))
     settings = CalibrationSettings(examples=8, rounds=1, budget=3.0, tuning=TuningSettings(steps=2))
-    steps = []
-    facts = [f for f in load_facts() if f.split == "development"][:48]
-    hf_model, tokenizer = smollm2
-    found = calibrate(
-        hf_model, None, settings, tokenizer=tokenizer, facts=facts, progress=lambda *step: steps.append(step[0])
-    )
-    assert found.calibration is not None
-    plain, *others = found.calibration.trials
+    facts = [f for f in load_facts() if f.split == "development"][:40]
+    steps: list[str] = []
+
+    def kill(step: str, done: int, total: int) -> None:
+        steps.append(step)
+        if step == "training":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, model.bank, settings, facts=facts, progress=kill, unfinished=tmp_path / "steps")
+    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training"]
+    steps.clear()
+    again = lambda step, *_: steps.append(step)  # noqa: E731
+    monkeypatch.setattr(calibrating, "head_gradient", lambda *_, **__: pytest.fail("computed again"))
+    found = calibrate(model, model.bank, settings, facts=facts, progress=again, unfinished=tmp_path / "steps")
+    assert "facts" not in steps
+    record = found.calibration
+    assert record is not None
+    plain, *others = record.trials
     assert plain.steering is None
     assert plain.disturbance == 0
+    assert {t.examples for t in record.trials} == {8}
+    assert record.known is not None
+    assert record.known >= 8 + record.trained
+    methods = [t.steering["method"] for t in others]
+    assert methods == ["Seka"] * 3 + ["RandomProjection", "KeyVector"]
+    twin = next(t for t in others if t.steering["method"] == "RandomProjection")
+    assert twin.heads in [t.heads for t in others if t.steering["method"] == "Seka"]
+    assert found.steering["method"] != "RandomProjection"
     assert dict(found.steering) in [t.steering for t in others]
     assert max(t.following for t in others) > plain.following
-    assert list(dict.fromkeys(steps)) == ["facts", "bank", "heads", "round 1 of 1", "training"]
+
+
+def test_the_choice_is_by_the_stated_rule_and_never_a_control(bank):
+    def tried(following: float, disturbance: float, control: bool = False) -> tuple[Candidate, Trial]:
+        trial = Trial(steering=None, heads="", examples=64, following=following, margin=0.0, disturbance=disturbance)
+        return Candidate(KeyScaling(gain=disturbance), bank, "", control), trial
+
+    # two standard errors below .90 of 64 is .825; the best of all is beyond the budget, the least disturbing a control
+    some = [tried(0.98, 0.4), tried(0.9, 0.25), tried(0.83, 0.1), tried(0.82, 0.05), tried(0.9, 0.01, control=True)]
+    assert choose(some, budget=0.3) is some[2][0]
+    assert choose(some, budget=0.06) is some[3][0]
+    with pytest.raises(LearningError, match=r"within 0.02 nats of disturbance; the least is 0.05"):
+        choose(some, budget=0.02)
