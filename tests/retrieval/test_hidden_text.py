@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pdf_files import pdf_file
 
 from seka_rag.errors import DocumentError
 from seka_rag.highlight.sentences import Sentences
@@ -172,12 +173,7 @@ def pdf_of(content: str, *, form: str = "", image: bool = False) -> bytes:
             b"\nstream\n\x80\nendstream"
         ),
     }
-    out, offsets = b"%PDF-1.4\n", []
-    for number, body in objects.items():
-        offsets.append(len(out))
-        out += f"{number} 0 obj\n".encode() + body + b"\nendobj\n"
-    table = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n" + "".join(f"{o:010d} 00000 n \n" for o in offsets)
-    return out + f"{table}trailer\n<< /Size {len(objects) + 1} /Root 1 0 R >>\nstartxref\n{len(out)}\n%%EOF".encode()
+    return pdf_file(objects)
 
 
 SHOWN = "BT /F1 12 Tf 72 700 Td (The fare is 4.80 euros.) Tj ET\n"

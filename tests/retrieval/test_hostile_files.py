@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+from pdf_files import pdf_file, stream
 
 from seka_rag.errors import DocumentError
 from seka_rag.retrieval import confined
@@ -105,20 +106,28 @@ def test_the_process_does_not_load_torch() -> None:
     assert done.stdout == "False\n"
 
 
+PAGES = {1: b"<< /Type /Catalog /Pages 2 0 R >>", 2: b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>"}
+
+
 def test_a_compressed_bomb_in_a_pdf(tmp_path: Path) -> None:
-    stream = zlib.compress(b"0 0 m\n" * 50_000_000, 9)
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Resources << >> /Contents 4 0 R >>",
-        b"<< /Filter /FlateDecode /Length " + str(len(stream)).encode() + b" >>\nstream\n" + stream + b"\nendstream",
-    ]
-    body = b"".join(b"%d 0 obj\n" % i + content + b"\nendobj\n" for i, content in enumerate(objects, 1))
-    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.4\n" + body + b"trailer\n<< /Root 1 0 R /Size 5 >>\n%%EOF")
+    packed = zlib.compress(b"0 0 m\n" * 50_000_000, 9)
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] /Resources << >> /Contents 4 0 R >>"
+    (tmp_path / "a.pdf").write_bytes(pdf_file({**PAGES, 3: page, 4: stream(packed, b"/Filter /FlateDecode ")}))
     began = time.perf_counter()
     with pytest.raises(DocumentError, match=r"a\.pdf"):
         read_documents(tmp_path / "a.pdf", timeout=20)
     assert time.perf_counter() - began < 40
+
+
+def test_a_font_that_writes_half_a_surrogate_pair(tmp_path: Path) -> None:
+    cmap = b"begincmap 1 begincodespacerange <00> <FF> endcodespacerange 1 beginbfchar <41> <D83D> endbfchar endcmap"
+    page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 300 200] /Resources << /Font << /F1 5 0 R >> >> /Contents 4 0 R >>"
+    font = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /ToUnicode 6 0 R >>"
+    drawn = stream(b"BT /F1 12 Tf 20 100 Td (port 8443 A) Tj ET")
+    (tmp_path / "a.pdf").write_bytes(pdf_file({**PAGES, 3: page, 4: drawn, 5: font, 6: stream(cmap)}))
+    text = read_documents(tmp_path / "a.pdf")[0].text
+    text.encode()
+    assert text.startswith("port 8443 ")
 
 
 # --- what is not the folder's
