@@ -21,10 +21,12 @@ class Sentences:
     A sentence scores the sum, over the content words that it shares with the question, of the word's rarity among
     the sentences of the same passage. A passage that shares less than ``min_overlap`` with it is left unmarked.
     Sentences that tie with the last one chosen are all marked: nothing tells them apart, and taking the first would
-    favour whoever writes first.
+    favour whoever writes first. What is said twice counts once: of sentences with the same content words in a passage, and of
+    those with exactly the same words in several, the first is marked.
 
-    Only the passage itself counts, never its neighbours: a document that copies another passage, or the question,
-    cannot move, add or remove a highlight outside itself. That is why rarity is not taken over all passages.
+    Otherwise only the passage itself counts, never its neighbours: a document that copies another passage, or the
+    question, cannot move or add a highlight outside itself, or take one from words that it does not repeat itself. That is
+    why rarity is not taken over all passages.
 
     Args:
         top: how many sentences of a passage to mark, at least 1.
@@ -46,24 +48,30 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        asked = content_stems(question)
-        return [self._mark(asked, passage) for passage in passages]
+        asked, marked = content_stems(question), set[tuple[str, ...]]()
+        return [self._mark(asked, passage, marked) for passage in passages]
 
-    def _mark(self, asked: frozenset[str], passage: Passage) -> tuple[Span, ...]:
-        spans = sentences(passage.text)
-        shared = [asked & content_stems(passage.text[s.start : s.end]) for s in spans]
-        rarity = {word: _idf(len(spans), sum(word in own for own in shared)) for word in asked}
-        if len(frozenset().union(*shared)) < self.min_overlap * len(asked):
+    def _mark(self, asked: frozenset[str], passage: Passage, marked: set[tuple[str, ...]]) -> tuple[Span, ...]:
+        """The spans of one passage.
+
+        Args:
+            marked: the words of sentences that are marked already; those of this passage are added.
+        """
+        first = {content_stems(passage.text[s.start : s.end]): s for s in reversed(sentences(passage.text))}
+        shared = {span: asked & own for own, span in first.items()}
+        rarity = {word: _idf(len(shared), sum(word in own for own in shared.values())) for word in asked}
+        if len(frozenset().union(*shared.values())) < self.min_overlap * len(asked):
             return ()
         # fsum: exact in any order of a set's words, so equal sums tie
-        scores = [math.fsum(rarity[word] for word in own) for own in shared]
-        ranked = sorted((score for score in scores if score > 0), reverse=True)
+        scores = {span: math.fsum(rarity[word] for word in own) for span, own in shared.items()}
+        ranked = sorted((score for score in scores.values() if score > 0), reverse=True)
         if not ranked:
             return ()
         least = ranked[: self.top][-1]
-        return tuple(
-            Span(s.start, s.end, 1.0, passage.source) for s, score in zip(spans, scores, strict=True) if score >= least
-        )
+        best = {s: tuple(words(passage.text[s.start : s.end])) for s, score in scores.items() if score >= least}
+        new = sorted(span for span, text in best.items() if text not in marked)
+        marked.update(best.values())
+        return tuple(Span(s.start, s.end, 1.0, passage.source) for s in new)
 
 
 def content_stems(text: str) -> frozenset[str]:
