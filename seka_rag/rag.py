@@ -17,6 +17,7 @@ from seka_rag.model.stream import TextStream
 from seka_rag.retrieval.retrievers import as_retriever
 from seka_rag.text.passages import TEMPLATE, Passage
 from seka_rag.text.prompt import Prompt
+from seka_rag.text.spans import Span
 
 NOTHING_FOUND = "(no passage was found)"
 
@@ -30,6 +31,7 @@ class Question:
         prompt: the user's message, with the highlights that the highlighter chose.
         messages: the conversation to answer: the instruction, if there is one, and the user's message.
         warnings: why the answer may not follow the evidence.
+        places: where each passage stands in the prompt.
     """
 
     text: str
@@ -37,6 +39,7 @@ class Question:
     prompt: Prompt
     messages: tuple[Mapping[str, Any], ...]
     warnings: tuple[str, ...] = ()
+    places: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,16 @@ class Rag:
         marked = [Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)]
         context = Prompt.join(marked, self.separator) if marked else Prompt(NOTHING_FOUND)
         prompt = Prompt.format(self.template, {"context": context, "question": question})
+        whole = Prompt.join([Prompt(p.text).mark(0, len(p.text), source=p.source) for p in passages], self.separator)
+        places = Prompt.format(self.template, {"context": whole, "question": question}).spans
         messages: list[Mapping[str, Any]] = [{"role": "user", "content": prompt}]
         if self.instruction:
             text = Prompt(self.instruction)
             if self.highlight_instruction:
                 text = text.mark(0, len(text), source="instruction")
             messages.insert(0, {"role": "system", "content": text})
-        return Question(question, passages, prompt, tuple(messages), (*warnings, *self._warnings(passages, messages)))
+        why = (*warnings, *self._warnings(passages, messages))
+        return Question(question, passages, prompt, tuple(messages), why, places)
 
     def _warnings(self, passages: Sequence[Passage], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         if not passages:
