@@ -71,6 +71,10 @@ bench-speed: install
 soak: install
 	$(BIN)/python -m tools.soak $(ARGS)
 
+# run the notebooks of examples/notebooks, with their outputs; ARGS="--quick" only sees whether their code still runs
+notebooks: install
+	$(BIN)/python -m tools.notebooks $(ARGS)
+
 docs: install
 	$(BIN)/mkdocs build --strict
 

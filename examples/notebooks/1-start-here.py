@@ -1,0 +1,133 @@
+# %% [markdown]
+# # Start here
+#
+# A small language model reads ten passages and answers, once as it is and
+# once with its attention turned to the sentences that bear on the question.
+# Nothing is marked by hand: the passages are retrieved by words, and a
+# highlighter chooses in them.
+#
+# The documents are Python's language reference, which every Python
+# installation carries, and the how-to pages of this project. (What is quoted
+# of the reference is © Python Software Foundation, under its licence.)
+
+# %%
+import tempfile
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from seka_rag import BM25Retriever, Rag, SteeredModel, read_documents
+from seka_rag.views import (
+    head_attention,
+    passage_attention,
+    read_attention,
+    show,
+    strengths,
+    token_attention,
+)
+
+folder = Path(tempfile.mkdtemp())
+for name, text in topics.items():
+    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+documents = read_documents(folder) + read_documents("../../docs/how-to")
+retriever = BM25Retriever(documents, k=10)
+print(len(documents), "documents,", len(retriever.passages), "passages")
+
+# %% [markdown]
+# `smollm2` is SmolLM2-135M-Instruct. Its bank, which says how attention is
+# turned, comes with the library.
+
+# %%
+model = SteeredModel.from_pretrained("smollm2")
+rag = Rag(model, retriever)
+print(model.usual_steering)
+
+# %% [markdown]
+# ## One question
+#
+# `prepare` retrieves, highlights and lays out the prompt; nothing has been
+# computed by the model yet. Then the same prompt is answered twice. Open the
+# prompt below to see what was highlighted.
+
+# %%
+question = (
+    "Which exception is raised when an import statement cannot find the module?"
+)
+prepared = rag.prepare(question)
+plain = rag.answer(prepared, steering=None, max_new_tokens=32)
+steered = rag.answer(prepared, max_new_tokens=32)
+show(steered, plain=plain)
+
+# %% [markdown]
+# ## Where attention went
+#
+# The attention is seen while both answers are made. First by passage, as a
+# mean over the ten heads that turned most:
+
+# %%
+reading = read_attention(
+    model, prepared.messages, prepared.places, max_new_tokens=32
+)
+passage_attention(reading)
+
+# %% [markdown]
+# By head, at the last token of the prompt. A few heads in the upper layers do
+# most of it:
+
+# %%
+head_attention(reading)
+
+# %% [markdown]
+# And by token of the answer. Point at one to see where the model looked when
+# it wrote it:
+
+# %%
+token_attention(reading)
+
+# %% [markdown]
+# ## How strong?
+#
+# The strength that the bank suggests was found by calibration. Less does
+# nothing, much more disturbs:
+
+# %%
+method = model.usual_steering
+answers = {
+    s: rag.answer(prepared, steering=method.with_strength(s), max_new_tokens=32)
+    for s in (0, 0.5, 1, 2, 4)
+}
+strengths(
+    answers,
+    right=lambda text: "ModuleNotFoundError" in text or "ImportError" in text,
+)
+
+# %% [markdown]
+# ## Five questions
+#
+# Written once, and not chosen by their answers. A tick means that the answer
+# holds what the documents say.
+
+# %%
+questions = {
+    "Which exception is raised when an import statement cannot find the module?": "ModuleNotFoundError",
+    "What happens when a pass statement is executed?": "nothing",
+    "Which exception is raised if an assert statement fails?": "AssertionError",
+    "Which method implements the augmented assignment x += y?": "__iadd__",
+    "How large is the GGUF file in the wheel of smollm2?": "98",
+}
+right = {"plain": 0, "steered": 0}
+for question, expected in questions.items():
+    prepared = rag.prepare(question)
+    print(question)
+    for name, steering in (("plain", None), ("steered", "auto")):
+        text = rag.answer(prepared, steering=steering, max_new_tokens=24).text
+        found = expected.lower() in text.lower()
+        right[name] += found
+        print(
+            "  ", name.ljust(8), "✓" if found else "✗", " ".join(text.split())
+        )
+print(right, "of", len(questions))
+
+# %% [markdown]
+# A model of this size reads badly and knows little. What steering changes can
+# be seen on it; what a large model gains cannot. Next: the same in LangChain
+# or LlamaIndex, on your own model and documents, and when *not* to steer.

@@ -1,0 +1,175 @@
+# %% [markdown]
+# # Memory against evidence
+#
+# A model that knows that Canberra is the capital of Australia reads a passage
+# that says Perth. Should it follow? In a RAG chain it should: the passages
+# are newer than the weights. Steering makes it follow, and the stronger it
+# is, the more it also does where it should do nothing. This notebook draws
+# that trade-off.
+
+# %%
+from seka_rag import Prompt, SteeredModel
+from seka_rag.bench.closed_book import margins
+from seka_rag.bench.rates import Rate
+from seka_rag.questions.facts import load_facts
+from seka_rag.questions.kinds import questions
+from seka_rag.views import Point, chart, show, strengths
+
+ROUNDS = 4  # size
+model = SteeredModel.from_pretrained("smollm2")
+method = model.usual_steering
+print(method)
+
+# %% [markdown]
+# ## Questions
+#
+# About facts that the model knows: closed book, the true answer is likelier
+# than each false one. Of the development side, since nothing that is looked
+# at here should be used to report figures.
+
+# %%
+facts = [fact for fact in load_facts() if fact.split == "development"][
+    : 40 * ROUNDS
+]
+known = [
+    fact
+    for fact, margin in zip(facts, margins(model, facts), strict=True)
+    if margin > 0
+]
+print(len(known), "of", len(facts), "facts are known")
+TEMPLATE = "Context:\n{context}\n\nQuestion: {question}\nAnswer:"
+
+
+def message(record):
+    context = Prompt.join(record.marked, "\n\n")
+    return [
+        {
+            "role": "user",
+            "content": Prompt.format(
+                TEMPLATE, {"context": context, "question": record.question}
+            ),
+        }
+    ]
+
+
+def answers(records, steering):
+    prompts = [model.tokenize_chat(message(record)) for record in records]
+    found = []
+    for start in range(0, len(prompts), 8):
+        found += model.generate(
+            prompts[start : start + 8], steering=steering, max_new_tokens=24
+        )
+    return found
+
+
+# %% [markdown]
+# ## One conflict
+#
+# The first one, and its answer at each strength:
+
+# %%
+n = 8 * ROUNDS
+records = {
+    kind: questions(kind, "development", n, facts=known, passages=(3, 3))
+    for kind in ("conflict", "irrelevant", "wrong")
+}
+first = records["conflict"][0]
+print(
+    "memory says",
+    first.remembered[0],
+    "and the passage",
+    first.gold_context_answer[0],
+)
+show(
+    model.chat(message(first), max_new_tokens=24),
+    message(first),
+    plain=model.chat(message(first), steering=None, max_new_tokens=24),
+    title=first.question,
+)
+
+# %%
+strengths(
+    {
+        s: model.chat(
+            message(first), steering=method.with_strength(s), max_new_tokens=24
+        )
+        for s in (0, 0.25, 0.5, 1, 2)
+    },
+    right=first.is_right,
+)
+
+# %% [markdown]
+# ## Strength against harm
+#
+# *conflict*: the highlighted passage contradicts memory; right is what it
+# says. *irrelevant*: no passage bears on the question and some sentence is
+# highlighted; right is what memory says. *wrong*: a false sentence is
+# highlighted beside a true one; right is the true one.
+
+# %%
+STRENGTHS = (0.0, 0.5, 1.0, 2.0)
+rates = {}
+for strength in STRENGTHS:
+    for kind, some in records.items():
+        texts = answers(
+            some, method.with_strength(strength) if strength else None
+        )
+        rates[kind, strength] = Rate.of(
+            [r.is_right(a.text) for r, a in zip(some, texts, strict=True)]
+        )
+    print(
+        f"strength {strength:g}",
+        *(f"{kind} {rates[kind, strength]}" for kind in records),
+        sep="   ",
+    )
+print("questions of each kind:", n)
+
+
+# %%
+def point(x, rate, name=""):
+    low, high = rate.interval
+    return Point(x, rate.value, low, high, name)
+
+
+chart(
+    {kind: [point(s, rates[kind, s]) for s in STRENGTHS] for kind in records},
+    x="strength",
+    y="share of right answers, 95% intervals",
+    ticks=STRENGTHS,
+    y_range=(-0.02, 1.02),
+)
+
+# %% [markdown]
+# The curve of *wrong* is the price: steering follows what is highlighted,
+# also where it is false. No strength avoids it, so it must be avoided by what
+# is highlighted (see *When not to steer*).
+#
+# ## How the strength was chosen
+#
+# `seka-rag calibrate` tries methods, heads and strengths and keeps what it
+# found in the bank. Following is measured on conflicts, harm as the
+# disturbance KL(plain, steered) by unrelated highlights. The bank of
+# `smollm2` remembers:
+
+# %%
+calibration = model.bank.calibration
+lines = {}
+for trial in calibration.trials:
+    name = trial.steering["method"] if trial.steering else "plain"
+    lines.setdefault(name, []).append(
+        point(
+            trial.disturbance,
+            Rate(round(trial.following * trial.examples), trial.examples),
+        )
+    )
+chart(
+    lines,
+    x="disturbance: KL(plain, steered) in nats",
+    y="conflicts that follow",
+    title=f"{calibration.trials[0].examples} development examples of each kind; dotted: the budget",
+    levels=[calibration.budget],
+)
+
+# %% [markdown]
+# The setting was chosen among these by these same examples, so its point is a
+# little too good. The README has figures of held-out questions.

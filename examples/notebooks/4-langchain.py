@@ -1,0 +1,177 @@
+# %% [markdown]
+# # LangChain
+#
+# Replace the model of a chain by `ChatSeka`; nothing else changes. It listens
+# to the retriever, finds its documents in the prompt and highlights the
+# sentences that bear on the question. The documents are Python's language
+# reference (what is quoted of it is © Python Software Foundation).
+
+# %%
+import tempfile
+import warnings
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.retrievers import BaseRetriever
+from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+
+from langchain_seka import ChatSeka, HighlightPrompt
+from seka_rag import BM25Retriever, read_documents
+from seka_rag.views import show
+
+folder = Path(tempfile.mkdtemp())
+for name, text in topics.items():
+    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+
+
+class Reference(BaseRetriever):
+    """Any retriever of LangChain will do; this one needs no embeddings."""
+
+    index: BM25Retriever
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        return [
+            Document(p.text, metadata={"source": Path(p.source).stem})
+            for p in self.index(query)
+        ]
+
+
+retriever = Reference(index=BM25Retriever(read_documents(folder), k=6))
+
+# %% [markdown]
+# ## A chain
+
+
+# %%
+def format_docs(docs):
+    return "\n\n".join(doc.page_content for doc in docs)
+
+
+prompt = ChatPromptTemplate.from_messages(
+    [("human", "Context:\n{context}\n\nQuestion: {question}\nAnswer:")]
+)
+llm = ChatSeka(model="smollm2", max_tokens=32)
+found = {
+    "context": retriever | format_docs,
+    "question": RunnablePassthrough(),
+} | prompt
+chain = found | llm
+
+question = "Which exception is raised if an assert statement fails?"
+message = chain.invoke(question)
+print(message.content)
+
+# %% [markdown]
+# The report is in the message. It says where the highlights are and from
+# which source, without any text:
+
+# %%
+report = message.response_metadata["seka"]
+for span in report["highlights"]:
+    print(
+        "message {message}, characters {start} to {end}, weight {weight}, from {source}".format(
+            **span
+        )
+    )
+print(
+    report["method"], report["gain"], "tokens edited:", report["tokens_edited"]
+)
+
+# %% [markdown]
+# The plain model is one option away. Side by side, with the prompt as the
+# model saw it:
+
+# %%
+plain = (found | llm.bind(steering=None)).invoke(question)
+roles = {"human": "user", "ai": "assistant"}
+messages = [
+    {"role": roles.get(m.type, m.type), "content": m.content}
+    for m in found.invoke(question).to_messages()
+]
+show(
+    message.content,
+    messages,
+    report=report,
+    plain=plain.content,
+    title=question,
+)
+
+# %% [markdown]
+# ## Citations
+#
+# Which sources were highlighted is known, so it can be shown to the reader of
+# an answer:
+
+# %%
+print(
+    message.content.strip(),
+    *sorted({f"[{span['source']}]" for span in report["highlights"]}),
+)
+
+# %% [markdown]
+# ## Streaming and batches
+
+# %%
+for chunk in chain.stream(question):
+    print(chunk.content, end="", flush=True)
+print()
+for text, reply in zip(
+    batch := [
+        "What does the pass statement do?",
+        "What is a lambda expression?",
+    ],
+    chain.batch(batch),
+):
+    print(
+        text,
+        "->",
+        " ".join(reply.content.split())[:90],
+        "| edited:",
+        reply.response_metadata["seka"]["tokens_edited"],
+    )
+
+# %% [markdown]
+# ## When nothing is marked
+#
+# If the chain rewrites the passages, they cannot be followed into the prompt.
+# Nothing is guessed: the model answers plainly, the report says why, and a
+# warning tells you once. `on_unmarked="raise"` makes it an error.
+
+# %%
+shout = {
+    "context": retriever | format_docs | RunnableLambda(str.upper),
+    "question": RunnablePassthrough(),
+} | prompt
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    reply = (shout | llm).invoke(question)
+print(reply.response_metadata["seka"]["tokens_edited"], "tokens edited")
+print(*reply.response_metadata["seka"]["warnings"], sep="\n")
+print(*{type(w.message).__name__ for w in caught})
+
+# %% [markdown]
+# Where the way of the passages is your own, say what they are:
+# `HighlightPrompt` takes the documents themselves.
+
+# %%
+template = HighlightPrompt(prompt=prompt, variables=["context"])
+reply = (template | llm).invoke(
+    {"context": retriever.invoke(question), "question": question}
+)
+print(reply.content)
+print(reply.response_metadata["seka"]["tokens_edited"], "tokens edited")
+
+# %% [markdown]
+# ## Agents
+#
+# Tool output is text that others wrote, so it is highlighted only for tools
+# that you name: `SekaMiddleware(tools=[...])` in `create_agent`. That needs a
+# model whose chat template writes tool calls, and this one's does not:
+
+# %%
+print(llm.engine.can_call_tools)

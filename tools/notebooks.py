@@ -1,0 +1,91 @@
+"""Notebooks from their sources: ``examples/notebooks/NAME.py`` becomes ``NAME.ipynb``, run, with its outputs.
+
+    python -m tools.notebooks            # all, written with their outputs
+    python -m tools.notebooks start      # those whose names contain this
+    python -m tools.notebooks --quick    # run all with the smallest sizes and write nothing: does the code still run?
+
+A source is Python that a reader can review: ``# %%`` begins a cell of code, ``# %% [markdown]`` one of text, in comments.
+A line ``N = 8  # size`` is a size, which ``--quick`` sets to 1.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[1] / "examples" / "notebooks"
+_LIMIT = 1200  # seconds of one cell, on a busy machine
+
+
+def sources() -> list[Path]:
+    """The sources in the order of their numbers."""
+    return sorted(FOLDER.glob("[0-9]*.py"))
+
+
+def cells(source: str) -> list[tuple[str, str]]:
+    """The cells of a source as ``(kind, text)``, kind "markdown" or "code"."""
+    found = []
+    for part in re.split(r"^# %%", source, flags=re.M)[1:]:
+        head, _, body = part.partition("\n")
+        kind = "markdown" if head.strip() == "[markdown]" else "code"
+        body = body.strip("\n")
+        found.append((kind, re.sub(r"^# ?", "", body, flags=re.M) if kind == "markdown" else body))
+    return found
+
+
+def quick(source: str) -> str:
+    """The same with the smallest sizes."""
+    return re.sub(r"^(\w+ = )\d+(  # size)", r"\g<1>1\2", source, flags=re.M)
+
+
+def notebook(source: str) -> Any:
+    """A notebook without outputs; cells are named by their place, so equal sources give equal notebooks."""
+    import nbformat.v4 as v4
+
+    made = [
+        (v4.new_markdown_cell if kind == "markdown" else v4.new_code_cell)(text, id=f"cell-{i}")
+        for i, (kind, text) in enumerate(cells(source))
+    ]
+    return v4.new_notebook(cells=made, metadata={"language_info": {"name": "python"}})
+
+
+def run(source: str) -> Any:
+    """The notebook with its outputs, run in the folder of the notebooks.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell fails.
+    """
+    import nbclient
+
+    made = notebook(source)
+    nbclient.NotebookClient(
+        made, timeout=_LIMIT, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}
+    ).execute()
+    for cell in made.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":  # bars of progress and warnings of libraries say nothing to a reader
+            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+    made.metadata = {"language_info": {"name": "python"}}
+    return made
+
+
+def main(*arguments: str) -> None:
+    """Run notebooks; see the module."""
+    import nbformat
+
+    names = [a for a in arguments if not a.startswith("--")]
+    for path in sources():
+        if names and not any(name in path.name for name in names):
+            continue
+        start, source = time.monotonic(), path.read_text(encoding="utf-8")
+        made = run(quick(source) if "--quick" in arguments else source)
+        if "--quick" not in arguments:
+            nbformat.write(made, path.with_suffix(".ipynb"))
+        print(f"{path.stem}: {time.monotonic() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
