@@ -1,0 +1,132 @@
+"""In the process that schedules: keys of the prefix cache, what was edited for each request, and a trial before the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seka_vllm.canary import check_steering
+from seka_vllm.families import check_engine
+from seka_vllm.highlights import Highlights, read_highlights
+from seka_vllm.patching import around
+from seka_vllm.profiles import Profile, load_profiles, plan_edits
+from seka_vllm.settings import KEY, engine_settings
+
+
+class Progress:
+    """What was edited so far of one request's prompt.
+
+    Attributes:
+        done: which positions of the prompt were computed, with their edits.
+        first: the first position that was computed; those before it were in the prefix cache, with the same edits.
+    """
+
+    def __init__(self, highlights: Highlights, length: int) -> None:
+        self.highlights, self.done, self.first = highlights, bytearray(length), length
+
+    def add(self, start: int, stop: int) -> None:
+        """These positions were computed in a step."""
+        self.done[start:stop] = b"\x01" * (stop - start)
+        self.first = min(self.first, start)
+
+    def counts(self) -> dict[str, int]:
+        """Tokens marked; those edited, now or earlier; and those of them that came from the prefix cache."""
+        places = [i for a, b, _ in self.highlights.spans for i in range(a, b)]
+        cached = sum(i < self.first for i in places)
+        edited = cached + sum(self.done[i] for i in places if i >= self.first)
+        return {"tokens_marked": len(places), "tokens_edited": edited, "tokens_cached": cached}
+
+
+class Reports:
+    """Says of each request what was edited.
+
+    Args:
+        described: what each bank does, from the process that runs the model.
+    """
+
+    def __init__(self, profiles: Mapping[str, Profile], described: Mapping[str, Mapping[str, Any]]) -> None:
+        self.profiles, self.described = profiles, described
+
+    def note(self, requests: Mapping[str, Any], edited: Mapping[str, tuple[int, int]]) -> None:
+        """Take note of what one step computed."""
+        for name, (start, stop) in edited.items():
+            progress = _progress(requests[name]) if name in requests else None
+            if progress is not None:
+                progress.add(start, stop)
+
+    def of(self, progress: Progress) -> dict[str, Any]:
+        """The report of one request, as ``SteeringReport.as_dict`` has it, and the tokens that were cached."""
+        name = progress.highlights.bank or next(iter(self.profiles))
+        profile, about = self.profiles[name], self.described[name]
+        strength = profile.method.strength if progress.highlights.strength is None else progress.highlights.strength
+        fixed = {key: about[key] for key in ("method", "layers", "heads", "bank")}
+        warnings = profile.warnings(progress.highlights)
+        return {**fixed, "gain": strength, **progress.counts(), "experts": [], "warnings": warnings}
+
+
+def _progress(request: Any) -> Progress | None:
+    """Of a request that the scheduler knows; made once, and kept with it."""
+    known = vars(request)
+    if KEY not in known:
+        params = request.sampling_params
+        highlights = read_highlights(params.extra_args) if params is not None else None
+        request.seka = None if highlights is None else Progress(highlights, request.num_prompt_tokens)
+    return known[KEY]
+
+
+def block_keys(request: Any, start: int, stop: int) -> list[tuple[str, str]]:
+    """What of the steering belongs to the identity of a block: nothing where none of its tokens is highlighted.
+
+    A block's identity holds that of the block before it, so what follows a highlight is kept apart as well, and what comes
+    before the first one is shared with everybody.
+    """
+    progress = _progress(request)
+    inside = progress.highlights.inside(start, stop) if progress is not None else ()
+    if progress is None or not inside:
+        return []
+    return [(KEY, repr((progress.highlights.bank, progress.highlights.strength, inside)))]
+
+
+def patch() -> None:
+    """Let vLLM's engine core and scheduler do it."""
+    from vllm.v1.core import kv_cache_utils
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.engine.core import EngineCore
+
+    keys_of_embeds = kv_cache_utils._gen_prompt_embeds_extra_hash_keys
+
+    def keys(request: Any, start: int, stop: int) -> list[tuple[str, Any]]:
+        return [*keys_of_embeds(request, start, stop), *block_keys(request, start, stop)]
+
+    kv_cache_utils._gen_prompt_embeds_extra_hash_keys = keys
+
+    @around(Scheduler, "update_from_output")
+    def update_from_output(original: Any, self: Any, scheduler_output: Any, model_runner_output: Any) -> Any:
+        reports: Reports | None = getattr(self, KEY, None)
+        if reports is None:
+            return original(self, scheduler_output, model_runner_output)
+        reports.note(self.requests, getattr(model_runner_output, KEY, {}))
+        steered = {
+            name: progress
+            for name in scheduler_output.num_scheduled_tokens
+            if name in self.requests and (progress := _progress(self.requests[name])) is not None
+        }
+        outputs = original(self, scheduler_output, model_runner_output)
+        if steered:
+            for output in (output for client in outputs.values() for output in client.outputs):
+                if output.request_id in steered:  # each may be the last that the client reads
+                    report = {KEY: reports.of(steered[output.request_id])}
+                    output.kv_transfer_params = {**(output.kv_transfer_params or {}), **report}
+        return outputs
+
+    @around(EngineCore, "__init__")
+    def start(original: Any, self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        settings = engine_settings(vllm_config)
+        if settings is not None:
+            check_engine(vllm_config)
+            profiles = load_profiles(settings)  # before the model is loaded, which takes long
+            for profile in profiles.values():
+                plan_edits(profile, vllm_config.model_config.hf_config)
+        original(self, vllm_config, *args, **kwargs)
+        if settings is not None:
+            check_steering(self, lambda about: Reports(profiles, about), list(profiles))

@@ -1,0 +1,113 @@
+"""What one request asks for, in the arguments that vLLM passes on: token positions, weights, a strength, a bank.
+
+They are numbers, strings and flat lists, so that they also go through ``vllm_xargs`` of its HTTP API.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from seka_rag.errors import SettingError, SpanError
+
+_SPANS, _WEIGHTS, _STRENGTH, _BANK = NAMES = ("seka_spans", "seka_weights", "seka_strength", "seka_bank")
+
+
+@dataclass(frozen=True)
+class Highlights:
+    """The highlighted tokens of one prompt.
+
+    Attributes:
+        spans: ``(start, stop, weight)``, token positions in the prompt; in order, none overlaps another.
+        strength: of the method, in place of the one that it has; None for that.
+        bank: its name; None for the engine's first.
+    """
+
+    spans: tuple[tuple[int, int, float], ...]
+    strength: float | None = None
+    bank: str | None = None
+
+    @classmethod
+    def of_weights(
+        cls, weights: Sequence[float], strength: float | None = None, bank: str | None = None
+    ) -> Highlights | None:
+        """From the weight of each token, as ``TokenizedPrompt`` has them; None if all are 0."""
+        spans, start = [], 0
+        for weight, run in groupby(weights):
+            stop = start + len(list(run))
+            if weight:
+                spans.append((start, stop, float(weight)))
+            start = stop
+        return cls(tuple(spans), strength, bank) if spans else None
+
+    @property
+    def count(self) -> int:
+        """How many tokens are highlighted."""
+        return sum(stop - start for start, stop, _ in self.spans)
+
+    def inside(self, start: int, stop: int) -> tuple[tuple[int, int, float], ...]:
+        """The parts of the spans in positions ``[start, stop)``, counted from ``start``."""
+        return tuple(
+            (max(a, start) - start, min(b, stop) - start, w) for a, b, w in self.spans if a < stop and b > start
+        )
+
+    def as_args(self) -> dict[str, Any]:
+        """As ``read_highlights`` reads them."""
+        args: dict[str, Any] = {_SPANS: [place for a, b, _ in self.spans for place in (a, b)]}
+        if any(weight != 1 for *_, weight in self.spans):
+            args[_WEIGHTS] = [weight for *_, weight in self.spans]
+        if self.strength is not None:
+            args[_STRENGTH] = self.strength
+        if self.bank is not None:
+            args[_BANK] = self.bank
+        return args
+
+
+def read_highlights(args: Mapping[str, Any] | None, length: int | None = None) -> Highlights | None:
+    """The highlights in the extra arguments of a request; None if there are none.
+
+    Args:
+        length: of the prompt, in tokens; None if it was checked before.
+
+    Raises:
+        SpanError: spans that are empty, overlap, reach beyond the prompt or are not in pairs; weights that are not one each,
+            not positive, or not finite.
+        SettingError: an argument that begins like ours and is unknown, a strength that is no finite number, spans missing.
+    """
+    ours = {name: value for name, value in (args or {}).items() if name.startswith("seka_")}
+    if not ours:
+        return None
+    if unknown := sorted(ours.keys() - set(NAMES)):
+        raise SettingError(f"unknown arguments {', '.join(unknown)}: there are {', '.join(NAMES)}")
+    if not isinstance(ours.get(_SPANS), Sequence) or isinstance(ours[_SPANS], str):
+        raise SettingError(f"{_SPANS}={ours.get(_SPANS)!r}: give a flat list of token positions, [start, stop, ...]")
+    places = [_position(value) for value in ours[_SPANS]]
+    if len(places) % 2:
+        raise SpanError(f"{_SPANS} holds {len(places)} positions: give a start and a stop for each span")
+    pairs = list(zip(places[::2], places[1::2], strict=True))
+    weights = [float(w) for w in ours.get(_WEIGHTS) or [1.0] * len(pairs)]
+    if len(weights) != len(pairs):
+        raise SpanError(f"{_WEIGHTS} holds {len(weights)} numbers for {len(pairs)} spans")
+    spans = sorted((a, b, w) for (a, b), w in zip(pairs, weights, strict=True))
+    for (a, b, w), before in zip(spans, [(0, 0, 0.0), *spans], strict=False):
+        if not 0 <= a < b:
+            raise SpanError(f"span [{a}, {b}) holds no token")
+        if length is not None and b > length:
+            raise SpanError(f"span [{a}, {b}) reaches beyond the prompt of {length} tokens")
+        if a < before[1]:
+            raise SpanError(f"span [{a}, {b}) overlaps [{before[0]}, {before[1]})")
+        if not (math.isfinite(w) and w > 0):
+            raise SpanError(f"span [{a}, {b}) has the weight {w}: give a positive number")
+    strength, bank = ours.get(_STRENGTH), ours.get(_BANK)
+    if strength is not None and (isinstance(strength, str | bool) or not math.isfinite(strength)):
+        raise SettingError(f"{_STRENGTH}={strength!r}: give a finite number")
+    return Highlights(tuple(spans), None if strength is None else float(strength), bank) if spans else None
+
+
+def _position(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise SpanError(f"{_SPANS} holds {value!r}, which is no token position")
+    return int(value)

@@ -1,0 +1,177 @@
+"""Routes of the server in vLLM's own API server, under ``/seka``: highlights as characters, reports beside the answers.
+
+They are those of ``seka-rag serve`` (``/v1/models``, ``/v1/completions``, ``/v1/chat/completions``, ``/tokenize``), so that
+its clients work: ``ChatSeka(base_url="http://localhost:8000/seka")``. vLLM loads them where ``VLLM_PLUGINS`` names ``seka``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from vllm.exceptions import VLLMClientError
+
+from seka_rag.errors import RequestError, SekaError
+from seka_rag.model.generation import Generation
+from seka_rag.server.answers import Completions, report_of
+from seka_rag.server.bodies import ChatBody, CompletionBody, TokenizeBody
+from seka_rag.server.errors import error_body, status_of
+from seka_rag.server.model_request import ModelRequest
+from seka_rag.server.parsing import parse
+from seka_rag.server.reading import read_request, read_tokenize
+from seka_rag.server.settings import ServerSettings
+from seka_vllm.profiles import load_profiles
+from seka_vllm.served import Served
+from seka_vllm.settings import engine_settings
+
+_PREFIX = "/seka"
+
+
+class SekaRoutes:
+    """What vLLM makes of the entry point, once in its API server."""
+
+    name = "seka"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: Any) -> None:
+        app.add_api_route(f"{_PREFIX}/v1/models", self.models, methods=["GET"])
+        app.add_api_route(f"{_PREFIX}/v1/completions", self.completions, methods=["POST"])
+        app.add_api_route(f"{_PREFIX}/v1/chat/completions", self.chat, methods=["POST"])
+        app.add_api_route(f"{_PREFIX}/tokenize", self.tokenize, methods=["POST"])
+
+    async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
+        config = engine_client.vllm_config
+        settings = engine_settings(config)
+        name = (args.served_model_name or [args.model])[0]
+        ends = (config.model_config.try_get_generation_config() or {}).get("eos_token_id")
+        tokenizer = engine_client.get_tokenizer()
+        ends = tokenizer.eos_token_id if ends is None else ends
+        self.engine = engine_client
+        self.settings = ServerSettings(served_name=name)
+        self.served = Served(
+            name,
+            tokenizer,
+            {} if settings is None else load_profiles(settings),
+            config.model_config.max_model_len,
+            frozenset([ends] if isinstance(ends, int) else ends or ()),
+        )
+
+    async def models(self) -> Response:
+        served = self.served
+        bank = next((profile.bank.digest for profile in served.banks.values()), None)
+        card = {
+            "id": served.name,
+            "object": "model",
+            "created": int(time.time()),
+            "owned_by": "seka-rag",
+            "max_model_len": served.context_length,
+            "seka": {"bank": bank, "can_chat": served.can_chat, "can_call_tools": False},
+        }
+        return JSONResponse({"object": "list", "data": [card]})
+
+    async def tokenize(self, request: Request) -> Response:
+        def read(raw: bytes, content_type: str) -> dict[str, Any]:
+            body = parse(raw, content_type, TokenizeBody, self.settings)
+            tokens = read_tokenize(body, self.served, self.settings).tokens(self.served, self.settings)
+            about = {"weights": tokens.weights, "offsets": tokens.offsets}
+            return {
+                "count": len(tokens),
+                "max_model_len": self.served.context_length,
+                "tokens": tokens.ids,
+                "seka": about,
+            }
+
+        try:
+            return JSONResponse(await self._read(request, read))
+        except SekaError as error:
+            return JSONResponse(error_body(error), status_of(error))
+
+    async def completions(self, request: Request) -> Response:
+        return await self._answer(request, CompletionBody)
+
+    async def chat(self, request: Request) -> Response:
+        return await self._answer(request, ChatBody)
+
+    async def _read(self, request: Request, read: Any) -> Any:
+        raw = await request.body()
+        return await asyncio.to_thread(read, raw, request.headers.get("content-type", ""))
+
+    async def _answer(self, request: Request, kind: type[ChatBody] | type[CompletionBody]) -> Response:
+        try:
+            work = await self._read(request, lambda *given: _Work(self.served, self.settings, kind, *given))
+            if not work.request.stream:
+                return JSONResponse(await work.whole(self.engine))
+            events = work.events(self.engine)
+            first = await anext(events)  # what fails at once has its own status
+        except (SekaError, VLLMClientError) as error:
+            known = _known(error)
+            return JSONResponse(error_body(known), status_of(known))
+        return StreamingResponse(_from(first, events), media_type="text/event-stream")
+
+
+def _known(error: Exception) -> SekaError:
+    """An error of a request as one of ours, whose message the client may read."""
+    return error if isinstance(error, SekaError) else RequestError(str(error))
+
+
+async def _from(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for event in events:
+        yield event
+
+
+class _Work:
+    """One request, read and checked, in a thread of its own."""
+
+    def __init__(self, served: Served, settings: ServerSettings, kind: Any, raw: bytes, content_type: str) -> None:
+        from vllm.sampling_params import RequestOutputKind
+
+        body = parse(raw, content_type, kind, settings)
+        self.served = served
+        self.request: ModelRequest = read_request(body, served, settings)
+        self.form = Completions(served.name, kind is ChatBody, self.request.choices, self.request.with_usage)
+        self.tokens = self.request.tokens(served, settings)
+        output = RequestOutputKind.DELTA if self.request.stream else RequestOutputKind.FINAL_ONLY
+        self.params = served.params(self.tokens, self.request.options, self.request.choices, output_kind=output)
+
+    def outputs(self, engine: Any) -> Any:
+        prompt = {"prompt_token_ids": self.tokens.ids}
+        return engine.generate(prompt, self.params, f"{self.form.id}-{secrets.token_hex(4)}")
+
+    async def whole(self, engine: Any) -> dict[str, Any]:
+        """The answer, when it is ready."""
+        async for output in self.outputs(engine):
+            last = output
+        answers = self.served.answers(self.tokens, self.request.options, last)
+        return self.form.whole(answers, report_of(answers, self.request.highlights()), None)
+
+    async def events(self, engine: Any) -> AsyncIterator[bytes]:
+        """The answer in pieces; leaving early ends it."""
+        text, count, beside, reason = "", 0, None, "stop"
+        for event in self.form.begin():
+            yield event
+        try:
+            async with aclosing(self.outputs(engine)) as outputs:
+                async for output in outputs:
+                    (done,) = output.outputs
+                    beside = output.kv_transfer_params or beside
+                    count += sum(token not in self.served.ends for token in done.token_ids)
+                    reason = done.finish_reason or reason
+                    text += done.text
+                    if done.text:
+                        for event in self.form.piece(done.text, None):
+                            yield event
+            report = self.served.report(self.tokens, self.request.options, beside)
+            finish: Any = "length" if reason == "length" else "stop"
+            answers = [Generation(text, report, len(self.tokens), count, finish)]
+            for event in self.form.end(answers, report_of(answers, self.request.highlights()), None, streamed=True):
+                yield event
+        except (SekaError, VLLMClientError) as error:
+            for event in self.form.failed(_known(error)):
+                yield event
