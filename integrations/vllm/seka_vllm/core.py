@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from seka_vllm.canary import check_steering
-from seka_vllm.families import check_engine
 from seka_vllm.highlights import Highlights, read_highlights
 from seka_vllm.patching import around
-from seka_vllm.profiles import Profile, load_profiles, plan_edits
+from seka_vllm.profiles import Profile, load_profiles
 from seka_vllm.settings import KEY, engine_settings
 
 
@@ -119,14 +118,27 @@ def patch() -> None:
                     output.kv_transfer_params = {**(output.kv_transfer_params or {}), **report}
         return outputs
 
-    @around(EngineCore, "__init__")
-    def start(original: Any, self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-        settings = engine_settings(vllm_config)
-        if settings is not None:
-            check_engine(vllm_config)
-            profiles = load_profiles(settings)  # before the model is loaded, which takes long
-            for profile in profiles.values():
-                plan_edits(profile, vllm_config.model_config.hf_config)
-        original(self, vllm_config, *args, **kwargs)
-        if settings is not None:
-            check_steering(self, lambda about: Reports(profiles, about), list(profiles))
+    # In a process of its own, the plugin is loaded by the constructor of EngineCore itself, which thus cannot be wrapped. Its
+    # last attribute is set when everything is there and nothing is served yet.
+    EngineCore._idle_state_callbacks = _Last("_idle_state_callbacks", _check_once)
+
+
+class _Last:
+    """An attribute that calls a function with the object, each time that it is set."""
+
+    def __init__(self, name: str, function: Callable[[Any], None]) -> None:
+        self.name, self.function = name, function
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        return self if owner is None else vars(owner)[self.name]
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)[self.name] = value
+        self.function(owner)
+
+
+def _check_once(core: Any) -> None:
+    settings = engine_settings(core.vllm_config)
+    if settings is not None:
+        profiles = load_profiles(settings)
+        check_steering(core, lambda described: Reports(profiles, described), list(profiles))

@@ -80,19 +80,27 @@ def _highlights_of(state: Any) -> Highlights | None:
     return found  # type: ignore[return-value]
 
 
-def install(runner: Any) -> None:
-    """Put the edits of the engine's banks into its model, if it has banks.
+def prepare(config: Any) -> tuple[dict[str, Profile], dict[str, Mapping[int, Edit]]] | None:
+    """The engine's banks and their edits, before its model is loaded, which takes long; None if it has no banks.
 
     Raises:
         SekaError: they cannot be, so the engine must not start.
     """
-    config = runner.vllm_config
     settings = engine_settings(config)
     if settings is None:
-        return
+        return None
     check_engine(config)
     profiles = load_profiles(settings)
-    edits = {name: plan_edits(profile, runner.model_config.hf_config) for name, profile in profiles.items()}
+    return profiles, {name: plan_edits(profile, config.model_config.hf_config) for name, profile in profiles.items()}
+
+
+def install(runner: Any, profiles: dict[str, Profile], edits: dict[str, Mapping[int, Edit]]) -> None:
+    """Put the edits into a model that was loaded.
+
+    Raises:
+        UnsupportedModelError: it is not built as its family is.
+    """
+    config = runner.vllm_config
     # a compiled graph is kept on disk: it must not serve a bank with other heads
     config.additional_config[f"{KEY}_digests"] = [profile.bank.digest for profile in profiles.values()]
     compilation = config.compilation_config
@@ -150,9 +158,12 @@ def patch() -> None:
 
         @around(kind, "load_model")
         def load_model(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-            loaded = original(self, *args, **kwargs)
             with torch.inference_mode(False), torch.no_grad():
-                install(self)
+                prepared = prepare(self.vllm_config)
+            loaded = original(self, *args, **kwargs)
+            if prepared is not None:
+                with torch.inference_mode(False), torch.no_grad():
+                    install(self, *prepared)
             return loaded
 
     @around(GPUModelRunner, "_prepare_inputs")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from seka_vllm.families import check_engine
 from seka_vllm.highlights import Highlights
 from tiny import random_expert
 from vllm_engines import Asked, answers, engine, largest_difference, mixed, reference, save_tiny
@@ -97,8 +100,26 @@ def test_engines_that_do_not_start(tiny_llama, tmp_path, monkeypatch):
     refused(SettingError, "fade=3", model, bank, KeyVector(fade=3))
     refused(SettingError, "the gain of its method is 0", model, bank, KeyVector(gain=0.0))
     refused(SettingError, "additional_config.*gain", model, bank, additional_config={"seka": {"gain": 1}})
-    speculation = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
-    refused(UnsupportedModelError, "speculative decoding", model, bank, speculative_config=speculation)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
+        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=2, data_parallel_size=1)}, "pipeline parallelism"),
+        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=1, data_parallel_size=2)}, "data parallelism"),
+        ({"speculative_config": object()}, "speculative decoding"),
+        ({"kv_transfer_config": object()}, "a KV connector"),
+        ({"kv_events_config": object()}, "KV events"),
+    ],
+)
+def test_ways_of_running_that_were_not_shown_to_steer(llama_engine, change, message):
+    config = llama_engine.llm_engine.vllm_config
+    names = ("use_v2_model_runner", "parallel_config", "speculative_config", "kv_transfer_config", "kv_events_config")
+    known = {name: getattr(config, name) for name in (*names, "model_config")}
+    check_engine(SimpleNamespace(**known))
+    with pytest.raises(UnsupportedModelError, match=message):
+        check_engine(SimpleNamespace(**{**known, **change}))
 
 
 def test_the_trial_notices_an_engine_that_does_not_steer(tiny_llama, monkeypatch):

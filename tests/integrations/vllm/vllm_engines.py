@@ -20,7 +20,7 @@ from seka_rag.hf.find import find_key_sites
 
 STEPS = 6
 #: Sizes that the kernels of vLLM on a CPU take.
-SIZES = {"hidden_size": 64, "head_dim": 32, "max_position_embeddings": 1024, "initializer_range": 0.2}
+SIZES = {"hidden_size": 128, "head_dim": 32, "max_position_embeddings": 1024, "initializer_range": 0.1}
 
 
 def with_vectors(bank: ProjectionBank, size: float = 1.0) -> ProjectionBank:

@@ -1,0 +1,166 @@
+"""vLLM's own API server with the plugin: our routes and clients, its own routes, bad requests, and a server that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from tiny import demo_tokenizer
+from vllm_engines import mixed
+
+from seka_rag import KeyVector, Prompt, RemoteModel, Seka, SteeredModel
+from seka_rag.errors import RemoteError, SekaError, SettingError
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PATIENCE = 400  # seconds for a server to start on a machine that is busy
+
+
+class Server:
+    """A process of vLLM's server, and its children."""
+
+    def __init__(self, folder) -> None:
+        with socket.socket() as place:
+            place.bind(("127.0.0.1", 0))
+            self.port = place.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.folder = folder
+        self.start()
+
+    def start(self) -> None:
+        seka = {"seka": {"banks": {"main": str(self.folder / "bank")}}}
+        options = {
+            "model": self.folder / "model",
+            "served-model-name": "tiny",
+            "dtype": "float32",
+            "max-model-len": 512,
+            "block-size": 32,
+            "max-num-batched-tokens": 64,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "additional-config": json.dumps(seka),
+        }
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
+        environment = {**os.environ, "VLLM_PLUGINS": "seka", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+        self.process = subprocess.Popen(
+            [*command, *(str(part) for name, value in options.items() for part in (f"--{name}", value))],
+            env=environment,
+            start_new_session=True,
+        )
+        end = time.monotonic() + PATIENCE
+        while True:
+            assert self.process.poll() is None, "the server has ended"
+            assert time.monotonic() < end, "the server has not started"
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.5)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def post(self, path, body):
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            return error.code, json.loads(error.read())
+
+
+@pytest.fixture(scope="module")
+def server(tiny_llama):
+    folder, _, bank = tiny_llama
+    bank.steering = KeyVector().as_dict()
+    bank.save(folder / "bank")
+    running = Server(folder)
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def here(tiny_llama):
+    _, model, bank = tiny_llama
+    return SteeredModel(model, demo_tokenizer(), bank=bank, steering=KeyVector(), name="tiny")
+
+
+FACT = "The home of Alec is in Lyon."
+TEXT = f"The home of Vera is in Turin. {FACT} Which city is the home of Alec?"
+MESSAGES = [{"role": "user", "content": Prompt(TEXT).highlight(FACT)}]
+PLAIN = [{"role": "user", "content": TEXT}]
+
+
+def test_our_client(server, here):
+    model = RemoteModel(f"{server.url}/seka")
+    assert (model.name, model.context_length, model.can_chat) == ("tiny", 512, True)
+    for messages in (MESSAGES, PLAIN):
+        expected, answer = here.chat(messages, max_new_tokens=12), model.chat(messages, max_new_tokens=12)
+        assert (answer.text, answer.prompt_tokens) == (expected.text, expected.prompt_tokens)
+        assert answer.report.as_dict() == {**expected.report.as_dict(), "experts": []}
+    assert here.chat(MESSAGES, max_new_tokens=12).text != here.chat(PLAIN, max_new_tokens=12).text
+    prompt = Prompt(TEXT).highlight(FACT)
+    stream = model.stream(prompt, max_new_tokens=12)
+    pieces = list(stream)
+    assert "".join(pieces) == stream.result.text == here.generate(prompt, max_new_tokens=12).text
+    assert stream.result.report.tokens_edited == stream.result.report.tokens_marked > 3
+    assert model.tokenize(prompt) == here.tokenize(prompt)
+    assert model.generate(prompt, steering=KeyVector(gain=0.5), max_new_tokens=3).report.gain == 0.5
+    with pytest.raises(SettingError, match="chosen at its start"):
+        model.generate(prompt, steering=Seka(), max_new_tokens=3)
+    with pytest.raises(SekaError, match="takes no option json_schema"):
+        model.generate(prompt, json_schema=True, max_new_tokens=3)
+
+
+def test_langchain(server, here):
+    pytest.importorskip("langchain_core")
+    from langchain_core.messages import HumanMessage
+    from langchain_seka import ChatSeka
+
+    chat = ChatSeka(base_url=f"{server.url}/seka", max_tokens=12, highlight=None)
+    answer = chat.invoke([HumanMessage(TEXT)])
+    assert answer.content == here.chat(PLAIN, max_new_tokens=12).text
+    assert answer.response_metadata["seka"]["tokens_marked"] == 0
+
+
+def test_its_own_routes(server, tiny_llama):
+    prompt = list(mixed(tiny_llama[1].config.vocab_size)[0].prompt)
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": 3, "temperature": 0}
+    status, plain = server.post("/v1/completions", body)
+    assert status == 200
+    assert plain["kv_transfer_params"] is None
+    status, steered = server.post("/v1/completions", {**body, "vllm_xargs": {"seka_spans": [140, 160]}})
+    assert status == 200
+    report = steered["kv_transfer_params"]["seka"]
+    assert (report["tokens_marked"], report["tokens_edited"], report["layers"]) == (20, 20, [0, 1, 2])
+    assert steered["choices"][0]["text"] != plain["choices"][0]["text"]
+    for args, message in (
+        ({"seka_spans": [140, 900]}, "reaches beyond the prompt of 200 tokens"),
+        ({"seka_spans": [1, 2], "seka_bank": "x"}, "no bank 'x'"),
+    ):
+        status, refused = server.post("/v1/completions", {**body, "vllm_xargs": args})
+        assert status == 400
+        assert message in refused["error"]["message"]
+
+
+def test_a_server_that_is_killed_and_started_again(server, here):
+    model = RemoteModel(f"{server.url}/seka", max_retries=0)
+    expected = here.chat(MESSAGES, max_new_tokens=12).text
+    assert model.chat(MESSAGES, max_new_tokens=12).text == expected
+    server.kill()
+    with pytest.raises(RemoteError):
+        model.chat(MESSAGES, max_new_tokens=12)
+    server.start()
+    again = model.chat(MESSAGES, max_new_tokens=12)
+    assert (again.text, again.report.tokens_edited) == (expected, again.report.tokens_marked)
