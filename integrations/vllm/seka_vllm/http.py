@@ -78,7 +78,8 @@ class SekaRoutes:
     async def tokenize(self, request: Request) -> Response:
         def read(raw: bytes, content_type: str) -> dict[str, Any]:
             body = parse(raw, content_type, TokenizeBody, self.settings)
-            tokens = read_tokenize(body, self.served, self.settings).tokens(self.served, self.settings)
+            model: Any = self.served  # has what the readers use of a SteeredModel
+            tokens = read_tokenize(body, model, self.settings).tokens(model, self.settings)
             about = {"weights": tokens.weights, "offsets": tokens.offsets}
             return {
                 "count": len(tokens),
@@ -134,9 +135,10 @@ class _Work:
 
         body = parse(raw, content_type, kind, settings)
         self.served = served
-        self.request: ModelRequest = read_request(body, served, settings)
+        model: Any = served  # has what the readers use of a SteeredModel
+        self.request: ModelRequest = read_request(body, model, settings)
         self.form = Completions(served.name, kind is ChatBody, self.request.choices, self.request.with_usage)
-        self.tokens = self.request.tokens(served, settings)
+        self.tokens = self.request.tokens(model, settings)
         output = RequestOutputKind.DELTA if self.request.stream else RequestOutputKind.FINAL_ONLY
         self.params = served.params(self.tokens, self.request.options, self.request.choices, output_kind=output)
 

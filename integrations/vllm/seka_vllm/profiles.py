@@ -65,12 +65,26 @@ class Profile:
         """By what the edits, which are planned for the strength of the method, are multiplied."""
         return 1.0 if highlights.strength is None else highlights.strength / self.method.strength
 
+    def check_strength(self, highlights: Highlights) -> None:
+        """Refuse another strength than the method's where the edits are not in proportion to it.
+
+        Raises:
+            SettingError: so it is.
+        """
+        if highlights.strength in (None, self.method.strength) or sum(map(bool, self.method.strengths)) == 1:
+            return
+        raise SettingError(
+            f"the edits of {self.method!r} are not in proportion to its {self.method.strength_field}, so a request cannot "
+            "change it: leave the strength out, or start the engine with another method"
+        )
+
     def check(self, highlights: Highlights, model: Any) -> None:
-        """Refuse a strength that overflows in the dtype of the model (anything with ``dtype``).
+        """Refuse a strength that cannot be, or that overflows in the dtype of the model (anything with ``dtype``).
 
         Raises:
             SettingError: says what the bank suggests.
         """
+        self.check_strength(highlights)
         strength = self.method.strength if highlights.strength is None else highlights.strength
         check_strength(self.method.with_strength(strength), self.bank, max(w for *_, w in highlights.spans), model)
 

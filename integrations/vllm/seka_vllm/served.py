@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from seka_rag.errors import ContextLengthError, SettingError, SteeringError
 from seka_rag.hf.chat import render_chat
+from seka_rag.hf.forms import answer_form
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
 from seka_rag.hf.types import Tokenizer
-from seka_rag.model.generation import Generation
+from seka_rag.model.generation import Generation, finished
 from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import SteeringMethod, SteeringReport
 from seka_rag.steering.registry import as_steering
@@ -128,7 +129,10 @@ class Served:
         for name, profile in self.banks.items():
             usual = profile.method
             if type(method) is type(usual) and method.with_strength(usual.strength) == usual:
-                return Highlights.of_weights(tokens.weights, method.strength, name)
+                highlights = Highlights.of_weights(tokens.weights, method.strength, name)
+                assert highlights is not None
+                profile.check_strength(highlights)
+                return highlights
         known = "; ".join(repr(profile.method) for profile in self.banks.values())
         raise SettingError(
             f"steering={method!r}: the methods of an engine are chosen at its start ({known}); a call can change the strength"
@@ -143,13 +147,15 @@ class Served:
             SteeringError: there are highlights, and nothing says that they were steered.
         """
         report = self.report(tokens, options, output.kv_transfer_params)
+        form, stop = answer_form(self.tokenizer, _no_vocabulary), options.get("stop") or []
         return [
-            Generation(
-                done.text,
-                report,
-                len(tokens),
-                len(done.token_ids) - (bool(done.token_ids) and done.token_ids[-1] in self.ends),
-                "length" if done.finish_reason == "length" else "stop",
+            finished(
+                list(done.token_ids),
+                form,
+                stop=[stop] if isinstance(stop, str) else stop,
+                ends=self.ends,
+                prompt_tokens=len(tokens),
+                report=report,
             )
             for done in output.outputs
         ]
@@ -174,3 +180,7 @@ class Served:
         known = {field.name for field in fields(SteeringReport)}
         values = {name: value for name, value in told.items() if name in known}
         return SteeringReport(**{**values, "layers": tuple(values["layers"])})
+
+
+def _no_vocabulary() -> Any:
+    raise AssertionError("without a grammar there is no use for the vocabulary")

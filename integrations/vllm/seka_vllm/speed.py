@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         IDLE: lambda: ask(plugin, None),
         ACTIVE: lambda: ask(plugin, marked),
     }
-    for way in ways.values():
-        way()  # warm
+    for warm in ways.values():
+        warm()
     spent: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for _ in range(given.rounds):
         for way in draw.sample(WAYS, len(WAYS)):

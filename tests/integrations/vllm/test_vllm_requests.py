@@ -6,7 +6,9 @@ import math
 
 import pytest
 from seka_vllm.highlights import Highlights, read_highlights
+from seka_vllm.profiles import Profile
 
+from seka_rag import Seka
 from seka_rag.errors import SettingError, SpanError
 
 
@@ -61,3 +63,13 @@ def test_a_plain_request_has_none():
 def test_what_is_no_highlight(args, message, kind):
     with pytest.raises(kind, match=message):
         read_highlights(args, 10)
+
+
+def test_a_two_sided_method_takes_no_other_strength():
+    one, two = (Profile(None, Seka(gain=0.8, gain_neg=negative), False) for negative in (0.0, 0.4))
+    spans = ((0, 2, 1.0),)
+    assert one.factor(Highlights(spans, 0.4)) == pytest.approx(0.5)
+    one.check_strength(Highlights(spans, 0.4))
+    two.check_strength(Highlights(spans, 0.8))
+    with pytest.raises(SettingError, match="not in proportion to its gain"):
+        two.check_strength(Highlights(spans, 0.4))

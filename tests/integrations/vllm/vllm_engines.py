@@ -54,7 +54,7 @@ class Asked:
 def mixed(vocabulary: int, count: int = 6, seed: int = 0, *, longest: int = 300) -> list[Asked]:
     """Plain and steered requests, many of them with a common beginning."""
     draw = random.Random(seed)
-    base = [draw.randrange(8, vocabulary) for _ in range(longest)]
+    base = [draw.randrange(8, vocabulary) for _ in range(300)]
     first = [
         Asked(tuple(base[:200])),
         Asked(tuple(base[:200]), Highlights(((140, 160, 1.0),))),
@@ -63,6 +63,7 @@ def mixed(vocabulary: int, count: int = 6, seed: int = 0, *, longest: int = 300)
         Asked(tuple(base[:300]), Highlights(((150, 290, 1.0),), strength=0.9)),
         Asked(tuple(base[:300])),
     ]
+    first = [one for one in first if len(one.prompt) <= longest]
     while len(first) < count:
         length = draw.randrange(20, longest)
         start = draw.randrange(0, length - 10)
