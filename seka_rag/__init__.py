@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from seka_rag.steering.key_editing import KeyEditing
     from seka_rag.steering.key_scaling import KeyScaling
     from seka_rag.steering.key_vector import KeyVector
+    from seka_rag.steering.prism import Prism
     from seka_rag.steering.random_projection import RandomProjection
     from seka_rag.steering.registry import register
     from seka_rag.steering.report import SteeringReport
@@ -68,6 +69,7 @@ _MODULES = {
     "seka_rag.steering.key_editing": ("KeyEditing",),
     "seka_rag.steering.key_scaling": ("KeyScaling",),
     "seka_rag.steering.key_vector": ("KeyVector",),
+    "seka_rag.steering.prism": ("Prism",),
     "seka_rag.steering.random_projection": ("RandomProjection",),
     "seka_rag.steering.registry": ("register",),
     "seka_rag.steering.report": ("SteeringReport",),
@@ -90,6 +92,7 @@ __all__ = [
     "KeyScaling",
     "KeyVector",
     "Passage",
+    "Prism",
     "ProjectionBank",
     "Prompt",
     "Rag",

@@ -289,7 +289,7 @@ def demo_tokenizer():
 
 
 def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = None) -> ProjectionBank:
-    """A bank of random orthogonal projections, with a negative part."""
+    """A bank of random orthogonal projections, with a negative part and one of values."""
     identity = identify(model)
     generator = torch.Generator().manual_seed(seed)
 
@@ -306,9 +306,15 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
     mean = {
         i: torch.randn(sites.heads * sites.groups, sites.head_dim, generator=generator) for i in sites.query_modules
     }
+    values = {i: torch.linalg.qr(torch.randn(*bank.positive[i].shape, generator=generator))[0] for i in chosen}
     queries = MeanQueries(mean, {i: 2 * q.square().sum(-1) for i, q in mean.items()})
     return ProjectionBank(
-        bank.model, bank.positive, bank.negative, learning=bank.learning, queries=queries if mean else None
+        bank.model,
+        bank.positive,
+        bank.negative,
+        learning=bank.learning,
+        queries=queries if mean else None,
+        values=values,
     )
 
 

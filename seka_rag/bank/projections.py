@@ -45,7 +45,8 @@ class ProjectionBank:
         singular_values: layer -> the singular value of each column of ``positive``, ``[H, R]``, 0 where the column is zero;
             empty if the bank was not learned here (``from_projections`` does not know them).
         negative: layer -> factors of ``P-``, or empty.
-        gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys.
+        values: layer -> factors of the values' subspaces, as ``positive`` those of keys, for the same layers; or empty.
+        gap: ``[L, H]`` relevance gap, the mean l2 distance of relevant and irrelevant keys; ``value_gap`` that of values.
         queries: mean queries of the last tokens of prompts; None if they were not learned.
         strengths: ``[L, H]`` how strongly a head is steered, of any sign, by methods that can; None for all kept heads alike.
         vectors: layer -> ``[H, D]``, one trained vector per head that ``KeyVector`` adds to highlighted keys; or empty.
@@ -67,12 +68,17 @@ class ProjectionBank:
         strengths: Tensor | None = None,
         vectors: Mapping[int, Tensor] | None = None,
         calibration: Calibration | None = None,
+        values: Mapping[int, Tensor] | None = None,
+        value_gap: Tensor | None = None,
     ) -> None:
         self.model = model
         self.positive = {layer: f.float().contiguous() for layer, f in sorted(positive.items())}
         self.negative = {layer: f.float().contiguous() for layer, f in sorted((negative or {}).items())}
         self.singular_values = {layer: s.float().contiguous() for layer, s in sorted((singular_values or {}).items())}
-        self.gap = torch.zeros(model.layers, model.heads) if gap is None else gap.float().contiguous()
+        self.values = {layer: f.float().contiguous() for layer, f in sorted((values or {}).items())}
+        self.gap, self.value_gap = (
+            torch.zeros(model.layers, model.heads) if g is None else g.float().contiguous() for g in (gap, value_gap)
+        )
         self.learning = learning or Learning()
         self.steering = stored_method("Seka", steering, float(suggested_gain))
         self.queries, self.calibration = queries, calibration
@@ -80,9 +86,13 @@ class ProjectionBank:
         self.strengths = None if strengths is None else strengths.float().contiguous()
         check_factors("positive", self.positive, model)
         check_factors("negative", self.negative, model)
+        check_factors("value", self.values, model)
+        if self.values and self.values.keys() != self.positive.keys():
+            raise BankError(f"values for layers {list(self.values)}, keys for {list(self.positive)}")
         check_singular_values(self.singular_values, self.positive)
         check_vectors(self.vectors, model)
         check_heads("gap", self.gap, model, signed=False)
+        check_heads("value gap", self.value_gap, model, signed=False)
         if self.strengths is not None:
             check_heads("strengths", self.strengths, model, signed=True)
         if queries is not None:
@@ -170,6 +180,8 @@ class ProjectionBank:
             queries=self.queries,
             strengths=None if self.strengths is None else self.strengths * chosen,
             vectors=only(self.vectors),
+            values=only(self.values),
+            value_gap=self.value_gap,
         )
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from seka_rag.bank.queries import MeanQueries
 from seka_rag.hf.identity import ModelIdentity
 
 JSON, TENSORS = FILES = ("bank.json", "bank.safetensors")
-_BY_LAYER = ("positive", "negative", "singular_values", "vectors")
+_BY_LAYER = ("positive", "negative", "singular_values", "vectors", "values")
 _QUERIES = ("query_mean", "query_power")
 
 
@@ -42,8 +42,10 @@ def bank_tensors(bank: Content) -> dict[str, Tensor]:
     if bank.queries is not None:
         parts |= dict(zip(_QUERIES, (bank.queries.mean, bank.queries.power), strict=True))
     named = {f"{name}.{layer}": tensor for name, part in parts.items() for layer, tensor in part.items()}
-    strengths = {} if bank.strengths is None else {"strengths": bank.strengths}
-    return {**named, **strengths, "gap": bank.gap}
+    some = {} if bank.strengths is None else {"strengths": bank.strengths}
+    if bank.values:
+        some["value_gap"] = bank.value_gap
+    return {**named, **some, "gap": bank.gap}
 
 
 def bank_files(bank: Content) -> dict[str, bytes]:
@@ -69,7 +71,9 @@ def read_bank(files: Mapping[str, bytes], path: Path) -> dict[str, Any]:
     older = {2: partial(without_gain, usual="Seka")}
     header = read_header(files[JSON], path / JSON, Header, FORMAT_VERSION, older)
     tensors = header.tensors.read(files[TENSORS], path / TENSORS)
-    parts = parts_by_layer(tensors, (*_BY_LAYER, *_QUERIES), ("gap",), path / TENSORS, optional=("strengths",))
+    parts = parts_by_layer(
+        tensors, (*_BY_LAYER, *_QUERIES), ("gap",), path / TENSORS, optional=("strengths", "value_gap")
+    )
     mean, power = (parts.pop(name) for name in _QUERIES)
     queries = MeanQueries(mean, power) if mean or power else None
     return {

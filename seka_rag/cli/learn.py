@@ -24,6 +24,11 @@ Quantile = Annotated[float | None, typer.Option(help="Steer heads whose gap is a
 Gain = Annotated[float, typer.Option(help="Suggested gain, stored in the bank.")]
 Negative = Annotated[bool, typer.Option("--negative", help="Also learn the negative part.")]
 
+Difference = Annotated[
+    bool, typer.Option("--difference", help="Subspaces of what tells relevant from irrelevant keys (PRISM).")
+]
+Values = Annotated[bool, typer.Option("--values", help="Also learn subspaces of values (PRISM).")]
+
 
 @reporting
 def learn(
@@ -44,6 +49,8 @@ def learn(
     quantile: Quantile = None,
     gain: Gain = 0.5,
     negative: Negative = False,
+    difference: Difference = False,
+    values: Values = False,
     seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
     encoding: Annotated[str | None, typer.Option(help="Of the documents; by default it is recognised.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=STRICT)] = False,
@@ -56,7 +63,7 @@ def learn(
     from seka_rag.learning.settings import LearningSettings
 
     source = Source(triples, docs, n, seed, encoding, strict)
-    settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain)
+    settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain, difference, values)
     if (out is None) == (statistics_out is None):
         raise SettingError("give --out for a bank, or --statistics-out for the statistics of these triples")
     if experts or expert:
@@ -64,6 +71,8 @@ def learn(
             raise SettingError("--statistics-out is for one bank: give --out for experts")
         save_experts(model, source.of_experts(experts, expert or []), settings, out)
     elif statistics_out is not None:
+        if values:
+            raise SettingError("--statistics-out has no place for values: learn the bank in one run, with --out")
         save_statistics_of(model, source.read(), statistics_out)
     elif out is not None:
         save_learned(model, source, settings, out)

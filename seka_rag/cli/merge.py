@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seka_rag.cli.learn import Best, Energy, Gain, MinGap, Negative, Quantile, save_bank
+from seka_rag.cli.learn import Best, Difference, Energy, Gain, MinGap, Negative, Quantile, save_bank
 from seka_rag.cli.terminal import reporting
 
 
@@ -21,11 +21,12 @@ def merge(
     quantile: Quantile = None,
     gain: Gain = 0.5,
     negative: Negative = False,
+    difference: Difference = False,
 ) -> None:
     """Make one bank of statistics that were collected in one or several files."""
     from seka_rag.learning.learn import bank_from_statistics
     from seka_rag.learning.settings import LearningSettings
     from seka_rag.learning.statistics_files import merge_statistics
 
-    settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain)
+    settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain, difference)
     save_bank(bank_from_statistics(*merge_statistics(files), settings), out)

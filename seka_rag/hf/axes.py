@@ -1,4 +1,4 @@
-"""How a module's output holds the heads of its queries and keys: a small notation, read in this one place.
+"""How a module's output holds the heads of its queries, keys and values: a small notation, read in this one place.
 
 ========== ======================================================================================================
 ``BTHD``     ``[B, T, H, D]``, as it is
@@ -23,11 +23,11 @@ _FUSED = re.compile(r"BT\((H|\d*)([qkv]{2,3})\)")
 
 
 def read_heads(output: Tensor, axes: str, part: str, head_dim: int, groups: int) -> Tensor:
-    """The queries or keys in a module's output; a view wherever the axes allow one.
+    """The queries, keys or values in a module's output; a view wherever the axes allow one.
 
     Args:
         output: as described by ``axes``.
-        part: "q" or "k".
+        part: "q", "k" or "v".
         head_dim: D.
         groups: G query heads per key-value head.
 
@@ -44,7 +44,7 @@ def read_heads(output: Tensor, axes: str, part: str, head_dim: int, groups: int)
 
 
 def write_heads(output: Tensor, heads: Tensor, axes: str, part: str, head_dim: int, groups: int) -> Tensor:
-    """A module's output with other queries or keys ``[B, T, heads, D]``; the rest of a fused one is a copy, bit for bit."""
+    """A module's output with other heads ``[B, T, heads, D]`` of one part; the rest of a fused one is a copy, bit for bit."""
     if axes == "BTHD":
         return heads
     if axes == "BHTD":

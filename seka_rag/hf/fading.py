@@ -1,11 +1,11 @@
-"""Fading: the original keys of highlighted tokens go back into the cache once the answer has begun."""
+"""Fading: the original keys and values of highlighted tokens go back into the cache once the answer has begun."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,7 +24,10 @@ Until = int | Callable[[list[int]], bool]
 
 @dataclass
 class _Piece:
-    """Original keys ``[k, h, D]`` of one layer as they would be in the cache, of tokens in rows and columns of the prompt."""
+    """Original keys ``[k, h, D]`` of one layer as they would be in the cache, of tokens in rows and columns of the prompt.
+
+    With ``of`` "values" they are values.
+    """
 
     layer: int
     rows: Tensor
@@ -32,6 +35,7 @@ class _Piece:
     heads: Tensor
     keys: Tensor
     count: int
+    of: Literal["keys", "values"] = "keys"
 
 
 @dataclass
@@ -46,7 +50,7 @@ class _Kept:
 
 
 class Fading:
-    """Keeps the keys as they are before they are edited, and writes them back, in each cache that holds the prompt.
+    """Keeps keys and values as they are before they are edited, and writes them back, in each cache that holds the prompt.
 
     Args:
         sites: of the model.
@@ -102,8 +106,18 @@ class Fading:
         columns = part.columns + self._start
         kept.pieces.append(_Piece(layer, part.rows, columns, heads, turned.to(keys.dtype), keys.shape[2]))
 
+    def keep_values(self, layer: int, part: Part, values: Tensor, heads: Tensor, arguments: Arguments) -> None:
+        """Keep the values ``[B, T, H, D]`` of a layer at the tokens of a pass, before they are edited."""
+        cache = arguments.get("past_key_values")
+        kept = self._pending if cache is None else self._kept[cache]
+        there = part.to(values.device)
+        old = values[there.rows[:, None], there.columns[:, None], heads[None, :]].detach()
+        columns = part.columns + self._start
+        kept.batch = len(values)
+        kept.pieces.append(_Piece(layer, part.rows, columns, heads, old, values.shape[2], "values"))
+
     def step(self, arguments: Arguments) -> None:
-        """A pass after the prompt begins: write the original keys where it is time.
+        """A pass after the prompt begins: write the originals where it is time.
 
         Raises:
             SteeringError: it holds several tokens, as guesses are.
@@ -146,18 +160,16 @@ class Fading:
         kept.faded = [done or i in rows for i, done in enumerate(kept.faded)]
         for piece in kept.pieces:
             layer = cache.layers[piece.layer]
-            times = len(layer.keys) // kept.batch  # the rows of the prompt may have been repeated since
+            held: Tensor = getattr(layer, piece.of)
+            times = len(held) // kept.batch  # the rows of the prompt may have been repeated since
             at = (piece.rows[:, None] * times + torch.arange(times)).flatten()
             columns = (piece.columns - _dropped(layer)).repeat_interleave(times)
             here = torch.isin(at, torch.tensor(list(rows))) & (columns >= 0)
-            device, every = (
-                layer.keys.device,
-                layer.keys.shape[1] // piece.count,
-            )  # some keep a head for each query head
+            device, every = held.device, held.shape[1] // piece.count  # some keep a head for each query head
             heads = (piece.heads[:, None] * every + torch.arange(every, device=device)).flatten()
             values = piece.keys.repeat_interleave(times, 0)[here.to(piece.keys.device)].repeat_interleave(every, 1)
             index = (at[here].to(device)[:, None], heads[None, :], columns[here].to(device)[:, None])
-            layer.keys.index_put_(index, values.to(device, layer.keys.dtype))
+            held.index_put_(index, values.to(device, held.dtype))
 
 
 _GUESSES = (

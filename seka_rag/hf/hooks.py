@@ -1,4 +1,4 @@
-"""What is done at the key and query sites, in a ``with``: edit keys by position, or record them."""
+"""What is done at the sites of keys, queries and values, in a ``with``: edit by position, or record."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ class Reversal(Protocol):
     def keep(self, layer: int, part: Part, keys: Tensor, heads: Tensor, arguments: Arguments) -> None:
         """The keys of a layer, before they are edited."""
 
+    def keep_values(self, layer: int, part: Part, values: Tensor, heads: Tensor, arguments: Arguments) -> None:
+        """Its values, before they are edited."""
+
     def step(self, arguments: Arguments) -> None:
         """A pass after the prompt begins."""
 
@@ -53,7 +56,7 @@ def editing(
     model: nn.Module | None = None,
     fading: Reversal | None = None,
 ) -> Iterator[Tally]:
-    """Edit the keys of marked tokens in every forward pass inside the ``with``.
+    """Edit the keys, and with some edits the values, of marked tokens in every forward pass inside the ``with``.
 
     Args:
         sites: where the model's keys are.
@@ -69,10 +72,16 @@ def editing(
 
     Raises:
         SteeringError: an edit of a layer that has no key site.
+        UnsupportedModelError: an edit of values, and where this model has them is not known.
     """
     without = sorted(set(edits) - set(sites.modules))
     if without:
         raise SteeringError(f"layers {without} keep no keys of their own in this model, so they cannot be steered")
+    if not sites.value_modules and any(edit.of_values is not None for edit in edits.values()):
+        raise UnsupportedModelError(
+            f"where a {sites.model_type} model has the values that it caches is not known, so they cannot be edited: edit "
+            "keys alone"
+        )
     tally, windows = Tally(states=dict(states or {})), Windows(marks.length)
     reads = states is None and any(edit.needs_query for edit in edits.values())
     far = any(edit.needs_distance for edit in edits.values())
@@ -109,6 +118,16 @@ def editing(
             state = tally.states[layer].to(keys.device)[part.rows if reads else part.owners]
         return sites.write(output, edit.apply(keys, part, state))
 
+    def after_value(layer: int, part: Part, arguments: Arguments, output: Tensor) -> Tensor:
+        values = sites.read_value(output)
+        edit = edit_of(layer, values.shape[2]).to(values.device).of_values
+        assert edit is not None
+        if fading is not None:
+            fading.keep_values(layer, part, values, edit.heads, arguments)
+        part = part.to(values.device)
+        tally.values.setdefault(layer, []).append(part.inside)
+        return sites.write_value(output, edit.apply(values, part, None))
+
     def enter(arguments: Arguments) -> Iterator[tuple[nn.Module, Tap]]:
         last = None
         if arguments.get("cache") is not None:
@@ -143,6 +162,8 @@ def editing(
             if reads and edit.needs_query:  # before the keys: they may be in the same output
                 yield sites.query_modules[layer], partial(after_query, layer, last)
             yield sites.modules[layer], partial(after_key, layer, part, arguments)
+            if edit.of_values is not None:
+                yield sites.value_modules[layer], partial(after_value, layer, part, arguments)
 
     with ExitStack() as stack:
         stack.enter_context(tapped(sites.decoder, enter))

@@ -1,4 +1,4 @@
-"""Where each model family computes its keys and queries: data, no code.
+"""Where each model family computes its keys, queries and values: data, no code.
 
 A new family is one row here and one line in the tiny-model list of the tests.
 """
@@ -24,6 +24,7 @@ class Layout:
     Attributes:
         key, query: the two sites; the same module where the projection is fused. A family without a query site has no
             module whose output is the query.
+        value: where the values are as they go into the cache; None where no module's output is that, or not known.
         blocks: the list of decoder layers, below the decoder.
         when: values of the configuration for which this row holds, as ``(name, value)``.
         hybrid: some layers have no such module (linear attention, convolution, keys shared from another layer).
@@ -36,6 +37,7 @@ class Layout:
 
     key: Site
     query: Site | None
+    value: Site | None = None
     blocks: str = "layers"
     when: tuple[tuple[str, object], ...] = ()
     hybrid: bool = False
@@ -48,11 +50,14 @@ class Layout:
 
 
 def _pair(key: str, query: str, axes: str, **more: Any) -> Layout:
+    """Two sites; values are usually the output of ``v_proj`` beside them."""
+    more = {"value": Site(f"{key.rpartition('.')[0]}.v_proj", "BT(HD)"), **more}
     return Layout(Site(key, axes), Site(query, axes), **more)
 
 
 def _fused(path: str, axes: str, **more: Any) -> Layout:
-    return Layout(Site(path, axes), Site(path, axes), **more)
+    site = Site(path, axes)
+    return Layout(site, site, site, **more)
 
 
 _ABSOLUTE = "no rotary positions: absolute positions are part of the hidden states, so of the keys"
@@ -119,7 +124,16 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "gptj": (_pair("attn.k_proj", "attn.q_proj", "BT(HD)", blocks="h"),),
     # separate projections without rotary positions
     "biogpt": (_PROJECTED_ABSOLUTE,),
-    "ctrl": (_pair("multi_head_attention.Wk", "multi_head_attention.Wq", "BT(HD)", blocks="h", note=_ABSOLUTE),),
+    "ctrl": (
+        _pair(
+            "multi_head_attention.Wk",
+            "multi_head_attention.Wq",
+            "BT(HD)",
+            value=Site("multi_head_attention.Wv", "BT(HD)"),
+            blocks="h",
+            note=_ABSOLUTE,
+        ),
+    ),
     "gpt_neo": (_pair("attn.attention.k_proj", "attn.attention.q_proj", "BT(HD)", blocks="h", note=_ABSOLUTE),),
     "opt": (_PROJECTED_ABSOLUTE,),
     "xglm": (_PROJECTED_ABSOLUTE,),
@@ -145,7 +159,13 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "olmo3": (_NORMED_FLAT,),
     "olmoe": (_pair("self_attn.k_norm", "self_attn.q_norm", "BT(HD)", unless="clip_qkv"),),
     "persimmon": (
-        _pair("self_attn.k_layernorm", "self_attn.q_layernorm", "BTHD", when=(("qk_layernorm", True),)),
+        _pair(
+            "self_attn.k_layernorm",
+            "self_attn.q_layernorm",
+            "BTHD",
+            value=Site("self_attn.query_key_value", "BT(Hqkv)"),
+            when=(("qk_layernorm", True),),
+        ),
         _fused("self_attn.query_key_value", "BT(Hqkv)"),
     ),
     "phi": (_LAYERNORM_TRANSPOSED, _PROJECTED),
@@ -161,6 +181,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
             "self_attn.k_norm",
             "self_attn.q_norm",
             "BTHD",
+            value=Site("self_attn.v_norm", "BTHD"),
             without="self_attn.is_kv_shared_layer",
             note="layers that share keys follow the edit of the layer they take them from",
         ),
@@ -170,6 +191,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
             "self_attn.k_norm",
             "self_attn.q_norm",
             "BTHD",
+            value=Site("self_attn.v_norm", "BTHD"),
             hybrid=True,
             only="full_attention",
             note="sliding layers have other head sizes; layers that share keys follow the layer they take them from",
@@ -196,6 +218,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
             "self_attn.k_proj",
             "self_attn.q_proj",
             "BT(HD)",
+            value=None,  # multiplied by a constant afterwards
             only="full_attention",
             note="sliding layers have another number of key heads",
         ),
@@ -231,6 +254,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
         Layout(
             Site("self_attention.kv_proj", "BT(kv)"),
             None,
+            Site("self_attention.kv_proj", "BT(kv)"),
             head_dim="kv_channels",
             note="queries go through experts: no AdaSEKA",
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seka_rag.errors import SteeringError
-from seka_rag.ops.edits import Part
+from seka_rag.ops.edits import Edit, Part
 
 #: ``[B, T]``, or one row of weights for each of several requests, each as long as its request.
 Mask = Tensor | Sequence[Tensor | Sequence[float]]
@@ -112,18 +112,29 @@ class Tally:
 
     Attributes:
         seen: positions at which forward passes over the prompt began.
-        done: layer -> which of the highlighted tokens were edited in it, bool ``[n]``, pass by pass.
+        done: layer -> which of the highlighted tokens had their keys edited in it, bool ``[n]``, pass by pass.
+        values: the same of values.
         capped: how many changes an edit shortened, and how many it made, pass by pass and layer by layer.
         states: layer -> what its edit read from the queries ``[B, h, ...]``.
     """
 
     seen: list[int] = field(default_factory=list)
     done: dict[int, list[Tensor]] = field(default_factory=dict)
+    values: dict[int, list[Tensor]] = field(default_factory=dict)
     capped: list[Tensor] = field(default_factory=list)
     states: dict[int, Tensor] = field(default_factory=dict)
 
-    def edited(self, marks: Marks, layers: Collection[int]) -> int:
-        """How many of the marked tokens were edited in each of the layers."""
-        none = torch.zeros(len(marks), dtype=torch.bool)
-        everywhere = torch.stack([torch.stack([none, *self.done.get(layer, ())]).any(0) for layer in layers]).all(0)
-        return int(everywhere.sum())
+    def edited(self, marks: Marks, edits: Mapping[int, Edit]) -> int:
+        """How many of the marked tokens were edited in all that the edits of all layers are to change."""
+        passes = [self.done.get(layer, ()) for layer in edits]
+        passes += [self.values.get(layer, ()) for layer, edit in edits.items() if edit.of_values is not None]
+        return _in_all(marks, passes)
+
+    def held(self, marks: Marks, layers: Iterable[int]) -> int:
+        """How many of the marked tokens were in passes of all these layers."""
+        return _in_all(marks, [self.done.get(layer, ()) for layer in layers])
+
+
+def _in_all(marks: Marks, passes: Sequence[Sequence[Tensor]]) -> int:
+    none = torch.zeros(len(marks), dtype=torch.bool)
+    return int(torch.stack([torch.stack([none, *some]).any(0) for some in passes]).all(0).sum())

@@ -1,9 +1,9 @@
-"""The key and query sites of one loaded model."""
+"""The key, query and value sites of one loaded model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from seka_rag.hf.types import Config, transformer
 
 @dataclass(frozen=True)
 class KeySites:
-    """Where one model's keys and queries can be read and its keys changed.
+    """Where one model's keys, queries and values can be read, and its keys and values changed.
 
     Attributes:
         decoder: the text decoder, whose forward pass is one window of positions.
@@ -25,6 +25,8 @@ class KeySites:
             attention, convolution, shared keys of another layer) has none: it is neither learned nor steered.
         query_modules: layer id -> the module whose output holds the queries, for the same layers; empty where queries
             are not known.
+        value_modules: layer id -> the module whose output holds the values, for the same layers; empty where values are not
+            known, or are of another size than keys.
         heads, head_dim: H key-value heads of size D in the whole model; a model split by heads has fewer in each output.
         warning: what a user should know of how they were found.
         groups: G query heads per key-value head, as configured; where layers differ, the shape of their queries tells.
@@ -42,6 +44,7 @@ class KeySites:
     groups: int
     warning: str = ""
     shard: tuple[int, int] = (0, 1)
+    value_modules: Mapping[int, nn.Module] = field(default_factory=dict)
 
     def present(self, count: int) -> range:
         """Which key-value heads an output with ``count`` of them holds.
@@ -70,6 +73,16 @@ class KeySites:
     def write(self, output: Tensor, keys: Tensor) -> Tensor:
         """A new output with these keys ``[B, T, H, D]``; whatever else it holds is a copy, bit for bit."""
         return write_heads(output, keys, self.layout.key.axes, "k", self.head_dim, self.groups)
+
+    def read_value(self, output: Tensor) -> Tensor:
+        """The values in the output of a value module: ``[B, T, H, D]``, as ``read`` gives keys."""
+        assert self.layout.value is not None
+        return read_heads(output, self.layout.value.axes, "v", self.head_dim, self.groups)
+
+    def write_value(self, output: Tensor, values: Tensor) -> Tensor:
+        """A new output with these values ``[B, T, H, D]``; whatever else it holds is a copy, bit for bit."""
+        assert self.layout.value is not None
+        return write_heads(output, values, self.layout.value.axes, "v", self.head_dim, self.groups)
 
     def read_query(self, output: Tensor) -> Tensor:
         """The queries in the output of a query module: ``[B, T, H G, D]``; query head i belongs to key head ``i // G``.
@@ -130,6 +143,9 @@ def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:
             f"this {family} model is not built as its family is: a layer below {layout.blocks!r} has no {layout.key.path!r}"
             + (f" or no {layout.query.path!r}" if layout.query else "")
         )
+    values = {i: _below(block, layout.value.path) for i, block in steered.items()} if layout.value else {}
+    if None in values.values():
+        values = {}
     differ = getattr(config, "per_layer_attributes", None)  # else one layer speaks for all
     shapes = {_shape(config, layout, i) for i in (modules if differ else [min(modules)])}
     if len(shapes) > 1:
@@ -137,7 +153,7 @@ def sites_of(model: nn.Module, layout: Layout, warning: str = "") -> KeySites:
     (heads, head_dim), *_ = shapes
     groups = setting(config, "num_attention_heads", min(modules)) // heads
     return KeySites(
-        family, layout, decoder, len(blocks), modules, queries, heads, head_dim, groups, warning, _shard(model)
+        family, layout, decoder, len(blocks), modules, queries, heads, head_dim, groups, warning, _shard(model), values
     )
 
 

@@ -238,5 +238,5 @@ def _start(unit: Mapping[int, Any], gradient: Tensor, sites: KeySites) -> dict[i
 
 def _with(bank: ProjectionBank, **changes: Any) -> ProjectionBank:
     """A bank with some of its content changed."""
-    names = "model positive negative gap learning singular_values steering queries strengths vectors".split()
+    names = "model positive negative gap learning singular_values steering queries strengths vectors values value_gap".split()
     return ProjectionBank(**{**{name: getattr(bank, name) for name in names}, **changes})

@@ -52,7 +52,9 @@ def learn_bank(
     if not triples:
         raise LearningError("no triples to learn from")
     identity = identify(hf_model)
-    statistics = collect_statistics(hf_model, tokenizer, triples, batch_size=batch_size, progress=progress)
+    statistics = collect_statistics(
+        hf_model, tokenizer, triples, batch_size=batch_size, values=settings.values, progress=progress
+    )
     return bank_from_statistics(identity, statistics, settings)
 
 
@@ -65,9 +67,12 @@ def bank_from_statistics(
     """The bank of given statistics; settings and options as in ``learn_bank``.
 
     Omega+ = H^T H+ / n = U+ S+ V^T,    P+ = U+[:, :r+] U+[:, :r+]^T,    P- = U-[:, r-:] U-[:, r-:]^T
+    With ``difference``, U+ and S+ are those of Omega+ - Omega-.
     """
     settings = LearningSettings.of(settings, options)
     energy, rule = settings.energy, settings.rule
+    if settings.values and statistics.values is None:
+        raise LearningError("these statistics hold no sums of values: collect them with values=True")
     n = statistics.tokens
     gap = statistics.gap / n
     with_keys = int((statistics.relevant.abs().amax((-1, -2)) > 0).sum())  # hybrids have layers without
@@ -81,20 +86,23 @@ def bank_from_statistics(
     positive: dict[int, Tensor] = {}
     singular_values: dict[int, Tensor] = {}
     tails: dict[int, Tensor] = {}
+    values: dict[int, Tensor] = {}
     for layer in kept.any(1).nonzero().flatten().tolist():
-        u, s = subspaces(statistics.relevant[layer] / n)
-        u = _oriented(u, statistics.mean_relevant[layer])
-        rank = rank_for_energy(s, energy) * kept[layer]
-        first, width = torch.zeros_like(rank), int(rank.max())
-        positive[layer] = keep_columns(u, first, rank)[..., :width].float()
-        singular_values[layer] = keep_columns(s[:, None], first, rank)[:, 0, :width].float()
+        positive[layer], singular_values[layer] = _subspace(statistics, layer, n, settings, kept[layer])
+        if statistics.values is not None and settings.values:
+            values[layer], _ = _subspace(statistics.values, layer, n, settings, kept[layer])
         if settings.negative:
             u, s = subspaces(statistics.irrelevant[layer] / n)
             first = torch.where(kept[layer], rank_for_energy(s, energy), identity.head_dim)
             tail = keep_columns(u, first, torch.full_like(first, identity.head_dim))
             tails[layer] = tail.flip(-1)[..., : int(identity.head_dim - first.min())].float()
     learning = Learning(
-        triples=statistics.triples, tokens=n, skipped=statistics.skipped, energy=energy, heads=str(rule)
+        method="triples, difference" if settings.difference else "triples",
+        triples=statistics.triples,
+        tokens=n,
+        skipped=statistics.skipped,
+        energy=energy,
+        heads=str(rule),
     )
     return ProjectionBank(
         identity,
@@ -105,7 +113,23 @@ def bank_from_statistics(
         settings.suggested_gain,
         singular_values,
         queries=statistics.queries.mean(),
+        values=values,
+        value_gap=None if statistics.values is None else statistics.values.gap / n,
     )
+
+
+def _subspace(
+    statistics: KeyStatistics, layer: int, tokens: int, settings: LearningSettings, kept: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factors ``[H, D, R]`` of a layer and their singular values ``[H, R]``, zero for heads that are not kept ``[H]``."""
+    omega = statistics.relevant[layer] - (statistics.irrelevant[layer] if settings.difference else 0.0)
+    u, s = subspaces(omega / tokens)
+    u = _oriented(u, statistics.mean_relevant[layer])
+    rank = rank_for_energy(s, settings.energy) * kept
+    first, width = torch.zeros_like(rank), int(rank.max())
+    return keep_columns(u, first, rank)[..., :width].float(), keep_columns(s[:, None], first, rank)[
+        :, 0, :width
+    ].float()
 
 
 def statistics_sensitivity(

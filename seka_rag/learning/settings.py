@@ -20,6 +20,9 @@ class LearningSettings:
         min_gap, best, quantile, heads: which heads to keep, by one rule of ``HeadChoice``: a least relevance gap, the best
             share of all heads, a quantile, or a list of ``(layer, head)``. Without one, every head that has a gap.
         negative: also learn the negative part ``P-``.
+        difference: subspaces of ``Omega+ - Omega-``, what tells relevant from irrelevant, as PRISM wants them; else of
+            ``Omega+``, as SEKA.
+        values: also learn subspaces of values, of the same heads, likewise.
         suggested_gain: stored in the bank as the gain to start from.
 
     Raises:
@@ -33,6 +36,8 @@ class LearningSettings:
     heads: Sequence[tuple[int, int]] | None = None
     negative: bool = False
     suggested_gain: float = 0.5
+    difference: bool = False
+    values: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.energy <= 1:

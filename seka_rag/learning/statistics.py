@@ -1,4 +1,4 @@
-"""Key statistics of contrastive triples: sums only, so parts learned anywhere can be added."""
+"""Statistics of keys, or of values too, of contrastive triples: sums only, so parts learned anywhere can be added."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from seka_rag.errors import LearningError, SpanError
+from seka_rag.errors import LearningError, SpanError, UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.read import read_keys
 from seka_rag.hf.sites import KeySites, setting, text_config
@@ -32,6 +32,7 @@ class KeyStatistics:
         mean_relevant: ``[L, H, D]`` float64, the sum of relevant keys (it orients singular vectors).
         gap: ``[L, H]`` float64, the sum of ``||h+ - h-||_2``.
         queries: of the last tokens of a few dozen prompts with the questions of triples.
+        values: the same sums of values; None if they were not collected.
         tokens, triples, skipped: counts; a triple is skipped if its answer has other tokens in the three prompts.
     """
 
@@ -43,6 +44,7 @@ class KeyStatistics:
     tokens: int = 0
     triples: int = 0
     skipped: int = 0
+    values: KeyStatistics | None = None
 
     @classmethod
     def zeros(cls, layers: int, heads: int, head_dim: int) -> KeyStatistics:
@@ -54,7 +56,11 @@ class KeyStatistics:
         """Statistics of both parts together."""
         if self.relevant.shape != other.relevant.shape:
             raise LearningError(f"statistics of different models: {self.relevant.shape} and {other.relevant.shape}")
-        return KeyStatistics(**{name: getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__})
+        if (self.values is None) != (other.values is None):
+            raise LearningError("statistics with values and without: collect all parts alike")
+        sums = self.__dataclass_fields__.keys() - {"values"}
+        values = None if self.values is None or other.values is None else self.values + other.values
+        return KeyStatistics(values=values, **{name: getattr(self, name) + getattr(other, name) for name in sums})
 
     def add(self, layer: int, neutral: Tensor, relevant: Tensor, irrelevant: Tensor) -> None:
         """Add keys ``[n, H, D]`` of one layer."""
@@ -81,6 +87,7 @@ def collect_statistics(
     triples: Sequence[ContrastiveTriple],
     *,
     batch_size: int = 16,
+    values: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> KeyStatistics:
     """Run every triple through the model's backbone and sum up the keys of its answers.
@@ -90,14 +97,20 @@ def collect_statistics(
 
     Args:
         batch_size: triples that are tokenized, compared and held at a time.
+        values: also sum up the values of the answers.
         progress: called with the number of triples done since the last call.
 
     Raises:
         LearningError: no usable triple, keys that are not finite, or a model whose attention is not causal.
+        UnsupportedModelError: values, and where the model has them is not known.
     """
     sites = find_key_sites(hf_model)
     _check_causal(hf_model)
+    if values and not sites.value_modules:
+        raise UnsupportedModelError(f"where a {sites.model_type} model has the values that it caches is not known")
     statistics = KeyStatistics.zeros(sites.layers, sites.heads, sites.head_dim)
+    if values:
+        statistics.values = KeyStatistics.zeros(sites.layers, sites.heads, sites.head_dim)
     device = next(hf_model.parameters()).device
     was_training = hf_model.training
     hf_model.eval()
@@ -109,8 +122,12 @@ def collect_statistics(
                 if usable:
                     # all neutral prompts, then all relevant, then all irrelevant ones
                     prompts = [prompt for part in zip(*usable, strict=True) for prompt in part]
-                    for layer, k in _answer_keys(sites, prompts, pad_id(tokenizer), device).items():
+                    keys, found = _answer_keys(sites, prompts, pad_id(tokenizer), device, values)
+                    for layer, k in keys.items():
                         statistics.add(layer, *k.chunk(3))
+                    for layer, v in found.items():
+                        assert statistics.values is not None
+                        statistics.values.add(layer, *v.chunk(3))
                     statistics.tokens += sum(len(_answer(neutral)) for neutral, *_ in usable)
                 statistics.triples += len(usable)
                 statistics.skipped += len(chunk) - len(usable)
@@ -154,25 +171,26 @@ def _answer(prompt: TokenizedPrompt) -> list[int]:
 
 
 def _answer_keys(
-    sites: KeySites, prompts: Sequence[TokenizedPrompt], padding: int, device: torch.device
-) -> dict[int, Tensor]:
-    """Layer -> keys of the answers' tokens ``[n, H, D]``, prompt after prompt."""
+    sites: KeySites, prompts: Sequence[TokenizedPrompt], padding: int, device: torch.device, values: bool
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Layer -> keys of the answers' tokens ``[n, H, D]``, prompt after prompt; and their values, if they are wanted."""
     answers = [_answer(p) for p in prompts]
     rows, of_prompt = distinct_rows([tuple(p.ids[: a[-1] + 1]) for p, a in zip(prompts, answers, strict=True)])
     row = torch.tensor([r for r, a in zip(of_prompt, answers, strict=True) for _ in a])
     column = torch.tensor([i for a in answers for i in a])
-    found: dict[int, Tensor] = {}
+    found: tuple[dict[int, Tensor], dict[int, Tensor]] = {}, {}
     for group in row_groups([len(ids) for ids in rows], _PASS_TOKENS.get(device.type, _PASS_TOKENS["cuda"])):
         place = torch.full((len(rows),), -1)
         place[group] = torch.arange(len(group))
         here = (place[row] >= 0).nonzero()[:, 0]
         ids = pad_sequence([torch.tensor(rows[i]) for i in group], batch_first=True, padding_value=padding)
-        keys = read_keys(sites, ids.to(device), place[row[here]], column[here])
+        read = read_keys(sites, ids.to(device), place[row[here]], column[here], values=values)
         here = here.to(device)
-        for layer, k in keys.items():
-            if layer not in found:
-                found[layer] = k.new_empty(len(row), *k.shape[1:])
-            found[layer][here.to(k.device)] = k
+        for all_of, some in zip(found, read, strict=True):
+            for layer, k in some.items():
+                if layer not in all_of:
+                    all_of[layer] = k.new_empty(len(row), *k.shape[1:])
+                all_of[layer][here.to(k.device)] = k
     return found
 
 

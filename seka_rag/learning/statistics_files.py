@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -39,7 +40,13 @@ class _Header(BaseModel):
 
 
 def save_statistics(path: str | os.PathLike[str], model: ModelIdentity, statistics: KeyStatistics) -> Path:
-    """Write statistics and the identity of their model as one safetensors file; complete or not at all."""
+    """Write statistics and the identity of their model as one safetensors file; complete or not at all.
+
+    Raises:
+        LearningError: they hold sums of values, for which the file has no place.
+    """
+    if statistics.values is not None:
+        raise LearningError("statistics of values cannot be written to a file: learn the bank in one run")
     tensors = {name: getattr(statistics, name).contiguous() for name in _TENSORS}
     for name, part in zip(_QUERIES, (statistics.queries.sums, statistics.queries.power), strict=True):
         tensors |= {f"{name}.{layer}": tensor.contiguous() for layer, tensor in part.items()}
@@ -127,7 +134,7 @@ def _read(path: Path) -> tuple[_Header, dict[str, Tensor]]:
 def _statistics(header: _Header, tensors: dict[str, Tensor]) -> KeyStatistics:
     sums, power = (_by_layer(tensors, name) for name in _QUERIES)
     queries = QuerySums(sums, power, header.prompts)
-    whole = {name: tensors[name] for name in _TENSORS}
+    whole: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
     return KeyStatistics(**whole, queries=queries, tokens=header.tokens, triples=header.triples, skipped=header.skipped)
 
 

@@ -1,4 +1,4 @@
-"""What the edit of one layer's keys must be able to do, whatever its arithmetic, and the tokens that it edits."""
+"""What the edit of one layer must be able to do, whatever its arithmetic, and the tokens that it edits."""
 
 from __future__ import annotations
 
@@ -67,6 +67,11 @@ class Edit(ABC):
     def needs_distance(self) -> bool:
         """Whether ``apply`` needs to know how far each token is from the last one of its prompt."""
         return False
+
+    @property
+    def of_values(self) -> Edit | None:
+        """What is done to the values of the same tokens, likewise; None if they stay."""
+        return None
 
     @abstractmethod
     def apply(self, keys: Tensor, part: Part, state: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Edits that multiply keys by a matrix: SEKA, key scaling and random projections."""
+"""Edits that multiply keys, or values, by a matrix: SEKA, PRISM, key scaling and random projections."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +41,29 @@ class KeyEdit(Edit):
     def of_heads(self, held: range) -> KeyEdit:
         kept = self.kept(held)
         return KeyEdit(self.heads[kept] - held.start, self.down[kept], None if self.up is None else self.up[kept])
+
+
+@dataclass(frozen=True, eq=False)
+class KeyValueEdit(KeyEdit):
+    """``KeyEdit`` that edits the values of the same tokens, too.
+
+    Attributes:
+        values: the edit of the values, on the same heads.
+    """
+
+    values: KeyEdit | None = None
+
+    @property
+    def of_values(self) -> KeyEdit | None:
+        return self.values
+
+    def scaled(self, strengths: Tensor) -> KeyValueEdit:
+        values = None if self.values is None else self.values.scaled(strengths)
+        return replace(self, down=self.down * strengths[:, None, None], values=values)
+
+    def of_heads(self, held: range) -> KeyValueEdit:
+        keys = super().of_heads(held)
+        return KeyValueEdit(keys.heads, keys.down, keys.up, None if self.values is None else self.values.of_heads(held))
 
 
 def plan_edit(

@@ -1,4 +1,4 @@
-"""Methods that edit the keys of highlighted tokens, once, at prefill."""
+"""Methods that edit the keys of highlighted tokens, and perhaps their values, once, at prefill."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Prepared:
 
 
 class KeyEditing(SteeringMethod):
-    """A method whose whole effect is in the keys of the highlighted tokens.
+    """A method whose whole effect is in the keys of the highlighted tokens, or in their keys and values.
 
     Attributes:
         layers: layer ids to steer; None for all that the bank has.
-        fade: when the original keys go back into the cache: after so many tokens of the answer, or at the end of its first
+        fade: when the originals go back into the cache: after so many tokens of the answer, or at the end of its first
             "sentence"; None for never. The tokens until then are chosen as if there were no fading.
     """
 
@@ -173,9 +173,15 @@ def _why(marks: Marks, edits: Mapping[int, Edit], tally: Tally) -> str:
             "whole prompt was in the cache already. Open the `with` in the thread that generates, around the prefill; a "
             "manager of continuous batching must be opened inside it, and its requests added in this thread"
         )
-    skipped = [layer for layer in edits if layer not in tally.done]
+    skipped = [
+        layer
+        for layer, edit in edits.items()
+        if layer not in tally.done or (edit.of_values is not None and layer not in tally.values)
+    ]
     if tally.done and skipped:
-        return f"the forward passes over the prompt did not compute the keys of layers {skipped} at their site"
+        return (
+            f"the forward passes over the prompt did not compute the keys (or values) of layers {skipped} at their site"
+        )
     return (
         f"only {tally.edited(marks, edits)} of {len(marks)} highlighted tokens were steered: forward passes began at "
         f"position {min(tally.seen)} of a mask of {marks.length} positions. The mask must cover the whole prompt, "

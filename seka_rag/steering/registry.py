@@ -13,13 +13,14 @@ from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.key_vector import KeyVector
+from seka_rag.steering.prism import Prism
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
 from seka_rag.text.plain import JsonObject
 
 M = TypeVar("M", bound=type[SteeringMethod])
 METHODS: dict[str, type[SteeringMethod]] = {
-    method.__name__: method for method in (Seka, AdaSeka, KeyBias, KeyScaling, KeyVector, RandomProjection)
+    method.__name__: method for method in (Seka, AdaSeka, KeyBias, KeyScaling, KeyVector, Prism, RandomProjection)
 }
 
 

@@ -67,6 +67,37 @@ def test_the_tapped_key_is_the_cached_key_where_rotary_is_the_identity(family, m
         assert torch.allclose(scale * k[:, 0], stored[:, 0], rtol=1e-4, atol=1e-5)
 
 
+def test_the_tapped_value_is_the_cached_value_and_an_edit_of_it_moves_nothing_else(family, model, plain):
+    sites = find_key_sites(model)
+    if family == "mimo_v2_flash":  # multiplied by a constant on the way to the cache
+        assert not sites.value_modules
+        return
+    assert set(sites.value_modules) == set(sites.modules)
+    values, layer = {}, list(sites.modules)[min(1, len(sites.modules) - 1)]
+
+    def double(output):
+        new = sites.read_value(output).clone()
+        new[2, 3] *= 2
+        return sites.write_value(output, new)
+
+    def enter(_):
+        for i, module in sites.value_modules.items():
+            yield module, lambda out, i=i: values.__setitem__(i, sites.read_value(out))
+        yield sites.value_modules[layer], double
+
+    with tapped(sites.decoder, enter):
+        edited = run(model)
+    keys, before = cached(plain, layer, sites.heads)
+    same_keys, after = cached(edited, layer, sites.heads)
+    assert torch.allclose(values[layer], before, rtol=1e-4, atol=1e-5)
+    assert torch.equal(same_keys, keys)
+    wanted = before.clone()
+    wanted[2, 3] *= 2
+    assert torch.allclose(after, wanted, rtol=1e-4, atol=1e-5)
+    first = min(values)
+    assert torch.allclose(values[first], cached(plain, first, sites.heads)[1], rtol=1e-4, atol=1e-5)
+
+
 def test_keys_are_read_without_what_comes_after_them(family, model):
     sites = find_key_sites(model)
     with recording(sites) as whole:
@@ -76,8 +107,9 @@ def test_keys_are_read_without_what_comes_after_them(family, model):
     rows, columns = torch.tensor([0, 0, 1]), torch.tensor([4, 1, 2])
     last = sites.decoder.get_submodule(sites.layout.blocks)[max(sites.modules)]
     with last.register_forward_hook(lambda *_: pytest.fail("a layer was completed of which only the keys are wanted")):
-        keys = read_keys(sites, ids, rows, columns)
+        keys, none = read_keys(sites, ids, rows, columns)
     assert set(keys) == set(whole)
+    assert not none
     for layer, k in keys.items():
         assert torch.allclose(k, whole[layer][rows, columns], rtol=1e-4, atol=1e-5)
 
