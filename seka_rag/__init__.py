@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from seka_rag.retrieval.documents import read_documents
     from seka_rag.server.client import RemoteModel
     from seka_rag.steering.adaseka import AdaSeka, route
+    from seka_rag.steering.attention_bias import AttentionBias
     from seka_rag.steering.base import SteeringMethod, steer
     from seka_rag.steering.key_bias import KeyBias
     from seka_rag.steering.key_editing import KeyEditing
@@ -64,6 +65,7 @@ _MODULES = {
     "seka_rag.retrieval.documents": ("read_documents",),
     "seka_rag.server.client": ("RemoteModel",),
     "seka_rag.steering.adaseka": ("AdaSeka", "route"),
+    "seka_rag.steering.attention_bias": ("AttentionBias",),
     "seka_rag.steering.base": ("SteeringMethod", "steer"),
     "seka_rag.steering.key_bias": ("KeyBias",),
     "seka_rag.steering.key_editing": ("KeyEditing",),
@@ -83,6 +85,7 @@ _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "AdaSeka",
     "AllPassages",
+    "AttentionBias",
     "BM25Retriever",
     "ContrastiveTriple",
     "ExpertBank",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
@@ -28,9 +28,18 @@ from seka_rag.hf.types import Arguments
 
 #: Takes a module's output; returns another, or None to leave it.
 Tap = Callable[[Tensor], Tensor | None]
-#: Takes the decoder's arguments by name, before it runs; returns the taps of this pass.
-Enter = Callable[[Arguments], Iterable[tuple[nn.Module, Tap]]]
 Method = Callable[..., Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Around:
+    """A tap on what happens inside a module: ``context`` makes what is entered before it runs and left after it."""
+
+    context: Callable[[], AbstractContextManager[object]]
+
+
+#: Takes the decoder's arguments by name, before it runs; returns the taps of this pass.
+Enter = Callable[[Arguments], Iterable[tuple[nn.Module, Tap | Around]]]
 
 
 @dataclass(eq=False)
@@ -56,7 +65,7 @@ class _Replaced:
 
 
 _open: ContextVar[tuple[_Opening, ...]] = ContextVar("seka_open", default=())
-_pass: ContextVar[Mapping[nn.Module, list[Tap]]] = ContextVar("seka_pass")
+_pass: ContextVar[Mapping[nn.Module, list[Tap | Around]]] = ContextVar("seka_pass")
 _replaced: dict[tuple[nn.Module, str], _Replaced] = {}
 _lock = threading.Lock()
 
@@ -142,19 +151,25 @@ def _functions() -> tuple[Method, Method]:
 
     @_not_compiled
     def at_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = original(module)(*args, **kwargs)
-        for tap in _pass.get({}).get(module, ()):
-            changed = tap(output)
-            output = output if changed is None else changed
+        taps = _pass.get({}).get(module, ())
+        with ExitStack() as stack:
+            for tap in taps:
+                if isinstance(tap, Around):
+                    stack.enter_context(tap.context())
+            output = original(module)(*args, **kwargs)
+        for tap in taps:
+            if not isinstance(tap, Around):
+                changed = tap(output)
+                output = output if changed is None else changed
         return output
 
     @_not_compiled
     def at_decoder(decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = original(decoder)
-        taps: dict[nn.Module, list[Tap]] = {}
+        taps: dict[nn.Module, list[Tap | Around]] = {}
         for opening in _open.get():
             if opening.decoder is decoder and not opening.closed:
-                for module, tap in opening.enter(_by_name(decoder, args, kwargs)):
+                for module, tap in opening.enter(by_name(decoder, args, kwargs)):
                     taps.setdefault(module, []).append(tap)
         if not taps:
             return forward(*args, **kwargs)
@@ -168,7 +183,8 @@ def _functions() -> tuple[Method, Method]:
     return at_decoder, at_module
 
 
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
+    """The arguments of a module's forward pass, by name."""
     kind: Any = type(module)
     return {**dict(zip(_parameters(kind), args, strict=False)), **kwargs} if args else kwargs
 

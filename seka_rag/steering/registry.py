@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from seka_rag.bank import Bank
 from seka_rag.errors import BankError, SettingError
 from seka_rag.steering.adaseka import AdaSeka
+from seka_rag.steering.attention_bias import AttentionBias
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
@@ -20,7 +21,8 @@ from seka_rag.text.plain import JsonObject
 
 M = TypeVar("M", bound=type[SteeringMethod])
 METHODS: dict[str, type[SteeringMethod]] = {
-    method.__name__: method for method in (Seka, AdaSeka, KeyBias, KeyScaling, KeyVector, Prism, RandomProjection)
+    method.__name__: method
+    for method in (Seka, AdaSeka, AttentionBias, KeyBias, KeyScaling, KeyVector, Prism, RandomProjection)
 }
 
 
