@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from seka_rag.steering.adaseka import AdaSeka, route
     from seka_rag.steering.attention_bias import AttentionBias
     from seka_rag.steering.base import SteeringMethod, steer
+    from seka_rag.steering.context_aware import ContextAware
     from seka_rag.steering.key_bias import KeyBias
     from seka_rag.steering.key_editing import KeyEditing
     from seka_rag.steering.key_scaling import KeyScaling
@@ -67,6 +68,7 @@ _MODULES = {
     "seka_rag.steering.adaseka": ("AdaSeka", "route"),
     "seka_rag.steering.attention_bias": ("AttentionBias",),
     "seka_rag.steering.base": ("SteeringMethod", "steer"),
+    "seka_rag.steering.context_aware": ("ContextAware",),
     "seka_rag.steering.key_bias": ("KeyBias",),
     "seka_rag.steering.key_editing": ("KeyEditing",),
     "seka_rag.steering.key_scaling": ("KeyScaling",),
@@ -87,6 +89,7 @@ __all__ = [
     "AllPassages",
     "AttentionBias",
     "BM25Retriever",
+    "ContextAware",
     "ContrastiveTriple",
     "ExpertBank",
     "Generation",

@@ -11,6 +11,7 @@ from seka_rag.errors import BankError, SettingError
 from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.attention_bias import AttentionBias
 from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.context_aware import ContextAware
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.key_vector import KeyVector
@@ -22,7 +23,7 @@ from seka_rag.text.plain import JsonObject
 M = TypeVar("M", bound=type[SteeringMethod])
 METHODS: dict[str, type[SteeringMethod]] = {
     method.__name__: method
-    for method in (Seka, AdaSeka, AttentionBias, KeyBias, KeyScaling, KeyVector, Prism, RandomProjection)
+    for method in (Seka, AdaSeka, AttentionBias, ContextAware, KeyBias, KeyScaling, KeyVector, Prism, RandomProjection)
 }
 
 
