@@ -46,7 +46,7 @@ class KeyBias(KeyEditing):
 
     bias: float = Field(default=2.0, allow_inf_nan=False)
     form: Literal["constant", "mean", "request"] = "constant"
-    distances: tuple[int, int] = (4, 512)
+    distances: tuple[int, int] = (16, 4096)
     cap: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")

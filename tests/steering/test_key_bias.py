@@ -145,6 +145,28 @@ def test_padded_rows_and_given_positions(form, side):
             assert torch.allclose(gain[:, real], (BIAS * mask[row][real]).expand_as(gain[:, real]), atol=1e-4)
 
 
+@pytest.mark.parametrize("distance", [5, 256, 2048, 8000])
+def test_what_the_constant_form_gains_at_a_distance(distance):
+    """After the model's own rotation: ``s R(d) q . x`` with the vector x of the loops, turned by complex numbers."""
+    model = tiny_model("llama", rope_parameters={"rope_theta": 100_000.0, "rope_type": "default"})
+    queries = last_queries(model)
+    bank = bank_of(model, {i: q[2] for i, q in queries.items()}, [0])
+    mask = torch.zeros(4, T)
+    mask[2, 0] = 1
+    positions = torch.arange(T) + distance - T + 1
+    positions[0] = 0
+    gain, _ = gained(model, bank, KeyBias(**LOOSE), mask=mask, position_ids=positions.expand(4, -1))
+    inverse, scale = model.model.rotary_emb.inv_freq.double(), 16**-0.5
+    none = torch.zeros(1, 1, 2, 16)
+    vectors = group_bias(none, torch.ones(1, 1), queries[0][2][None], BIAS, scale, inverse, "constant", (16, 4096))[
+        0, 0
+    ]
+    for head in range(queries[0].shape[1]):
+        q, x = (torch.complex(*v.double().chunk(2)) for v in (queries[0][2, head], vectors[head // 2]))
+        wanted = scale * (q * torch.polar(torch.ones(8).double(), distance * inverse) * x.conj()).real.sum()
+        assert gain[2, head, 0].item() == pytest.approx(wanted.item(), abs=1e-4)
+
+
 @pytest.mark.parametrize("form", ["constant", "mean", "request"])
 def test_keys_equal_the_oracle(form):
     model = tiny_model("qwen3")
@@ -155,7 +177,7 @@ def test_keys_equal_the_oracle(form):
             model(IDS)
     inverse = model.model.rotary_emb.inv_freq.double()
     given = queries[0] if form == "request" else queries[0][2].expand_as(queries[0])
-    wanted = group_bias(before[0], MASK, given, BIAS, 16**-0.5, inverse, form, (4, 512))
+    wanted = group_bias(before[0], MASK, given, BIAS, 16**-0.5, inverse, form, (16, 4096))
     assert torch.allclose(after[0].double(), wanted, atol=1e-5)
     assert torch.equal(after[0][MASK == 0], before[0][MASK == 0])
     if form == "constant":  # one vector for all

@@ -25,9 +25,10 @@ from seka_rag import (
     register,
     steer,
 )
-from seka_rag.bench.attention_bias import attention_bias
 from seka_rag.cli import app
 from seka_rag.errors import BankError, SettingError, SteeringError
+from seka_rag.hf.find import find_key_sites
+from seka_rag.hf.scores import ScoreBias, biasing
 from seka_rag.ops.keys import KeyEdit
 from seka_rag.steering.registry import METHODS, as_steering
 
@@ -55,7 +56,10 @@ class Glare(SteeringMethod):
 
     @contextmanager
     def attach(self, hf_model, bank, marks, report, prepared=None):
-        with attention_bias(hf_model, marks.mask > 0, self.bias):
+        sites = find_key_sites(hf_model)
+        with biasing(
+            hf_model, sites, marks, {i: ScoreBias(torch.full((sites.heads,), self.bias)) for i in sites.modules}
+        ):
             yield
         report.tokens_edited = len(marks)
 

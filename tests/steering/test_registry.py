@@ -8,7 +8,8 @@ from seka_rag.steering.registry import METHODS
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_can_be_stored_and_read_back(name):
-    method = METHODS[name](layers=(1,)).with_strength(0.3)
+    layers = {"layers": (1,)} if "layers" in METHODS[name].model_fields else {}
+    method = METHODS[name](**layers).with_strength(0.3)
     assert method.strength == 0.3
     assert as_steering(steering_as_dict(method)) == method
     assert as_steering(method) is method
