@@ -12,16 +12,20 @@ from typing import Any
 from seka_rag.bank import Bank
 from seka_rag.errors import SettingError
 from seka_rag.highlight.registry import HIGHLIGHTERS
+from seka_rag.steering.attention_bias import AttentionBias
 from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.context_aware import ContextAware
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.key_vector import KeyVector
+from seka_rag.steering.prism import Prism
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.registry import suggested
 from seka_rag.steering.seka import Seka
 
-#: Banks that variants name: that of the model, and one learned as the library first learned them.
-MODEL, FIRST = "model", "as first shipped"
+#: Banks that variants name: that of the model, one learned as the library first learned them, and subspaces of differences of
+#: keys and of values, on all heads or on those that the model's bank keeps.
+MODEL, FIRST, DIFFERENCE, DIFFERENCE_HEADS = "model", "as first shipped", "differences", "differences, the same heads"
 #: What can be highlighted: the evidence, every passage, another sentence; or what a highlighter chooses.
 HIGHLIGHTS = ("gold", "wrong", "all", *(name for name in HIGHLIGHTERS if name not in ("all", "off")))
 #: Instructions in front of the prompt, by number, for the rows that steer nothing.
@@ -40,7 +44,7 @@ class Variant:
     Attributes:
         method: name of the family.
         steering: None runs the plain model.
-        bank: MODEL or FIRST.
+        bank: MODEL, FIRST, DIFFERENCE or DIFFERENCE_HEADS.
         highlight: one of HIGHLIGHTS, or None if nothing is highlighted.
         before: stands in front of the prompt.
         marked: whether highlights are written into the text, between ``**``.
@@ -112,6 +116,12 @@ def steered(
     return Family(name, partial(_at, name, method, strengths), quick, needs=needs)
 
 
+def _prism(name: str, bank_name: str, value_share: float, *gains: float) -> Family:
+    """PRISM at several gains; values get a share of the gain of keys."""
+    some = [Variant(name, Prism(gain=g, gain_value=value_share * g), bank_name) for g in gains]
+    return Family(name, lambda bank: some)
+
+
 def _suggested(bank: Bank | None) -> list[Variant]:
     if bank is None:
         raise SettingError("the method 'suggested' is that of the model's bank, and this model has none: give --bank")
@@ -142,6 +152,14 @@ _FAMILIES = (
     steered("key-bias-request", KeyBias(form="request"), 1.0, 2.0, 4.0),
     steered("key-vector", KeyVector(), 0.7, 1.0, 1.4, needs="vectors"),
     steered("key-vector-fading", KeyVector(fade="sentence"), 0.7, 1.0, 1.4, needs="vectors"),
+    _prism("prism", DIFFERENCE_HEADS, 0.0, 0.25, 0.5, 1.0),
+    _prism("prism-values", DIFFERENCE_HEADS, 0.25, 0.25, 0.5, 1.0),  # the paper's shares of gain: .4 and .1
+    _prism("prism-all", DIFFERENCE, 0.25, 0.1, 0.2, 0.4),
+    steered("attention-bias", AttentionBias(), 1.0, 2.0, 4.0),  # InstABoost
+    steered("attention-bias-heads", AttentionBias(heads="bank"), 2.0, 4.0, 8.0),  # PASTA
+    steered("spotlight", AttentionBias(target=0.3), 1.0, 2.0, 10.0),
+    steered("cad", ContextAware(), 0.25, 0.5, 1.0),
+    steered("adacad", ContextAware(adaptive=True), 1.0, 2.0, 4.0),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seka_rag.bank import ProjectionBank
+from seka_rag.bank.queries import MeanQueries
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
 
@@ -42,8 +43,11 @@ def random_model(
 
 
 def random_bank(model: nn.Module, rank: int = 8) -> ProjectionBank:
-    """Orthogonal projections of the given rank for every head."""
-    identity, u = identify(model), {}
-    for layer in find_key_sites(model).modules:
-        u[layer] = torch.linalg.qr(torch.randn(identity.heads, identity.head_dim, identity.head_dim))[0][..., :rank]
-    return ProjectionBank(identity, u)
+    """Orthogonal projections of the given rank for every head, mean queries, and a vector for each head."""
+    identity, sites = identify(model), find_key_sites(model)
+    heads, size = identity.heads, identity.head_dim
+    u = {layer: torch.linalg.qr(torch.randn(heads, size, size))[0][..., :rank] for layer in sites.modules}
+    mean = {layer: torch.randn(heads * sites.groups, size) for layer in sites.modules}
+    queries = MeanQueries(mean, {layer: 2 * q.square().sum(-1) for layer, q in mean.items()})
+    vectors = {layer: torch.randn(heads, size) for layer in sites.modules}
+    return ProjectionBank(identity, u, queries=queries, vectors=vectors, values=u)

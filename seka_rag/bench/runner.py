@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from seka_rag.bank import ProjectionBank, load_bank
+from seka_rag.bank import ProjectionBank
 from seka_rag.bench.item import Item, digest_of
 from seka_rag.bench.journal import Journal
 from seka_rag.bench.measure import Outcome, answers, applies, first_outcome, first_scores, tokens_of
-from seka_rag.bench.methods import MODEL, Variant
-from seka_rag.errors import RecordError
+from seka_rag.bench.methods import DIFFERENCE, DIFFERENCE_HEADS, FIRST, MODEL, Variant
+from seka_rag.errors import RecordError, SettingError
 from seka_rag.hf.loading import LoadedModel
 from seka_rag.learning.learn import learn_bank
+from seka_rag.learning.settings import LearningSettings
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.model.steered import SteeredModel
 
 PLAIN = Variant("plain")
+#: How banks that are learned here are learned: as the library first did, and as PRISM was published.
+_SETTINGS = {
+    FIRST: LearningSettings(best=0.2),
+    DIFFERENCE: LearningSettings(energy=0.998, difference=True, values=True),
+}
 _ROWS, _TOKENS = 16, 8192  # of a batch, padding included
 
 
@@ -32,22 +37,35 @@ class Subject:
 
     model: SteeredModel
     folder: Path
+    _others: dict[str, SteeredModel] = field(default_factory=dict, init=False, repr=False)
 
     def of(self, bank: str) -> SteeredModel:
-        return self.model if bank == MODEL else self._first
+        if bank == MODEL:
+            return self.model
+        if bank not in self._others:
+            whole = DIFFERENCE if bank == DIFFERENCE_HEADS else bank
+            found = self._learned(whole)
+            if bank == DIFFERENCE_HEADS:
+                found = found.select(heads=self._kept(found))
+            model = self.model
+            self._others[bank] = SteeredModel(model.hf_model, model.tokenizer, bank=found, name=model.name)
+        return self._others[bank]
 
-    @cached_property
-    def _first(self) -> SteeredModel:
-        """With a bank learned as the library first learned one: energy .9, the best fifth of the heads by their gap."""
-        path, model = self.folder / "bank-as-first-shipped", self.model
+    def _learned(self, name: str) -> ProjectionBank:
+        path, model = self.folder / f"bank-{name.replace(' ', '-')}", self.model
         if path.exists():
-            bank = load_bank(path)
-        else:
-            loaded = LoadedModel(model.hf_model, model.tokenizer, model.name)
-            bank = learn_bank(loaded, template_triples(200), best=0.2)
-            assert isinstance(bank, ProjectionBank)
-            bank.save(path)
-        return SteeredModel(model.hf_model, model.tokenizer, bank=bank, name=model.name)
+            return ProjectionBank.load(path)
+        loaded = LoadedModel(model.hf_model, model.tokenizer, model.name)
+        bank = learn_bank(loaded, template_triples(200), _SETTINGS[name])
+        bank.save(path)
+        return bank
+
+    def _kept(self, found: ProjectionBank) -> list[tuple[int, int]]:
+        """The heads of the model's bank for which another bank has something."""
+        if not isinstance(self.model.bank, ProjectionBank):
+            raise SettingError("PRISM on the heads of the model's bank needs one with heads: give --bank")
+        both = (self.model.bank.ranks > 0) & (found.ranks > 0)
+        return [(layer, head) for layer, head in both.nonzero().tolist()]
 
 
 def batches(lengths: Sequence[int], rows: int = _ROWS, tokens: int = _TOKENS) -> list[list[int]]:

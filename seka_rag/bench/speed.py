@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from seka_rag.bank import ExpertBank, ProjectionBank
 from seka_rag.bench import learning
-from seka_rag.bench.attention_bias import attention_bias
 from seka_rag.bench.meters import free, now, peak, start_peak
 from seka_rag.bench.models import random_bank, random_model
 from seka_rag.errors import SteeringError
@@ -27,8 +26,13 @@ from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.marks import Marks
 from seka_rag.steering.adaseka import AdaSeka
+from seka_rag.steering.attention_bias import AttentionBias
 from seka_rag.steering.base import SteeringMethod, steer
+from seka_rag.steering.context_aware import ContextAware
+from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.key_vector import KeyVector
+from seka_rag.steering.prism import Prism
 from seka_rag.steering.seka import Seka
 
 EXPERTS = 4
@@ -36,12 +40,11 @@ EXPERTS = 4
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run the model: what is open meanwhile, which attention, and how many prompts it runs."""
+    """One way to run the model: what is open meanwhile, and which attention."""
 
     name: str
     scope: Callable[[], AbstractContextManager[None]] = nullcontext
     attention: str = "sdpa"
-    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,14 @@ def _checked(
 
 
 def once(model: Any, ids: Tensor, new_tokens: int, way: Way) -> Cost:
-    """One run; a second of two passes has the last quarter of the prompt."""
-    prompts = [ids, ids[:, -ids.shape[1] // 4 :]][: way.passes]
-    caches: list[Any] = [None] * way.passes
+    """One run: the prompt, then so many tokens, one at a time."""
+    cache: Any = None
     start_peak(ids.device)
     times = [now(ids.device)]
     with way.scope():
         for _ in range(1 + new_tokens):
-            for i, prompt in enumerate(prompts):
-                given = prompt if caches[i] is None else ids[:, -1:]
-                caches[i] = model(given, past_key_values=caches[i], use_cache=True, logits_to_keep=1).past_key_values
+            given = ids if cache is None else ids[:, -1:]
+            cache = model(given, past_key_values=cache, use_cache=True, logits_to_keep=1).past_key_values
             times.append(now(ids.device))
     end = now(ids.device)
     return Cost(times[1] - times[0], (times[-1] - times[1]) / new_tokens, end - times[0], float(peak(ids.device)))
@@ -88,8 +89,10 @@ def ways(
     masks = {share: _first(shape, share) for share in shares}
     middle = shares[len(shares) // 2]
 
-    def steered(name: str, bank: ProjectionBank | ExpertBank, share: float, method: SteeringMethod) -> Way:
-        return Way(f"{name}, {share:.0%} highlighted", lambda: _checked(model, bank, masks[share], method))
+    def steered(
+        name: str, bank: ProjectionBank | ExpertBank, share: float, method: SteeringMethod, attention: str = "sdpa"
+    ) -> Way:
+        return Way(f"{name}, {share:.0%} highlighted", lambda: _checked(model, bank, masks[share], method), attention)
 
     return [
         Way("plain"),
@@ -97,9 +100,15 @@ def ways(
         Way("plain, again"),
         *(steered(f"AdaSEKA of {EXPERTS} experts", experts, share, AdaSeka(gain=0.5)) for share in shares),
         steered("key scaling", bank, middle, KeyScaling(gain=0.5)),
-        Way("two passes (as contrastive decoding)", passes=2),
+        steered("key bias", bank, middle, KeyBias(bias=2.0, cap=100.0)),
+        steered("key bias of the request", bank, middle, KeyBias(bias=2.0, form="request", cap=100.0)),
+        steered("key vectors", bank, middle, KeyVector()),
+        steered("key vectors that fade after 4 tokens", bank, middle, KeyVector(fade=4)),
+        steered("PRISM, keys and values", bank, middle, Prism(gain=0.4, gain_value=0.1)),
+        steered("contrastive decoding", bank, middle, ContextAware()),
+        steered("attention bias", bank, middle, AttentionBias(bias=1.0)),
         Way("plain, eager attention", attention="eager"),
-        Way("attention bias (as PASTA), eager", lambda: attention_bias(model, masks[middle], 1.0), "eager"),
+        steered("attention bias, eager", bank, middle, AttentionBias(bias=1.0), "eager"),
     ]
 
 
