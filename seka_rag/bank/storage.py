@@ -31,9 +31,11 @@ class Content(Protocol):
     negative: dict[int, Tensor]
     singular_values: dict[int, Tensor]
     vectors: dict[int, Tensor]
+    values: dict[int, Tensor]
     queries: MeanQueries | None
     strengths: Tensor | None
     gap: Tensor
+    value_gap: Tensor
 
 
 def bank_tensors(bank: Content) -> dict[str, Tensor]:

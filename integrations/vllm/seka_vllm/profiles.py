@@ -116,7 +116,8 @@ def plan_edits(profile: Profile, config: Any) -> Mapping[int, Edit]:
 
     Raises:
         BankError: the bank was learned for another model.
-        UnsupportedModelError: the method needs a query or a distance, which vLLM does not have when keys are computed.
+        UnsupportedModelError: the method needs a query or a distance, which vLLM does not have when keys are computed, or it
+            edits values.
     """
     profile.bank.model.check(identify(_without_weights(config)))
     edits = profile.method.edits(profile.bank, find_key_sites(_twin(config)))
@@ -126,6 +127,8 @@ def plan_edits(profile: Profile, config: Any) -> Mapping[int, Edit]:
                 f"{profile.method!r} needs the end of the prompt, which is not there when vLLM computes the first keys: use "
                 "KeyBias(form='constant'), KeyVector or Seka"
             )
+        if edit.of_values is not None:
+            raise UnsupportedModelError(f"{profile.method!r} edits values too, and in vLLM only keys can be edited")
     if not edits:
         raise UnsupportedModelError(f"the bank {profile.bank!r} keeps no head, so it steers nothing")
     return edits

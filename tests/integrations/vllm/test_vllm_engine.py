@@ -10,7 +10,7 @@ from seka_vllm.highlights import Highlights
 from tiny import random_expert
 from vllm_engines import Asked, answers, engine, largest_difference, mixed, reference, save_tiny
 
-from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyVector
+from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyVector, Prism
 from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedModelError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -94,6 +94,7 @@ def test_engines_that_do_not_start(tiny_llama, tmp_path, monkeypatch):
         UnsupportedModelError, "'gemma' cannot be steered", tmp_path / "gemma" / "model", tmp_path / "gemma" / "bank"
     )
     refused(UnsupportedModelError, "needs the end of the prompt", model, bank, KeyBias(form="mean"))
+    refused(UnsupportedModelError, "edits values too", model, bank, Prism(gain_value=0.1))
     refused(BankError, "AdaSeka takes a bank of type ExpertBank", model, bank, AdaSeka())
     ExpertBank({"a": random_expert(tiny_llama[1], 1)}).save(tmp_path / "experts")
     refused(SettingError, "Experts are routed by the prompt's last query", model, tmp_path / "experts")

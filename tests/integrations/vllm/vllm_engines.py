@@ -28,7 +28,9 @@ def with_vectors(bank: ProjectionBank, size: float = 1.0) -> ProjectionBank:
     generator = torch.Generator().manual_seed(5)
     shape = (bank.model.heads, bank.model.head_dim)
     vectors = {layer: size * torch.randn(shape, generator=generator) for layer in range(bank.model.layers)}
-    return ProjectionBank(bank.model, bank.positive, bank.negative, queries=bank.queries, vectors=vectors)
+    return ProjectionBank(
+        bank.model, bank.positive, bank.negative, queries=bank.queries, vectors=vectors, values=bank.values
+    )
 
 
 def save_tiny(folder: Path, family: str, **settings: Any) -> tuple[Any, ProjectionBank]:
