@@ -25,7 +25,6 @@ from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.questions.kinds import Kind, questions
 from seka_rag.questions.records import Record
-from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
@@ -40,12 +39,8 @@ Name = Annotated[str, typer.Option(help="A model with a calibrated bank.")]
 
 METHODS: tuple[KeyEditing, ...] = (
     KeyScaling(gain=0.5),
-    KeyScaling(gain=1.0),
     Seka(gain=0.5),
-    Seka(gain=1.0),
-    *(RandomProjection(gain=0.5, seed=seed) for seed in range(5)),
-    KeyBias(bias=2.0),
-    KeyBias(bias=4.0),
+    *(RandomProjection(gain=0.5, seed=seed) for seed in range(3)),
 )
 _GRADIENT, _BATCH = 32, 8
 
@@ -74,7 +69,7 @@ def fresh_facts(model: SteeredModel, seed: int) -> list[Fact]:
 
 
 @app.command()
-def first_token(model: Name = "smollm2", n: Count = 120, seed: int = 0) -> None:
+def first_token(model: Name = "smollm2", n: Count = 64, seed: int = 0) -> None:
     """Which answer is likelier, and how far unrelated highlights move the next token: methods on the bank's heads."""
     loaded = SteeredModel.from_pretrained(model)
     facts = fresh_facts(loaded, seed)
@@ -111,12 +106,13 @@ def first_token(model: Name = "smollm2", n: Count = 120, seed: int = 0) -> None:
             f"| {mean(moved):.3f} [{max(low, 0):.3f}, {high:.3f}]"
         )
     names = list(followed)
-    for other in names[1:]:
-        typer.echo(f"p of {names[3]} against {other}: {mcnemar(followed[names[3]], followed[other]):.3f}")
+    seka = repr(METHODS[1])
+    for other in names:
+        typer.echo(f"p of {seka} against {other}: {mcnemar(followed[seka], followed[other]):.3f}")
 
 
 @app.command()
-def fading(model: Name = "smollm2", n: Count = 64, tokens: int = 32, seed: int = 0) -> None:
+def fading(model: Name = "smollm2", n: Count = 48, tokens: int = 32, seed: int = 0) -> None:
     """Generated answers of the suggested method with each way of fading."""
     loaded = SteeredModel.from_pretrained(model)
     facts = fresh_facts(loaded, seed)
@@ -124,7 +120,7 @@ def fading(model: Name = "smollm2", n: Count = 64, tokens: int = 32, seed: int =
     assert isinstance(usual, KeyEditing)
     fades = (None, 8, "sentence")
     ways = [("plain", None), *((f"fade={fade!r}", usual.model_copy(update={"fade": fade})) for fade in fades)]
-    kinds: tuple[Kind, ...] = ("conflict", "agreement", "novel", "irrelevant")
+    kinds: tuple[Kind, ...] = ("conflict", "novel")
     for name, method in ways:
         cells = []
         for kind in kinds:

@@ -1,0 +1,48 @@
+"""The command ``calibrate``: it goes on where it was, and leaves nothing behind but the bank."""
+
+import importlib
+
+import pytest
+from typer.testing import CliRunner
+
+from seka_rag import ProjectionBank, SteeredModel
+from seka_rag.bank.header import Calibration, Trial
+from seka_rag.cli import app
+from seka_rag.learning.resume import Steps
+
+calibrating = importlib.import_module("seka_rag.learning.calibrate")  # the name is also that of its function
+runner = CliRunner()
+
+
+def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
+    folders = []
+    killed = True
+
+    def calibrate(model: SteeredModel, bank, settings, *, progress, unfinished) -> ProjectionBank:
+        folders.append(unfinished)
+        assert Steps(unfinished, settings.model_dump()).json("a", lambda: len(folders)) == 1
+        if killed:
+            raise KeyboardInterrupt
+        found = SteeredModel.from_pretrained("seka-demo").bank
+        assert isinstance(found, ProjectionBank)
+        trial = Trial(steering=None, heads="none", examples=64, following=0.5, margin=0, disturbance=0)
+        record = Calibration(budget=0.3, data="", seed=0, trials=(trial,), known=247, trained=182)
+        return calibrating._with(found, calibration=record)
+
+    monkeypatch.setattr(calibrating, "calibrate", calibrate)
+    command = ["calibrate", "--model", "seka-demo", "--out", str(tmp_path / "bank")]
+    assert runner.invoke(app, command).exit_code != 0
+    assert folders == [tmp_path / "bank.unfinished"]
+    assert folders[0].exists()
+    killed = False
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["bank"]
+    assert "247 facts known, 182 of them for gradients and training only" in result.output
+    assert "0.500 [0.38, 0.62]" in " ".join(result.output.split())  # the 95% interval of 32 of 64
+
+
+@pytest.mark.parametrize("option", [["--examples", "4"], ["--budget", "-1"], ["--steps", "-1"]])
+def test_settings_that_mean_nothing(tmp_path, option):
+    result = runner.invoke(app, ["calibrate", "--model", "seka-demo", "--out", str(tmp_path / "bank"), *option])
+    assert result.exit_code == 2
