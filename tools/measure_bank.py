@@ -38,9 +38,9 @@ Count = Annotated[int, typer.Option(min=8, help="Questions of each kind.")]
 Name = Annotated[str, typer.Option(help="A model with a calibrated bank.")]
 
 METHODS: tuple[KeyEditing, ...] = (
-    KeyScaling(gain=0.5),
     Seka(gain=0.5),
     *(RandomProjection(gain=0.5, seed=seed) for seed in range(3)),
+    KeyScaling(gain=0.5),
 )
 _GRADIENT, _BATCH = 32, 8
 
@@ -106,7 +106,7 @@ def first_token(model: Name = "smollm2", n: Count = 64, seed: int = 0) -> None:
             f"| {mean(moved):.3f} [{max(low, 0):.3f}, {high:.3f}]"
         )
     names = list(followed)
-    seka = repr(METHODS[1])
+    seka = repr(METHODS[0])
     for other in names:
         typer.echo(f"p of {seka} against {other}: {mcnemar(followed[seka], followed[other]):.3f}")
 
