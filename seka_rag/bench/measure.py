@@ -15,6 +15,8 @@ from seka_rag.bench.text_measures import entropy, length, pronouns_changed, repe
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.highlight.base import whole
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.highlight.sentences import Sentences
+from seka_rag.highlight.trust import Trusted, TrustPolicy
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import abstains, contains_answer
 from seka_rag.retrieval.bm25 import BM25Retriever
@@ -38,6 +40,10 @@ def highlights(item: Item, name: str | None) -> Spans:
         return own
     if name == "all":
         return tuple(whole(p) for p in item.passages)
+    if name == "trusted":
+        passages = [type(p)(p.text, source=str(i)) for i, p in enumerate(item.passages)]
+        policy = TrustPolicy(sources=[str(i) for i in range(len(passages)) if not (item.wrong and item.wrong[i])])
+        return tuple(Trusted(Sentences(), policy)(item.record.question, passages))
     best = {p.text: p.score for p in BM25Retriever(item.passages, k=len(item.passages))(item.record.question)}
     scored = [type(p)(p.text, best.get(p.text, 0.0)) for p in item.passages]
     return tuple(as_highlighter(name)(item.record.question, scored))

@@ -26,8 +26,9 @@ from seka_rag.steering.seka import Seka
 #: Banks that variants name: that of the model, one learned as the library first learned them, and subspaces of differences of
 #: keys and of values, on all heads or on those that the model's bank keeps.
 MODEL, FIRST, DIFFERENCE, DIFFERENCE_HEADS = "model", "as first shipped", "differences", "differences, the same heads"
-#: What can be highlighted: the evidence, every passage, another sentence; or what a highlighter chooses.
-HIGHLIGHTS = ("gold", "wrong", "all", *(name for name in HIGHLIGHTERS if name not in ("all", "off")))
+#: What can be highlighted: the evidence, another sentence, every passage; what a highlighter chooses, or "sentences" where a
+#: policy trusts all passages but those of "wrong".
+HIGHLIGHTS = ("gold", "wrong", "all", "trusted", *(name for name in HIGHLIGHTERS if name not in ("all", "off")))
 #: Instructions in front of the prompt, by number, for the rows that steer nothing.
 INSTRUCTIONS = (
     "Answer only from the context below, even if it contradicts what you know.",
