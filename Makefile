@@ -80,7 +80,8 @@ bench: install
 	$(BIN)/seka-rag bench lost-in-the-middle --model smollm2 --limit 4 --methods plain,suggested --out $(BENCH_OUT)
 
 bench-quick: install
-	$(BIN)/seka-rag bench conflict-rag counterfact --model smollm2 --quick --limit 4 --out $(BENCH_OUT)-quick
+	$(BIN)/seka-rag bench conflict-rag --model smollm2 --quick --limit 3 --methods plain,suggested --out $(BENCH_OUT)-quick
+	$(BIN)/seka-rag bench counterfact --model smollm2 --quick --limit 8 --out $(BENCH_OUT)-quick
 
 bench-speed: install
 	$(BIN)/python -m seka_rag.bench.speed $(ARGS)

@@ -21,7 +21,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 DOORS = {"seka_rag", "seka_rag.views", "langchain_seka", "llama_index.llms.seka"}
 #: Pages for those who measure, not for users: they may name the rooms of the benchmarks.
-MEASURING = {"docs/how-to/questions.md": ("seka_rag.questions", "seka_rag.bench")}
+MEASURING = {
+    "docs/how-to/questions.md": ("seka_rag.questions", "seka_rag.bench"),
+    "docs/benchmarks/harness.md": ("seka_rag.bench",),
+}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
 
 

@@ -61,6 +61,25 @@ class Section:
         found = [(curve, lines(self.figures, curve)) for curve in self.task.curves]
         return [(curve, some) for curve, some in found if some]
 
+    def contest(self, curve: Curve, some: Sequence[Line]) -> str | None:
+        """The bank's method beside the best other one at the last level of harm, on the same units; None if not compared."""
+        level = curve.levels[-1]
+        gold = {line.name: line for line in some if all(e.highlight in (None, "gold") for e in line.entries)}
+        default = gold.pop("suggested", None)
+        if default is None:
+            return None
+        for other in sorted(gold.values(), key=lambda line: -line.at(level)):
+            both = [line.best(level) for line in (default, other)]
+            keys = [f"{e.method} {e.stored}" for e in both if e is not None]
+            for c in self.comparisons:
+                if c["metric"] == curve.following and sorted([c["first"], c["second"]]) == sorted(keys):
+                    only = [c["only_first"], c["only_second"]][:: 1 if c["first"] == keys[0] else -1]
+                    return (
+                        f"Paired, at their best strengths up to {level:g}: {named(keys[0])} alone is right {only[0]} times, "
+                        f"{named(keys[1])} alone {only[1]} times, of {c['n']} (exact McNemar, p = {c['p']:.2g})."
+                    )
+        return None
+
     def cell(self, entry: Entry, metric: str) -> str:
         """A figure with its interval; empty if there is none."""
         row = self.cells.get((entry, metric))
@@ -154,6 +173,8 @@ def markdown(found: Sequence[Section]) -> str:
             ]
             rows += [_line([line.name, *(f"{line.at(level):.2f}" for level in curve.levels)]) for line in some]
             parts.append(f"{curve.following} at equal harm ({harm}):\n\n" + "\n".join(rows))
+            contest = section.contest(curve, some)
+            parts += [contest] if contest else []
     return "\n\n".join(parts) + "\n"
 
 

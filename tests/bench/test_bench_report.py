@@ -84,3 +84,21 @@ def test_files(folder):
     (folder / "results.json").write_text("{}")
     with pytest.raises(RecordError, match="holds no results"):
         sections(folder)
+
+
+def test_the_default_beside_the_best_other_method(folder):
+    default, other = {"method": "KeyVector", "gain": 1.0, "highlight": "gold"}, {**SETTINGS, "gain": 0.5}
+    rows = [
+        *ROWS,
+        row("suggested", "correction.right", 0.9, settings=default),
+        row("suggested", "irrelevant.kl", 0.1, settings=default),
+    ]  # fmt: skip
+    pair = {
+        **COMPARISON, "first": f"seka {json.dumps(other, sort_keys=True)}",
+        "second": f"suggested {json.dumps(default, sort_keys=True)}", "only_first": 2, "only_second": 5, "p": 0.453125,
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(rows))
+    (folder / "comparisons.json").write_text(json.dumps([COMPARISON, pair]))
+    said = "suggested (gain 1) alone is right 5 times, seka (gain 0.5) alone 2 times, of 20"
+    assert f"{said} (exact McNemar, p = 0.45)." in markdown(sections(folder))
+    assert said in html(sections(folder))
