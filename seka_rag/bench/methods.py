@@ -87,7 +87,8 @@ class Family:
         variants: from the model's bank to its variants, without highlights.
         quick: whether it is tried by default with few examples.
         steers: whether there is something to highlight.
-        needs: what the bank must hold ("queries", "vectors"), else it is left out where no methods are named.
+        needs: what the bank must hold ("queries", "vectors", "steering"), else it is left out where no methods are named.
+        usual: whether it is tried where no methods are named.
     """
 
     name: str
@@ -95,13 +96,12 @@ class Family:
     quick: bool = False
     steers: bool = True
     needs: str | None = None
+    usual: bool = True
 
     def fits(self, bank: Bank | None) -> bool:
         """Whether it can be tried with this bank."""
         if self.needs is not None and not getattr(bank, self.needs, None):
             return False
-        if self.name == "suggested":
-            return bank is not None
         kinds = [v.steering.bank_type for v in self.variants(bank) if v.steering is not None and v.bank == MODEL]
         return all(kind is None or isinstance(bank, kind) for kind in kinds)
 
@@ -123,11 +123,11 @@ def _prism(name: str, bank_name: str, value_share: float, *gains: float) -> Fami
     return Family(name, lambda bank: some)
 
 
-def _suggested(bank: Bank | None) -> list[Variant]:
+def _suggested(name: str, factors: Iterable[float], bank: Bank | None) -> list[Variant]:
     if bank is None:
-        raise SettingError("the method 'suggested' is that of the model's bank, and this model has none: give --bank")
+        raise SettingError(f"the method {name!r} is that of the model's bank, and this model has none: give --bank")
     method = suggested(bank)
-    return [Variant("suggested", method.with_strength(f * method.strength)) for f in (0.5, 1.0, 2.0)]
+    return [Variant(name, method.with_strength(f * method.strength)) for f in factors]
 
 
 def _random(bank: Bank | None) -> list[Variant]:
@@ -143,7 +143,8 @@ _FAMILIES = (
     ),
     Family("marked", lambda bank: [Variant("marked", before=MARKED, marked=True)]),
     Family("seka-first", lambda bank: [Variant("seka-first", Seka(gain=0.5), FIRST)]),
-    Family("suggested", _suggested, quick=True),
+    Family("suggested", partial(_suggested, "suggested", (0.5, 1.0, 2.0)), quick=True, needs="steering"),
+    Family("default", partial(_suggested, "default", (1.0,)), usual=False, needs="steering"),
     steered("seka", Seka(), 0.5, 1.0, 2.0),
     steered("key-scaling", KeyScaling(), 0.25, 0.5, 1.0, quick=True),
     Family("random-projection", _random),
@@ -177,7 +178,7 @@ def choose(
     Raises:
         SettingError: an unknown family or highlight.
     """
-    fitting = [f.name for f in _FAMILIES if (f.quick or not quick) and f.fits(bank)]
+    fitting = [f.name for f in _FAMILIES if f.usual and (f.quick or not quick) and f.fits(bank)]
     wanted = fitting if names is None else list(names)
     for name in wanted:
         check_name("method", name, FAMILIES)

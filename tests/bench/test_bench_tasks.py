@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from scripted import Scripted
+from tiny import random_bank, tiny_model
 
 from seka_rag.bench.item import Opening
 from seka_rag.bench.measure import first_outcome, opening_tokens, prompt_of
@@ -215,3 +216,13 @@ def test_unknown_names():
     keys = [v.key for v in choose(["seka", "random-projection"], None, highlights=["gold", "all"])]
     assert keys[0] == PLAIN.key
     assert len(set(keys)) == len(keys) == 1 + 2 * 3 + 2 * 5
+
+
+def test_the_default_is_the_suggested_method_at_its_strength():
+    bank = random_bank(tiny_model("llama"))
+    methods = {v.method for v in choose(None, bank)}
+    assert "suggested" in methods
+    assert "default" not in methods  # only where it is named
+    _, half, whole, double = choose(["suggested"], bank)
+    assert [v.steering for v in choose(["default"], bank)[1:]] == [whole.steering]
+    assert half.strength * 2 == whole.strength == double.strength / 2 > 0
