@@ -1,7 +1,8 @@
-"""Routes of the server in vLLM's own API server, under ``/seka``: highlights as characters, reports beside the answers.
+"""Routes in vLLM's own API server, under ``/v1/seka``: highlights as characters, reports beside the answers.
 
 They are those of ``seka-rag serve`` (``/v1/models``, ``/v1/completions``, ``/v1/chat/completions``, ``/tokenize``), so that
-its clients work: ``ChatSeka(base_url="http://localhost:8000/seka")``. vLLM loads them where ``VLLM_PLUGINS`` names ``seka``.
+its clients work: ``ChatSeka(base_url="http://localhost:8000/v1/seka")``. vLLM loads them where ``VLLM_PLUGINS`` names
+``seka``, and asks for its key (``--api-key``) in all that begins with ``/v1``.
 """
 
 from __future__ import annotations
@@ -9,28 +10,29 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from vllm.exceptions import VLLMClientError
 
-from seka_rag.errors import RequestError, SekaError
+from seka_rag.errors import LimitError, RequestError, SekaError
 from seka_rag.model.generation import Generation
 from seka_rag.server.answers import Completions, report_of
 from seka_rag.server.bodies import ChatBody, CompletionBody, TokenizeBody
-from seka_rag.server.errors import error_body, status_of
+from seka_rag.server.errors import ClientGone, at_field, error_body, status_of
 from seka_rag.server.model_request import ModelRequest
 from seka_rag.server.parsing import parse
 from seka_rag.server.reading import read_request, read_tokenize
 from seka_rag.server.settings import ServerSettings
+from seka_rag.server.streaming import EventStream, unless_gone
 from seka_vllm.profiles import load_profiles
 from seka_vllm.served import Served
 from seka_vllm.settings import engine_settings
 
-_PREFIX = "/seka"
+_PREFIX = "/v1/seka"
 
 
 class SekaRoutes:
@@ -101,19 +103,23 @@ class SekaRoutes:
 
     async def _read(self, request: Request, read: Any) -> Any:
         raw = await request.body()
+        if len(raw) > self.settings.max_body:
+            raise LimitError(f"the request has {len(raw)} bytes; this server takes {self.settings.max_body}")
         return await asyncio.to_thread(read, raw, request.headers.get("content-type", ""))
 
     async def _answer(self, request: Request, kind: type[ChatBody] | type[CompletionBody]) -> Response:
         try:
             work = await self._read(request, lambda *given: _Work(self.served, self.settings, kind, *given))
             if not work.request.stream:
-                return JSONResponse(await work.whole(self.engine))
+                return JSONResponse(await unless_gone(request, work.whole(self.engine)))
             events = work.events(self.engine)
             first = await anext(events)  # what fails at once has its own status
+        except ClientGone as gone:
+            return JSONResponse(error_body(gone), gone.status_code)
         except (SekaError, VLLMClientError) as error:
             known = _known(error)
             return JSONResponse(error_body(known), status_of(known))
-        return StreamingResponse(_from(first, events), media_type="text/event-stream")
+        return EventStream(_from(first, events), _nothing)
 
 
 def _known(error: Exception) -> SekaError:
@@ -121,10 +127,14 @@ def _known(error: Exception) -> SekaError:
     return error if isinstance(error, SekaError) else RequestError(str(error))
 
 
-async def _from(first: bytes, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _from(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     yield first
-    async for event in events:
-        yield event
+    async with aclosing(events):
+        async for event in events:
+            yield event
+
+
+def _nothing() -> None: ...
 
 
 class _Work:
@@ -137,9 +147,13 @@ class _Work:
         self.served = served
         model: Any = served  # has what the readers use of a SteeredModel
         self.request: ModelRequest = read_request(body, model, settings)
+        if self.request.top is not None:
+            with at_field("logprobs"):
+                raise RequestError("logprobs: these routes give none; ask vLLM's own, with token positions")
         self.form = Completions(served.name, kind is ChatBody, self.request.choices, self.request.with_usage)
         self.tokens = self.request.tokens(model, settings)
-        output = RequestOutputKind.DELTA if self.request.stream else RequestOutputKind.FINAL_ONLY
+        self.in_pieces = self.request.stream and self.request.choices == 1
+        output = RequestOutputKind.DELTA if self.in_pieces else RequestOutputKind.FINAL_ONLY
         self.params = served.params(self.tokens, self.request.options, self.request.choices, output_kind=output)
 
     def outputs(self, engine: Any) -> Any:
@@ -147,18 +161,28 @@ class _Work:
         return engine.generate(prompt, self.params, f"{self.form.id}-{secrets.token_hex(4)}")
 
     async def whole(self, engine: Any) -> dict[str, Any]:
-        """The answer, when it is ready."""
-        async for output in self.outputs(engine):
-            last = output
-        answers = self.served.answers(self.tokens, self.request.options, last)
+        """All answers, when they are ready."""
+        answers = await self._answers(engine)
         return self.form.whole(answers, report_of(answers, self.request.highlights()), None)
 
-    async def events(self, engine: Any) -> AsyncIterator[bytes]:
-        """The answer in pieces; leaving early ends it."""
+    async def _answers(self, engine: Any) -> list[Generation]:
+        async with aclosing(self.outputs(engine)) as outputs:
+            async for output in outputs:
+                last = output
+        return self.served.answers(self.tokens, self.request.options, last)
+
+    async def events(self, engine: Any) -> AsyncGenerator[bytes, None]:
+        """The answer in pieces, or several answers at the end; leaving early ends them."""
         text, count, beside, reason = "", 0, None, "stop"
         for event in self.form.begin():
             yield event
         try:
+            if not self.in_pieces:
+                answers = await self._answers(engine)
+                report = report_of(answers, self.request.highlights())
+                for event in self.form.end(answers, report, None, streamed=False):
+                    yield event
+                return
             async with aclosing(self.outputs(engine)) as outputs:
                 async for output in outputs:
                     (done,) = output.outputs
@@ -169,9 +193,9 @@ class _Work:
                     if done.text:
                         for event in self.form.piece(done.text, None):
                             yield event
-            report = self.served.report(self.tokens, self.request.options, beside)
+            steered = self.served.report(self.tokens, self.request.options, beside)
             finish: Any = "length" if reason == "length" else "stop"
-            answers = [Generation(text, report, len(self.tokens), count, finish)]
+            answers = [Generation(text, steered, len(self.tokens), count, finish)]
             for event in self.form.end(answers, report_of(answers, self.request.highlights()), None, streamed=True):
                 yield event
         except (SekaError, VLLMClientError) as error:

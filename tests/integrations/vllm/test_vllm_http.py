@@ -17,9 +17,10 @@ from tiny import demo_tokenizer
 from vllm_engines import mixed
 
 from seka_rag import KeyVector, Prompt, RemoteModel, Seka, SteeredModel
-from seka_rag.errors import RemoteError, SekaError, SettingError
+from seka_rag.errors import AccessError, RemoteError, SekaError, SettingError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+KEY = "a-key-of-tests"
 PATIENCE = 400  # seconds for a server to start on a machine that is busy
 
 
@@ -46,6 +47,7 @@ class Server:
             "host": "127.0.0.1",
             "port": self.port,
             "additional-config": json.dumps(seka),
+            "api-key": KEY,
         }
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
         environment = {**os.environ, "VLLM_PLUGINS": "seka", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
@@ -71,7 +73,9 @@ class Server:
 
     def post(self, path, body):
         request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self.url + path,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
         )
         try:
             with urllib.request.urlopen(request, timeout=120) as answer:
@@ -103,7 +107,7 @@ PLAIN = [{"role": "user", "content": TEXT}]
 
 
 def test_our_client(server, here):
-    model = RemoteModel(f"{server.url}/seka")
+    model = RemoteModel(f"{server.url}/v1/seka", api_key=KEY)
     assert (model.name, model.context_length, model.can_chat) == ("tiny", 512, True)
     for messages in (MESSAGES, PLAIN):
         expected, answer = here.chat(messages, max_new_tokens=12), model.chat(messages, max_new_tokens=12)
@@ -126,15 +130,28 @@ def test_our_client(server, here):
         model.generate(prompt, json_schema=True, max_new_tokens=3)
 
 
+def test_several_answers_and_a_missing_key(server):
+    model, prompt = RemoteModel(f"{server.url}/v1/seka", api_key=KEY), Prompt(TEXT).highlight(FACT)
+    several = model.generate(prompt, max_new_tokens=6, temperature=1.0, seed=1, num_return_sequences=3)
+    assert len({answer.text for answer in several}) == 3
+    assert all(answer.report.tokens_edited == answer.report.tokens_marked > 3 for answer in several)
+    with pytest.raises(AccessError):
+        RemoteModel(f"{server.url}/v1/seka").generate(prompt, max_new_tokens=3)
+
+
 def test_langchain(server, here):
     pytest.importorskip("langchain_core")
     from langchain_core.messages import HumanMessage
-    from langchain_seka import ChatSeka
+    from langchain_seka import ChatSeka, mark_message
 
-    chat = ChatSeka(base_url=f"{server.url}/seka", max_tokens=12, highlight=None)
-    answer = chat.invoke([HumanMessage(TEXT)])
-    assert answer.content == here.chat(PLAIN, max_new_tokens=12).text
-    assert answer.response_metadata["seka"]["tokens_marked"] == 0
+    chat = ChatSeka(base_url=f"{server.url}/v1/seka", api_key=KEY, max_tokens=12)
+    for spans, messages in (((), PLAIN), (MESSAGES[0]["content"].spans, MESSAGES)):
+        answer, expected = (
+            chat.invoke([mark_message(HumanMessage(TEXT), spans)]),
+            here.chat(messages, max_new_tokens=12),
+        )
+        assert answer.content == expected.text
+        assert answer.response_metadata["seka"]["tokens_edited"] == expected.report.tokens_edited
 
 
 def test_its_own_routes(server, tiny_llama):
@@ -158,7 +175,7 @@ def test_its_own_routes(server, tiny_llama):
 
 
 def test_a_server_that_is_killed_and_started_again(server, here):
-    model = RemoteModel(f"{server.url}/seka", max_retries=0)
+    model = RemoteModel(f"{server.url}/v1/seka", api_key=KEY, max_retries=0)
     expected = here.chat(MESSAGES, max_new_tokens=12).text
     assert model.chat(MESSAGES, max_new_tokens=12).text == expected
     server.kill()

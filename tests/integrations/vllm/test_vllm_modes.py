@@ -76,6 +76,26 @@ def test_whole_prompts_without_a_prefix_cache(tiny_llama, record_property):
         check(llm, asked, expected, record_property, "llama, whole prompts, no prefix cache")
 
 
+def test_compiled(tiny_llama, record_property):
+    """Then every step computes the same for all tokens, with weight 0 for those that are not highlighted."""
+    folder, model, bank = tiny_llama
+    asked = mixed(model.config.vocab_size)
+    for method in (KeyVector(), Seka(gain=0.8)):
+        expected = reference(model, bank, method, asked)
+        with engine(folder / "model", folder / "bank", method, enforce_eager=False) as llm:
+            check(llm, asked, expected, record_property, f"llama, compiled, {method!r}")
+            check(llm, asked, expected, record_property, f"llama, compiled, prefix cache, {method!r}")
+
+
+def test_tensor_parallel(tiny_llama, record_property, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
+    folder, model, bank = tiny_llama
+    asked = mixed(model.config.vocab_size)
+    expected = reference(model, bank, KeyVector(), asked)
+    with engine(folder / "model", folder / "bank", KeyVector(), tensor_parallel_size=2) as llm:
+        check(llm, asked, expected, record_property, "llama, tensor parallel 2")
+
+
 def test_preempted_requests_and_random_arrival(tiny_llama, record_property, monkeypatch):
     """200 requests that arrive at any time, with room for about three: each is what it is alone."""
     from vllm.v1.core.sched.scheduler import Scheduler

@@ -8,9 +8,10 @@ from real import load_smollm2
 from seka_vllm import VllmModel
 from vllm_engines import Asked, answers, largest_difference, reference
 
-from seka_rag import KeyVector, Prompt, Seka, SteeredModel, load_bank
+from seka_rag import Prompt, RandomProjection, SteeredModel, load_bank
 from seka_rag.errors import ContextLengthError, SettingError, SteeringError
 from seka_rag.hf.packaged import PACKAGED
+from seka_rag.steering.registry import suggested
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(900)]
 ENGINE = {
@@ -22,15 +23,16 @@ ENGINE = {
     "block_size": 32,
     "max_logprobs": 20,
 }
+BANK = load_bank(PACKAGED["smollm2"].bank)
+METHOD = suggested(BANK).model_copy(update={"fade": None})  # vLLM's does not fade
 NEWS = "Ada moved to Lyon in 2021."
 TEXT = f"Ada Byron lived in Paris for many years. {NEWS} She works as an engineer and likes to swim.\n"
 
 
 @pytest.fixture(scope="module")
 def here():
-    """SteeredModel, whose method does not fade, as vLLM's does not."""
     hf_model, tokenizer = load_smollm2()
-    return SteeredModel(hf_model, tokenizer, bank=PACKAGED["smollm2"].bank, steering=KeyVector(), name="smollm2")
+    return SteeredModel(hf_model, tokenizer, bank=BANK, steering=METHOD, name="smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +68,13 @@ def test_answers_of_a_batch_are_those_of_steered_model(here, there):
 
 def test_log_probabilities_are_those_of_transformers(here, there):
     """Prompts of several chunks, with and without what is in the prefix cache."""
-    bank, steps = load_bank(PACKAGED["smollm2"].bank), 8
+    steps = 8
     prompts = [there.served.tokenize_chat(question())]
     long = Prompt(TEXT * 12) + Prompt(NEWS).mark(0, len(NEWS)) + Prompt(TEXT * 2 + "Where does Ada live?")
     prompts += [there.served.tokenize(long), there.served.tokenize(str(long))]
     asked = [Asked(tuple(tokens.ids), there.served._highlights(tokens, "auto")) for tokens in prompts]
     assert [one.highlights is not None for one in asked] == [True, True, False]
-    expected = reference(here.hf_model, bank, KeyVector(), asked, steps)
+    expected = reference(here.hf_model, BANK, METHOD, asked, steps)
     there.llm.reset_prefix_cache()
     for name in ("chunks and mixed batch", "prefix cache"):
         found = answers(there.llm, asked, steps, 20)
@@ -86,11 +88,10 @@ def test_log_probabilities_are_those_of_transformers(here, there):
 def test_options_and_strength(here, there):
     prompt = question()
     assert there.chat(prompt, steering=None, max_new_tokens=8).report.method == "none"
-    weak, strong = KeyVector(gain=0.3), KeyVector(gain=1.5)
-    for method in (weak, strong):
+    for method in (METHOD.with_strength(0.3 * METHOD.strength), METHOD.with_strength(1.5 * METHOD.strength)):
         answer = there.chat(prompt, steering=method, max_new_tokens=8)
         assert answer.text == here.chat(prompt, steering=method, max_new_tokens=8).text
-        assert answer.report.gain == method.gain
+        assert answer.report.gain == method.strength
     stopped = there.generate("One, two, three,", stop=["five"], max_new_tokens=30)
     assert stopped.text == here.generate("One, two, three,", stop=["five"], max_new_tokens=30).text
     marked = there.generate(Prompt("One, two, three,").mark(0, 3), stop=[" four"], max_new_tokens=30)
@@ -100,8 +101,8 @@ def test_options_and_strength(here, there):
 
 
 def test_what_is_refused(there):
-    with pytest.raises(SettingError, match=r"chosen at its start \(KeyVector"):
-        there.chat(question(), steering=Seka(gain=0.5))
+    with pytest.raises(SettingError, match="chosen at its start"):
+        there.chat(question(), steering=RandomProjection(gain=0.5))
     with pytest.raises(SettingError, match="no option num_beams"):
         there.chat(question(), num_beams=2)
     with pytest.raises(ContextLengthError, match="a context of 1024"):
