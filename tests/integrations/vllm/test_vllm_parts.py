@@ -1,0 +1,169 @@
+"""The parts of the plugin by themselves, without vLLM: which keys of a step change and how, plans, and counts for reports."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from seka_vllm.core import Progress, block_keys
+from seka_vllm.highlights import Highlights
+from seka_vllm.profiles import Profile, plan_edits
+from seka_vllm.rotary import Gates, SteeredRotary
+from seka_vllm.runner import Steering
+from seka_vllm.settings import engine_settings
+from tiny import random_bank, tiny_model
+from vllm_engines import with_vectors
+
+from seka_rag import KeyBias, KeyVector, Seka
+from seka_rag.errors import BankError, SettingError, UnsupportedModelError
+from seka_rag.hf.find import find_key_sites
+
+
+class Straight(torch.nn.Module):
+    """Rotary positions that turn nothing."""
+
+    def forward(self, positions, query, key=None):
+        return query, key
+
+
+@pytest.fixture(scope="module")
+def llama():
+    model = tiny_model("llama")
+    return model, with_vectors(random_bank(model))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_the_keys_of_highlighted_rows_change_and_no_others(llama, fixed):
+    """In both ways the same, by the equations of two banks: v = w v and k = k + w g P k."""
+    _, bank = llama
+    banks = [Profile(bank, KeyVector(), False), Profile(bank, Seka(gain=0.7), False)]
+    plans = [profile.method.edits(bank, None) for profile in banks]
+    gates = Gates(2, 16, torch.device("cpu"), fixed=fixed)
+    rotary = SteeredRotary(Straight(), 1, [plan[1] for plan in plans], gates, 16)
+    generator = torch.Generator().manual_seed(0)
+    for rows in ([], [(0, 2, 5, 1.0), (1, 7, 9, 0.5)], [(1, 0, 1, 2.0)], []):
+        key = torch.randn(11, 32, generator=generator)
+        gates.fill(rows, 11)
+        _, found = rotary(None, key, key)
+        wanted = key.view(11, 2, 16).clone()
+        for number, first, end, weight in rows:
+            for head in range(2):
+                old = wanted[first:end, head]
+                change = bank.vectors[1][head] if number == 0 else 0.7 * old @ bank.projection(1)[head]
+                wanted[first:end, head] = old + weight * change
+        assert torch.allclose(found.view(11, 2, 16), wanted, atol=1e-6)
+        untouched = [i for i in range(11) if not any(first <= i < end for _, first, end, _ in rows)]
+        assert torch.equal(found[untouched], key[untouched])
+        assert gates.seen == {(number, 1) for number, *_ in rows} or fixed
+        gates.seen.clear()
+
+
+def test_rows_of_a_step_are_those_of_each_request(llama):
+    """Chunks, a request that decodes, plain ones, and spans that go over the end of a chunk."""
+    _, bank = llama
+    gates = Gates(1, 64, torch.device("cpu"), fixed=True)
+    steering = Steering({"main": Profile(bank, KeyVector(), False)}, {"main": {}}, gates)
+
+    def state(args):
+        return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=args))
+
+    runner = SimpleNamespace(
+        requests={
+            "a": state({"seka_spans": [2, 6, 30, 40], "seka_strength": 0.5}),
+            "b": state(None),
+            "c": state({"seka_spans": [0, 4]}),
+        },
+        input_batch=SimpleNamespace(
+            req_ids=["a", "b", "c"], num_computed_tokens_cpu=np.array([4, 0, 9]), num_prompt_tokens=np.array([50, 5, 8])
+        ),
+    )
+    steering.begin(runner, np.array([30, 5, 1]))
+    assert steering.edited == {"a": (4, 34)}  # c decodes
+    weights = gates.weights[0, :36]
+    assert weights.nonzero().flatten().tolist() == [0, 1, 26, 27, 28, 29]
+    assert weights.max() == 0.5
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0}}),
+        ("qwen3", {}),
+        ("gemma3_text", {"sliding_window": 8, "query_pre_attn_scalar": 24}),
+    ],
+)
+def test_a_plan_from_the_configuration_is_that_of_the_model(family, settings):
+    model = tiny_model(family, num_hidden_layers=6, **settings)
+    bank = random_bank(model)
+    method = KeyBias(bias=1.5)
+    planned, expected = (
+        plan_edits(Profile(bank, method, False), model.config),
+        method.edits(bank, find_key_sites(model)),
+    )
+    assert planned.keys() == expected.keys()
+    for layer, edit in expected.items():
+        assert torch.equal(planned[layer].heads, edit.heads)
+        assert torch.allclose(planned[layer].vectors, edit.vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_a_plan_for_another_model_or_with_a_query_is_refused(llama):
+    model, bank = llama
+    other = tiny_model("llama", num_hidden_layers=2)
+    with pytest.raises(BankError, match=r"learned for another model.*layers"):
+        plan_edits(Profile(bank, KeyVector(), False), other.config)
+    for form in ("mean", "request"):
+        with pytest.raises(UnsupportedModelError, match="needs the end of the prompt"):
+            plan_edits(Profile(bank, KeyBias(form=form), False), model.config)
+
+
+def test_a_report_counts_what_was_computed_and_what_was_cached():
+    progress = Progress(Highlights(((2, 6, 1.0), (10, 14, 1.0))), 20)
+    assert progress.counts() == {
+        "tokens_marked": 8,
+        "tokens_edited": 8,
+        "tokens_cached": 8,
+    }  # nothing computed: all cached
+    progress.add(4, 12)
+    assert progress.counts() == {"tokens_marked": 8, "tokens_edited": 6, "tokens_cached": 2}
+    progress.add(12, 20)
+    progress.add(0, 8)  # once more, after it was preempted
+    assert progress.counts() == {"tokens_marked": 8, "tokens_edited": 8, "tokens_cached": 0}
+
+
+def test_only_blocks_with_highlights_have_keys_of_their_own():
+    def request(args):
+        return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=args), num_prompt_tokens=96)
+
+    one, weaker, plain = (
+        request({"seka_spans": [40, 50]}),
+        request({"seka_spans": [40, 50], "seka_strength": 0.5}),
+        request(None),
+    )
+    assert block_keys(one, 0, 32) == block_keys(one, 64, 96) == block_keys(plain, 32, 64) == []
+    assert block_keys(one, 32, 64) != block_keys(weaker, 32, 64)
+    assert block_keys(one, 32, 64) == block_keys(request({"seka_spans": [40, 50, 70, 80]}), 32, 64)
+
+
+def test_settings():
+    def config(seka):
+        return SimpleNamespace(additional_config={} if seka is None else {"seka": seka})
+
+    assert engine_settings(config(None)) is None
+    settings = engine_settings(
+        config({"banks": {"facts": "a/", "rules": {"bank": "b/", "steering": {"method": "Seka"}}}})
+    )
+    assert (settings.first, settings.banks["facts"].bank, settings.banks["rules"].steering) == (
+        "facts",
+        "a/",
+        {"method": "Seka"},
+    )
+    for wrong, message in (
+        ({}, "banks"),
+        ({"banks": {}}, "banks"),
+        ({"bank": "a/"}, "bank"),
+        ({"banks": {"a": 3}}, "banks.a"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            engine_settings(config(wrong))
