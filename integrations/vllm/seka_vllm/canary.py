@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from seka_rag.errors import SteeringError
 from seka_vllm.highlights import Highlights
 from seka_vllm.settings import KEY
 
+log = logging.getLogger("vllm.seka")  # below vLLM's, so that it is written where vLLM's are
+_SHOWN = ("method", "heads", "layers")
 _LENGTH, _MARKED = 48, (16, 32)
 _STEPS = 1000  # of the engine, until a trial request must be ready
 
@@ -38,6 +41,7 @@ def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], Any], banks
         seen = {layer for about in after for layer in about[bank]["seen"]}  # heads may be split among processes
         if missing := sorted(set(described[bank]["layers"]) - seen) if not described[bank]["fixed"] else []:
             raise SteeringError(f"{where} did not edit the keys of layers {missing}")
+        log.info("bank %r steers: %s on %d heads of layers %s", bank, *(described[bank][k] for k in _SHOWN))
     if core.request_block_hasher is not None:
         _check_blocks(core, banks[0])
 

@@ -18,15 +18,17 @@ class Progress:
     Attributes:
         done: which positions of the prompt were computed, with their edits.
         first: the first position that was computed; those before it were in the prefix cache, with the same edits.
+        report: of what is done so far, if it was asked for: every token of the answer comes with it.
     """
 
     def __init__(self, highlights: Highlights, length: int) -> None:
         self.highlights, self.done, self.first = highlights, bytearray(length), length
+        self.report: dict[str, Any] | None = None
 
     def add(self, start: int, stop: int) -> None:
         """These positions were computed in a step."""
         self.done[start:stop] = b"\x01" * (stop - start)
-        self.first = min(self.first, start)
+        self.first, self.report = min(self.first, start), None
 
     def counts(self) -> dict[str, int]:
         """Tokens marked; those edited, now or earlier; and those of them that came from the prefix cache."""
@@ -55,6 +57,11 @@ class Reports:
 
     def of(self, progress: Progress) -> dict[str, Any]:
         """The report of one request, as ``SteeringReport.as_dict`` has it, and the tokens that were cached."""
+        if progress.report is None:
+            progress.report = self._made(progress)
+        return progress.report
+
+    def _made(self, progress: Progress) -> dict[str, Any]:
         name = progress.highlights.bank or next(iter(self.profiles))
         profile, about = self.profiles[name], self.described[name]
         strength = profile.method.strength if progress.highlights.strength is None else progress.highlights.strength

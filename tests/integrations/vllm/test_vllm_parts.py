@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from seka_vllm.core import Progress, block_keys
+from seka_vllm.core import Progress, Reports, block_keys
 from seka_vllm.highlights import Highlights
 from seka_vllm.profiles import Profile, plan_edits
 from seka_vllm.rotary import Gates, SteeredRotary
@@ -130,6 +130,22 @@ def test_a_report_counts_what_was_computed_and_what_was_cached():
     progress.add(12, 20)
     progress.add(0, 8)  # once more, after it was preempted
     assert progress.counts() == {"tokens_marked": 8, "tokens_edited": 8, "tokens_cached": 0}
+
+
+def test_a_report_follows_what_is_computed(llama):
+    _, bank = llama
+    about = {"method": "KeyVector", "layers": [0, 1], "heads": 4, "bank": bank.digest}
+    reports = Reports({"main": Profile(bank, KeyVector(), True)}, {"main": about})
+    request = SimpleNamespace(
+        sampling_params=SimpleNamespace(extra_args={"seka_spans": [2, 6], "seka_strength": 0.5}), num_prompt_tokens=8
+    )
+    reports.note({"a": request}, {"a": (0, 4), "gone": (0, 9)})
+    first = reports.of(request.seka)
+    assert reports.of(request.seka) is first
+    reports.note({"a": request}, {"a": (4, 8)})
+    assert (first["tokens_edited"], reports.of(request.seka)["tokens_edited"]) == (2, 4)
+    assert (first["gain"], first["layers"]) == (0.5, [0, 1])
+    assert "fading" in first["warnings"][0]
 
 
 def test_only_blocks_with_highlights_have_keys_of_their_own():
