@@ -62,7 +62,7 @@ $(VENV)-vllm/.installed: constraints-vllm.txt
 	$(VENV)-vllm/bin/pip install -q --no-deps -e .
 	touch $@
 
-# the plugin in engines of vLLM, about ten minutes; ARGS="-k families" for some
+# the plugin in engines of vLLM: some minutes of two idle cores; ARGS="-k families" for some
 test-vllm: vllm-env
 	$(VENV)-vllm/bin/python -m pytest -n 0 --force-enable-socket -s tests/integrations/vllm $(ARGS)
 
