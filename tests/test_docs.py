@@ -31,7 +31,7 @@ from seka_rag.demo.run import documents_folder
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-OUTPUT = re.compile(r"\A```\n\n```text\n(.*?)^```$", re.M | re.S)
+OUTPUT = re.compile(r"```\n\n```text\n(.*?)^```$", re.M | re.S)
 NOT_RUN = re.compile(r"<!--\s*not run\b(.*?)-->\n\Z", re.S)
 
 
