@@ -30,6 +30,7 @@ from seka_rag.demo.run import documents_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HOME = "docs/index.md"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 OUTPUT = re.compile(r"```\n\n```text\n(.*?)^```$", re.M | re.S)
 NOT_RUN = re.compile(r"<!--\s*not run\b(.*?)-->\n\Z", re.S)
@@ -165,3 +166,8 @@ def test_all_examples_are_tested():
 def test_a_wrong_page_fails(text, says, run):
     with pytest.raises(BaseException, match=says):
         run(blocks_in(text, "wrong.md"))
+
+
+def test_the_first_page_and_the_readme_show_the_same_figures():
+    readme, home = (re.search(r"^\| question \|.*?(?=^!\[)", TEXTS[p], re.M | re.S)[0] for p in ("README.md", HOME))
+    assert home == re.sub(r"\(docs/", "(", readme)
