@@ -226,6 +226,15 @@ def test_a_page_says_its_encoding(tmp_path: Path) -> None:
     assert read_documents(path)[0].text == "Цена: пять."
 
 
+def test_what_a_page_says_of_its_encoding_is_read_as_browsers_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.html"
+    path.write_bytes(b'<meta charset="iso-8859-1"><p>The \x93fare\x94 is \x80 5.')  # means cp1252
+    assert read_documents(path)[0].text == "The \u201cfare\u201d is \u20ac 5."
+    for name in ("utf-7", "idna", "unicode_escape", "rot13", "none-such"):  # else text is read that nobody sees
+        path.write_bytes(b'<meta charset="%s"><p>+ADw-b+AD4- \\x41' % name.encode())
+        assert read_documents(path)[0].text == "+ADw-b+AD4- \\x41"
+
+
 @pytest.mark.parametrize(
     "data", [b"\xff\xfe\xfd", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\xff\xfe\xda" * 20, bytes(range(256)) * 4]
 )

@@ -105,9 +105,7 @@ def _applies(media: str) -> bool:
 def _query(query: str) -> bool:
     if query.startswith("not "):
         return not _query(query[4:].strip())
-    if re.match(
-        r"(only\s+)?(print|speech|aural|braille|embossed|handheld|projection|tty|tv)\b", query
-    ) or _FALSE.search(query):
+    if _OTHER_MEDIA.match(query) or _FALSE.search(query):
         return False
     for bound, side, number, unit in _FEATURE.findall(query):
         limit = float(number) * (16 if unit in ("em", "rem") else 1)

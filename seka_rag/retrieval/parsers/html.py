@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import cssselect2
+import webencodings
 from lxml import etree
 
 from seka_rag.errors import DocumentError
@@ -39,7 +40,10 @@ def parse_html(data: bytes, encoding: str | None) -> tuple[str, dict[str, Any]]:
         DocumentError: elements nested too deeply to be read, or no text of the encoding.
     """
     declared = _DECLARED.search(data[:2048])
-    text, metadata = decoded(data, encoding, declared[1].decode() if declared else None)
+    known = (
+        webencodings.lookup(declared[1].decode()) if declared else None
+    )  # by the names that browsers know, as they do
+    text, metadata = decoded(data, encoding, known.codec_info.name if known else None)
     text = re.sub("[\ufdd0-\ufdd2]", "", text)
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     root = etree.fromstring(text.encode("utf-8", "replace"), parser) if text.strip() else None

@@ -54,7 +54,7 @@ def decoded(data: bytes, encoding: str | None, declared: str | None = None) -> t
             if known:
                 text = data.decode(known)
                 return _as_lines(text), {} if known == "utf-8" else {"encoding": codecs.lookup(known).name}
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             continue
     name = _recognised(data)
     text = _strictly(data, name or "utf-8")
