@@ -1,4 +1,4 @@
-# install · demo · test · check · docs: the same steps that .ci/run takes.
+# install · demo · test · check · docs · notebooks: the same steps that .ci/run takes.
 # make bench-speed ARGS="--device cuda --dtype bfloat16": with options, see docs/benchmarks/speed.md.
 PYTHON ?= python3
 VENV := .venv

@@ -66,10 +66,23 @@ def run(source: str) -> Any:
     ).execute()
     for cell in made.cells:
         cell.metadata.pop("execution", None)
-        if cell.cell_type == "code":  # bars of progress and warnings of libraries say nothing to a reader
-            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+        if cell.cell_type == "code":
+            cell.outputs = _tidy(cell.outputs)
     made.metadata = {"language_info": {"name": "python"}}
     return made
+
+
+def _tidy(outputs: list[Any]) -> list[Any]:
+    """Without what bars and libraries write to stderr, and what was printed in pieces as one."""
+    found: list[Any] = []
+    for output in outputs:
+        if output.output_type != "stream":
+            found.append(output)
+        elif output.name == "stdout" and found and found[-1].output_type == "stream":
+            found[-1].text += output.text
+        elif output.name == "stdout":
+            found.append(output)
+    return found
 
 
 def main(*arguments: str) -> None:

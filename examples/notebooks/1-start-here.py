@@ -11,11 +11,13 @@
 # of the reference is © Python Software Foundation, under its licence.)
 
 # %%
+import re
 import tempfile
 from pathlib import Path
 from pydoc_data.topics import topics
 
 from seka_rag import BM25Retriever, Rag, SteeredModel, read_documents
+from seka_rag.retrieval.split import split
 from seka_rag.views import (
     head_attention,
     passage_attention,
@@ -25,11 +27,18 @@ from seka_rag.views import (
     token_attention,
 )
 
+
+def plain_text(text):
+    """Without underlines of titles, and paragraphs on one line."""
+    text = re.sub(r"^[*=~^\-]{3,}$", "", text, flags=re.M)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
+
 folder = Path(tempfile.mkdtemp())
 for name, text in topics.items():
-    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    (folder / f"{name}.txt").write_text(plain_text(text), encoding="utf-8")
 documents = read_documents(folder) + read_documents("../../docs/how-to")
-retriever = BM25Retriever(documents, k=10)
+retriever = BM25Retriever(split(documents, max_chars=400), k=10)
 print(len(documents), "documents,", len(retriever.passages), "passages")
 
 # %% [markdown]
@@ -39,19 +48,19 @@ print(len(documents), "documents,", len(retriever.passages), "passages")
 # %%
 model = SteeredModel.from_pretrained("smollm2")
 rag = Rag(model, retriever)
-print(model.usual_steering)
+print(repr(model.usual_steering))
 
 # %% [markdown]
 # ## One question
+#
+# Chosen because the two answers differ; five that were not chosen follow below.
 #
 # `prepare` retrieves, highlights and lays out the prompt; nothing has been
 # computed by the model yet. Then the same prompt is answered twice. Open the
 # prompt below to see what was highlighted.
 
 # %%
-question = (
-    "Which exception is raised when an import statement cannot find the module?"
-)
+question = "What happens when a pass statement is executed?"
 prepared = rag.prepare(question)
 plain = rag.answer(prepared, steering=None, max_new_tokens=32)
 steered = rag.answer(prepared, max_new_tokens=32)
@@ -70,8 +79,8 @@ reading = read_attention(
 passage_attention(reading)
 
 # %% [markdown]
-# By head, at the last token of the prompt. A few heads in the upper layers do
-# most of it:
+# By head, at the last token of the prompt, which decides on the first word of
+# the answer:
 
 # %%
 head_attention(reading)
@@ -86,19 +95,16 @@ token_attention(reading)
 # %% [markdown]
 # ## How strong?
 #
-# The strength that the bank suggests was found by calibration. Less does
-# nothing, much more disturbs:
+# The strength that the bank suggests was found by calibration. Here it is,
+# with multiples of it:
 
 # %%
 method = model.usual_steering
 answers = {
     s: rag.answer(prepared, steering=method.with_strength(s), max_new_tokens=32)
-    for s in (0, 0.5, 1, 2, 4)
+    for s in (method.strength * factor for factor in (0, 0.5, 1, 2, 4))
 }
-strengths(
-    answers,
-    right=lambda text: "ModuleNotFoundError" in text or "ImportError" in text,
-)
+strengths(answers, right=lambda text: "nothing" in text or "null" in text)
 
 # %% [markdown]
 # ## Five questions
@@ -109,7 +115,7 @@ strengths(
 # %%
 questions = {
     "Which exception is raised when an import statement cannot find the module?": "ModuleNotFoundError",
-    "What happens when a pass statement is executed?": "nothing",
+    "What does the continue statement do?": "next",
     "Which exception is raised if an assert statement fails?": "AssertionError",
     "Which method implements the augmented assignment x += y?": "__iadd__",
     "How large is the GGUF file in the wheel of smollm2?": "98",

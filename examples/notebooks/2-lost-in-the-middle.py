@@ -21,7 +21,7 @@ from seka_rag.retrieval.documents import Document
 from seka_rag.retrieval.split import split
 from seka_rag.views import Point, chart, show
 
-ROUNDS = 4  # size
+ROUNDS = 2  # size
 model = SteeredModel.from_pretrained("smollm2")
 filler = split([Document(text, name) for name, text in sorted(topics.items())])
 costs = [len(model.tokenizer(p.text)["input_ids"]) for p in filler]

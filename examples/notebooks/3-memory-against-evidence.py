@@ -15,7 +15,7 @@ from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import questions
 from seka_rag.views import Point, chart, show, strengths
 
-ROUNDS = 4  # size
+ROUNDS = 3  # size
 model = SteeredModel.from_pretrained("smollm2")
 method = model.usual_steering
 print(method)

@@ -7,6 +7,7 @@
 # reference (what is quoted of it is © Python Software Foundation).
 
 # %%
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,11 +21,19 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 
 from langchain_seka import ChatSeka, HighlightPrompt
 from seka_rag import BM25Retriever, read_documents
+from seka_rag.retrieval.split import split
 from seka_rag.views import show
+
+
+def plain_text(text):
+    """Without underlines of titles, and paragraphs on one line."""
+    text = re.sub(r"^[*=~^\-]{3,}$", "", text, flags=re.M)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
 
 folder = Path(tempfile.mkdtemp())
 for name, text in topics.items():
-    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    (folder / f"{name}.txt").write_text(plain_text(text), encoding="utf-8")
 
 
 class Reference(BaseRetriever):
@@ -36,15 +45,27 @@ class Reference(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun
     ) -> list[Document]:
         return [
-            Document(p.text, metadata={"source": Path(p.source).stem})
+            Document(
+                p.text,
+                metadata={
+                    "source": Path(p.source).stem,
+                    "relevance_score": p.score,
+                },
+            )
             for p in self.index(query)
         ]
 
 
-retriever = Reference(index=BM25Retriever(read_documents(folder), k=6))
+retriever = Reference(
+    index=BM25Retriever(split(read_documents(folder), max_chars=400), k=6)
+)
 
 # %% [markdown]
 # ## A chain
+#
+# By default the sentences that share words with the question are highlighted.
+# A language reference uses the same words everywhere, so that would be half
+# of the text. `top_k` highlights the passage that the retriever scored best.
 
 
 # %%
@@ -55,14 +76,14 @@ def format_docs(docs):
 prompt = ChatPromptTemplate.from_messages(
     [("human", "Context:\n{context}\n\nQuestion: {question}\nAnswer:")]
 )
-llm = ChatSeka(model="smollm2", max_tokens=32)
+llm = ChatSeka(model="smollm2", max_tokens=32, highlighter="top_k")
 found = {
     "context": retriever | format_docs,
     "question": RunnablePassthrough(),
 } | prompt
 chain = found | llm
 
-question = "Which exception is raised if an assert statement fails?"
+question = "What happens when a pass statement is executed?"
 message = chain.invoke(question)
 print(message.content)
 

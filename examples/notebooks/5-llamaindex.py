@@ -5,6 +5,7 @@
 # reference (what is quoted of it is © Python Software Foundation).
 
 # %%
+import re
 import tempfile
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -29,18 +30,28 @@ from llama_index.llms.seka import (
     collect_reports,
 )
 
-from seka_rag import BM25Retriever, Sentences, read_documents
+from seka_rag import BM25Retriever, TopK, read_documents
+from seka_rag.retrieval.split import split
+
+
+def plain_text(text):
+    """Without underlines of titles, and paragraphs on one line."""
+    text = re.sub(r"^[*=~^\-]{3,}$", "", text, flags=re.M)
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+
 
 folder = Path(tempfile.mkdtemp())
 for name, text in topics.items():
-    (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+    (folder / f"{name}.txt").write_text(plain_text(text), encoding="utf-8")
 
 
 class Reference(BaseRetriever):
     """Any index of LlamaIndex will do; this one needs no embeddings."""
 
     def __init__(self, k: int = 4) -> None:
-        self.index = BM25Retriever(read_documents(folder), k=k)
+        self.index = BM25Retriever(
+            split(read_documents(folder), max_chars=400), k=k
+        )
         super().__init__()
 
     def _retrieve(self, query_bundle):
@@ -63,11 +74,12 @@ class Reference(BaseRetriever):
 # ## A query engine
 #
 # The postprocessor chooses in the nodes, so that each highlight knows its
-# source. Without it the highlighter chooses in the context as the template
+# source. It takes the node that the retriever scored
+# best. Without it the highlighter chooses in the context as the template
 # places it.
 
 # %%
-chosen = HighlightPostprocessor(Sentences())
+chosen = HighlightPostprocessor(TopK())
 llm = SekaLLM(model="smollm2", max_tokens=32, highlighter=chosen)
 Settings.tokenizer = (
     llm.engine.tokenizer.tokenize
@@ -87,7 +99,7 @@ def engine_of(llm):
     )
 
 
-question = "Which exception is raised if an assert statement fails?"
+question = "What happens when a pass statement is executed?"
 engine = engine_of(llm)
 with collect_reports() as reports:
     response = engine.query(question)

