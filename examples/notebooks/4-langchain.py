@@ -180,7 +180,9 @@ print(*{type(w.message).__name__ for w in caught})
 # `HighlightPrompt` takes the documents themselves.
 
 # %%
-template = HighlightPrompt(prompt=prompt, variables=["context"])
+template = HighlightPrompt(
+    prompt=prompt, variables=["context"], highlighter="top_k"
+)
 reply = (template | llm).invoke(
     {"context": retriever.invoke(question), "question": question}
 )
