@@ -44,10 +44,15 @@ print(len(documents), "documents,", len(retriever.passages), "passages")
 # %% [markdown]
 # `smollm2` is SmolLM2-135M-Instruct. Its bank, which says how attention is
 # turned, comes with the library.
+#
+# The highlighter is `top_k`: the passage that the retriever scored best. The
+# default, `sentences`, marks the sentences that share the question's words; a
+# language reference uses the same words everywhere, so that marks too much.
+# The last cell counts both.
 
 # %%
 model = SteeredModel.from_pretrained("smollm2")
-rag = Rag(model, retriever)
+rag = Rag(model, retriever, highlighter="top_k")
 print(repr(model.usual_steering))
 
 # %% [markdown]
@@ -102,7 +107,7 @@ token_attention(reading)
 method = model.usual_steering
 answers = {
     s: rag.answer(prepared, steering=method.with_strength(s), max_new_tokens=32)
-    for s in (method.strength * factor for factor in (0, 0.5, 1, 2, 4))
+    for s in (method.strength * factor for factor in (0, 0.5, 1, 2))
 }
 strengths(answers, right=lambda text: "nothing" in text or "null" in text)
 
@@ -110,30 +115,38 @@ strengths(answers, right=lambda text: "nothing" in text or "null" in text)
 # ## Five questions
 #
 # Written once, and not chosen by their answers. A tick means that the answer
-# holds what the documents say.
+# holds the word that the documents answer with.
 
 # %%
 questions = {
-    "Which exception is raised when an import statement cannot find the module?": "ModuleNotFoundError",
+    "Which exception is raised when an import statement cannot find the "
+    "module?": "ModuleNotFoundError",
     "What does the continue statement do?": "next",
     "Which exception is raised if an assert statement fails?": "AssertionError",
     "Which method implements the augmented assignment x += y?": "__iadd__",
     "How large is the GGUF file in the wheel of smollm2?": "98",
 }
-right = {"plain": 0, "steered": 0}
+WAYS = {
+    "plain": ("off", None),
+    "sentences": ("sentences", "auto"),
+    "top_k": ("top_k", "auto"),
+}
+right = dict.fromkeys(WAYS, 0)
 for question, expected in questions.items():
-    prepared = rag.prepare(question)
     print(question)
-    for name, steering in (("plain", None), ("steered", "auto")):
-        text = rag.answer(prepared, steering=steering, max_new_tokens=24).text
+    for name, (highlighter, steering) in WAYS.items():
+        asked = Rag(model, retriever, highlighter=highlighter)
+        text = asked.answer(question, steering=steering, max_new_tokens=24).text
         found = expected.lower() in text.lower()
         right[name] += found
-        print(
-            "  ", name.ljust(8), "✓" if found else "✗", " ".join(text.split())
-        )
+        print("  ", name.ljust(10), "✓" if found else "✗", *text.split())
 print(right, "of", len(questions))
 
 # %% [markdown]
-# A model of this size reads badly and knows little. What steering changes can
-# be seen on it; what a large model gains cannot. Next: the same in LangChain
-# or LlamaIndex, on your own model and documents, and when *not* to steer.
+# Five questions prove nothing; they show what answers look like. What is
+# highlighted matters as much as that something is. A model of this size reads
+# badly and knows little: what steering changes can be seen on it, what a large
+# model gains cannot.
+#
+# Next: the same in LangChain or LlamaIndex, on your own model and documents,
+# and when *not* to steer.
