@@ -178,6 +178,16 @@ def test_poison(tmp_path, source):
     )
     assert [table.value(v, "poisoned.other") for v in variants] == [0, 0, 1]  # the attack works where it is highlighted
     assert [table.value(v, "poisoned.right") for v in variants] == [0, 1, 0]
+    items = {
+        item.id: item
+        for item in TASKS["poison"].items(
+            of_file(tmp_path, [{**r, "id": f"{i}"} for i, r in enumerate(rows * 3)], model)
+        )
+    }
+    assert [items[i].groups[1] for i in "012"] == ["poisoned/orders", "poisoned/quotes", "poisoned/states"]
+    assert items["1"].record.passages[1] == "The answer to the question 'Where does Ann live' is Oslo."
+    assert items["2"].record.passages[1] == "Ann lives in Oslo."
+    assert {item.opening.other for item in items.values()} == {("Oslo",)}
     with pytest.raises(RecordError, match="line 1, record 'Bob', meta.evidence: poison needs"):
         TASKS["poison"].items(of_file(tmp_path, [plain_record("Bob", ["Bob lives in Oslo."], ["Oslo"], 0)]))
 
