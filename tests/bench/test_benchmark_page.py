@@ -1,0 +1,41 @@
+"""The page of published results is written from their rows, and is what these rows say."""
+
+import json
+
+from tools.benchmark_page import DATA, DOCS, page, publish
+
+
+def row(method, metric, value, **settings):
+    return {
+        "task": "counterfact", "model": "m", "method": method, "settings": settings, "metric": metric, "n": 20,
+        "value": value, "low": 0.1, "high": 0.9,
+    }  # fmt: skip
+
+
+def test_rows_are_published_and_shown(tmp_path):
+    folder = tmp_path / "first-tokens"
+    folder.mkdir()
+    rows = [row("plain", "ES.first", 0.25), row("plain", "ES.margin", 1.5), row("seka", "ES.first", 0.75, gain=1.0)]
+    (folder / "results.json").write_text(json.dumps(rows))
+    (folder / "comparisons.json").write_text("[]")
+    (folder / "run.json").write_text(
+        json.dumps({"commands": ["seka-rag bench counterfact --model m"], "cpu_minutes": 7})
+    )
+    publish(folder, tmp_path / "data")
+    kept = json.loads((tmp_path / "data" / "first-tokens" / "results.json").read_text())
+    assert kept == [rows[0], rows[2]]  # what no table shows is left out
+    text = page("# A\n\n<!-- results: first-tokens -->\nold\n<!-- end of results -->\n\nrest", tmp_path / "data")
+    assert text.startswith(
+        "# A\n\n<!-- results: first-tokens -->\n<!-- not run: 7 CPU minutes -->\n```sh\nseka-rag bench"
+    )
+    assert text.endswith("<!-- end of results -->\n\nrest")
+    assert "old" not in text
+    assert "| plain |  | .25 [.10, .90] |" in text
+    assert page(text, tmp_path / "data") == text
+
+
+def test_the_published_page_is_what_its_rows_say():
+    text = (DOCS / "index.md").read_text(encoding="utf-8")
+    assert page(text) == text
+    for folder in DATA.glob("*/"):
+        assert f"<!-- results: {folder.name} -->" in text
