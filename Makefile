@@ -11,6 +11,8 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 # The oldest torch is torch==2.9.0. It is tried before a release (CONTRIBUTING); day by day, everything else is at its oldest.
 LOWEST_TORCH ?= $(TORCH)
 BENCH_OUT ?= bench-results
+# Where answers are generated, which costs; by first tokens, all are compared.
+BENCH_METHODS := plain,instruction,marked,suggested,seka,key-bias,prism,cad
 # What meets a dependency: transformers, pydantic, typer, the frameworks.
 LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_bank_files.py tests/cli/test_cli.py \
   tests/integrations/llama_index/test_llamaindex_calls.py tests/integrations/langchain/test_langchain_llm.py \
@@ -74,10 +76,11 @@ check: install
 
 # the published comparison of methods, in the folder BENCH_OUT; run again, it goes on where it was ended
 bench: install
-	$(BIN)/seka-rag bench conflict-rag --model smollm2 --limit 12 --out $(BENCH_OUT)
-	$(BIN)/seka-rag bench counterfact memotrap --model smollm2 --limit 30 --out $(BENCH_OUT)
-	$(BIN)/seka-rag bench poison --model smollm2 --limit 10 --methods plain,instruction,suggested --out $(BENCH_OUT)
-	$(BIN)/seka-rag bench lost-in-the-middle --model smollm2 --limit 4 --methods plain,suggested --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench counterfact --model smollm2 --limit 60 --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench conflict-rag --model smollm2 --limit 6 --methods $(BENCH_METHODS) --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench memotrap --model smollm2 --limit 30 --methods $(BENCH_METHODS) --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench poison --model smollm2 --limit 10 --methods plain,instruction,default --out $(BENCH_OUT)
+	$(BIN)/seka-rag bench lost-in-the-middle --model smollm2 --limit 8 --methods default --out $(BENCH_OUT)
 
 bench-quick: install
 	$(BIN)/seka-rag bench conflict-rag --model smollm2 --quick --limit 3 --methods plain,suggested --out $(BENCH_OUT)-quick

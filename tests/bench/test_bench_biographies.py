@@ -163,3 +163,29 @@ def test_unusable_records_are_named_with_line_and_field(tmp_path, task, change, 
     line = len(first) + 1
     with pytest.raises(RecordError, match=rf"records.jsonl, line {line}, record 'Eve', {message}"):
         TASKS[task].items(of_file(tmp_path, *first, bad))
+
+
+def test_public_files_are_read_as_they_are(tmp_path, shared_data):
+    rows = {
+        name: Source(Scripted(), tmp_path, limit=500, data=shared_data / "datasets" / f"{name}.jsonl")
+        for name in ("counterfact", "conflictnq", "memotrap_proverb", "litm_10doc", "litm_oracle", "kv_retrieval_75")
+    }
+    edits = [i for i in TASKS["counterfact"].items(rows["counterfact"]) if "ES" in i.groups]
+    assert len(edits) == 499  # one has no attribute to highlight
+    for item in edits[:200]:
+        meta = item.record.meta
+        text = item.prompt(item.gold)
+        assert f"{text.text} {item.opening.text}" == meta["steer_prompt"].strip()
+        assert text.highlighted == (meta["attribute"],)
+    asked = TASKS["conflict-rag"].items(rows["conflictnq"])
+    groups = [item.groups[0] for item in asked]
+    marked_ones = sum(bool(record.highlights) for record in rows["conflictnq"].records())
+    assert groups.count("correction") == marked_ones
+    assert 0 < groups.count("agreement") <= marked_ones
+    assert all(item.gold is not None for item in asked)
+    assert len(TASKS["memotrap"].items(rows["memotrap_proverb"])) == 430
+    ten = TASKS["lost-in-the-middle"].items(rows["litm_10doc"])
+    assert len(ten) == 120
+    assert {len(item.record.passages) for item in ten} == {10}
+    assert len(TASKS["nq-swap"].items(rows["litm_oracle"])) >= 200
+    assert len(TASKS["kv-retrieval"].items(rows["kv_retrieval_75"])) == 60
