@@ -66,8 +66,8 @@ class Reports:
         profile, about = self.profiles[name], self.described[name]
         strength = profile.method.strength if progress.highlights.strength is None else progress.highlights.strength
         fixed = {key: about[key] for key in ("method", "layers", "heads", "bank")}
-        warnings = profile.warnings(progress.highlights)
-        return {**fixed, "gain": strength, **progress.counts(), "experts": [], "warnings": warnings}
+        counts = progress.counts() if strength else {**progress.counts(), "tokens_edited": 0, "tokens_cached": 0}
+        return {**fixed, "gain": strength, **counts, "experts": [], "warnings": profile.warnings(progress.highlights)}
 
 
 def _progress(request: Any) -> Progress | None:

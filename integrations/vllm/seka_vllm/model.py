@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, overload
 
-from seka_rag.errors import MissingExtraError, SettingError
+from seka_rag.errors import SettingError
 from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.generation import Generation
@@ -28,8 +28,7 @@ class VllmModel:
         engine: options of ``vllm.LLM``, such as ``dtype``, ``max_model_len``, ``tensor_parallel_size``.
 
     Raises:
-        SettingError: "auto", and no bank ships with the model; or options that cannot be.
-        MissingExtraError: vLLM is not installed.
+        SettingError: "auto", and no bank ships with the model; settings that cannot be; or vLLM is not installed.
         SekaError: the model cannot be steered with this bank, or a trial request was not steered.
     """
 
@@ -44,7 +43,9 @@ class VllmModel:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise MissingExtraError("vllm", "vllm") from error
+            raise SettingError(
+                "VllmModel needs vLLM 0.32, which is not installed; it wants an environment of its own (docs/how-to/vllm.md)"
+            ) from error
         from transformers import AutoTokenizer
 
         packaged = PACKAGED.get(name)

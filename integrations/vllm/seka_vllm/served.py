@@ -175,7 +175,7 @@ class Served:
             raise SteeringError(
                 "vLLM answered without a report, so nothing says that it steered: is its plugin switched off (VLLM_PLUGINS)?"
             )
-        if told["tokens_edited"] != marked:
+        if told["tokens_edited"] != (marked if told["gain"] else 0):
             raise SteeringError(f"only {told['tokens_edited']} of {marked} highlighted tokens were steered")
         known = {field.name for field in fields(SteeringReport)}
         values = {name: value for name, value in told.items() if name in known}

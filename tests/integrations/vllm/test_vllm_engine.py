@@ -75,7 +75,9 @@ def test_strength_0_is_the_plain_model_and_says_so(llama_engine, tiny_llama):
     llama_engine.reset_prefix_cache()
     zero = answers(llama_engine, [Asked(prompt, Highlights(((3, 90, 1.0),), strength=0.0))])
     assert (plain[0][1] == zero[0][1]).all()
-    assert "the gain is 0" in str(zero[0][2].kv_transfer_params["seka"]["warnings"])
+    report = zero[0][2].kv_transfer_params["seka"]
+    assert (report["tokens_marked"], report["tokens_edited"]) == (87, 0)
+    assert "the gain is 0" in str(report["warnings"])
 
 
 def refused(kind, message, *args, **options):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from seka_vllm import VllmModel
 from seka_vllm.core import Progress, Reports, block_keys
 from seka_vllm.highlights import Highlights
 from seka_vllm.profiles import Profile, plan_edits
@@ -146,6 +148,14 @@ def test_a_report_follows_what_is_computed(llama):
     assert (first["tokens_edited"], reports.of(request.seka)["tokens_edited"]) == (2, 4)
     assert (first["gain"], first["layers"]) == (0.5, [0, 1])
     assert "fading" in first["warnings"][0]
+    off = SimpleNamespace(
+        sampling_params=SimpleNamespace(extra_args={"seka_spans": [2, 6], "seka_strength": 0}), num_prompt_tokens=8
+    )
+    reports.note({"a": off}, {"a": (0, 8)})
+    assert (reports.of(off.seka)["tokens_edited"], reports.of(off.seka)["warnings"][0]) == (
+        0,
+        "the gain is 0: the model runs unsteered",
+    )
 
 
 def test_only_blocks_with_highlights_have_keys_of_their_own():
@@ -183,3 +193,9 @@ def test_settings():
     ):
         with pytest.raises(SettingError, match=message):
             engine_settings(config(wrong))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_without_vllm_the_model_says_what_it_needs():
+    with pytest.raises(SettingError, match=r"needs vLLM 0\.32, which is not installed"):
+        VllmModel("seka-demo")

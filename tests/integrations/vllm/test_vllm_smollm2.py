@@ -113,7 +113,7 @@ def test_what_is_refused(there):
     with pytest.raises(SteeringError, match="without a report"):
         there.served.report(tokens, {}, None)
     with pytest.raises(SteeringError, match=r"only 3 of \d+"):
-        there.served.report(tokens, {}, {"seka": {"tokens_edited": 3}})
+        there.served.report(tokens, {}, {"seka": {"tokens_edited": 3, "gain": 1.0}})
 
 
 def test_no_weights_are_drawn_anew(there):
