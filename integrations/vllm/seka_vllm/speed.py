@@ -2,7 +2,7 @@
 
 ``python -m seka_vllm.speed --rounds 9`` runs two engines, each in a process of its own, and asks them the same prompts round
 by round in an order that changes. It prints the median of the ratio to the plain engine in the same round, with the range of
-the middle half, of processor time of the engine's process and of wall time. "plain, again" shows how far a ratio is off by
+the middle half, of processor time of the engine's processes and of wall time. "plain, again" shows how far a ratio is off by
 chance.
 """
 
@@ -14,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ PLAIN, AGAIN, IDLE, ACTIVE = WAYS = ("plain", "plain, again", "plugin, idle", "p
 
 @dataclass
 class Engine:
-    """An engine and the process that runs its model."""
+    """An engine and its processes: that which schedules, and that which runs the model."""
 
     llm: Any
-    process: Any = field(default=None)
+    processes: list[Any]
 
     @classmethod
     def start(cls, folder: str, bank: str | None, options: dict[str, Any]) -> Engine:
@@ -40,16 +40,17 @@ class Engine:
         additional = {} if bank is None else {"seka": {"banks": {"main": bank}}}
         llm = LLM(folder, additional_config=additional, **options)
         new = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-        return cls(llm, max(new, key=lambda child: child.memory_info().rss))
+        return cls(llm, new)
 
     def cpu(self) -> float:
-        """Seconds that its process has computed."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        """Seconds that its processes have computed."""
+        times = [process.cpu_times() for process in self.processes]
+        return float(sum(t.user + t.system for t in times))
 
     def peak(self) -> int:
-        """The most memory that its process has held, in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        """The most memory that the largest of its processes, which has the model, has held, in bytes."""
+        largest = max(self.processes, key=lambda process: process.memory_info().rss)
+        status = Path(f"/proc/{largest.pid}/status").read_text()
         return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
 
 

@@ -76,15 +76,15 @@ def test_whole_prompts_without_a_prefix_cache(tiny_llama, record_property):
         check(llm, asked, expected, record_property, "llama, whole prompts, no prefix cache")
 
 
-def test_compiled(tiny_llama, record_property):
+@pytest.mark.parametrize("method", [KeyVector(), Seka(gain=0.8)], ids=repr)
+def test_compiled(method, tiny_llama, record_property):
     """Then every step computes the same for all tokens, with weight 0 for those that are not highlighted."""
     folder, model, bank = tiny_llama
     asked = mixed(model.config.vocab_size)
-    for method in (KeyVector(), Seka(gain=0.8)):
-        expected = reference(model, bank, method, asked)
-        with engine(folder / "model", folder / "bank", method, enforce_eager=False) as llm:
-            check(llm, asked, expected, record_property, f"llama, compiled, {method!r}")
-            check(llm, asked, expected, record_property, f"llama, compiled, prefix cache, {method!r}")
+    expected = reference(model, bank, method, asked)
+    with engine(folder / "model", folder / "bank", method, enforce_eager=False) as llm:
+        check(llm, asked, expected, record_property, f"llama, compiled, {method!r}")
+        check(llm, asked, expected, record_property, f"llama, compiled, prefix cache, {method!r}")
 
 
 def test_tensor_parallel(tiny_llama, record_property, monkeypatch):
