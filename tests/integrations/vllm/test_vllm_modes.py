@@ -83,6 +83,8 @@ def test_compiled(method, tiny_llama, record_property):
     asked = mixed(model.config.vocab_size)
     expected = reference(model, bank, method, asked)
     with engine(folder / "model", folder / "bank", method, enforce_eager=False) as llm:
+        assert llm.llm_engine.vllm_config.compilation_config.mode.name != "NONE"
+        assert llm.collective_rpc("seka_describe")[0]["main"]["fixed"]
         check(llm, asked, expected, record_property, f"llama, compiled, {method!r}")
         check(llm, asked, expected, record_property, f"llama, compiled, prefix cache, {method!r}")
 
