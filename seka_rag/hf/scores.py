@@ -137,7 +137,7 @@ class _Scores(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             self.changed += 1
             return func(**self._masked({**dict(zip(_NAMES, args, strict=False)), **named}))
-        if func in _SOFTMAX and args[0].ndim == 4:
+        if func in _SOFTMAX and args and args[0].ndim == 4:
             self.changed += 1
             scores = args[0]
             added = self._added(scores, scores.shape[1], scores.shape[-1], lambda: scores.float().softmax(-1))
