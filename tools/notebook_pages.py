@@ -54,4 +54,6 @@ def _html(output: dict[str, Any]) -> str:
         png = "".join(data["image/png"]).strip()
         return f'<img alt="output of the cell above" src="data:image/png;base64,{png}">'
     text = "".join(output.get("text") or data.get("text/plain") or ())
-    return f'<pre class="nb-text"><code>{html.escape(text.rstrip())}</code></pre>' if text.strip() else ""
+    if not text.strip():
+        return ""
+    return f'<pre><code style="white-space:pre-wrap;overflow-wrap:anywhere">{html.escape(text.rstrip())}</code></pre>'

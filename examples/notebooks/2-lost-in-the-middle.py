@@ -67,12 +67,7 @@ def ask(record, given, way):
 # of them: the intervals say how much that leaves open.
 
 # %%
-COUNTS = {
-    1000: 3 * ROUNDS,
-    2000: 3 * ROUNDS,
-    4000: max(1, 3 * ROUNDS // 2),
-    7800: max(1, 3 * ROUNDS // 4),
-}
+COUNTS = {1000: 3 * ROUNDS, 2000: 3 * ROUNDS, 4000: ROUNDS}
 records = questions("novel", "development", max(COUNTS.values()))
 outcomes = []
 for tokens, count in COUNTS.items():
