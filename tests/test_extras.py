@@ -118,7 +118,7 @@ def test_each_named_package_is_in_its_extra():
 
 def test_every_extra_for_users_is_in_the_table_of_the_docs():
     extras = PROJECT["project"]["optional-dependencies"]
-    table = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.M)
+    table = re.findall(r"^\| `([\w-]+)` \|", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"), re.M)
     assert set(table) == set(extras) - {"dev", "docs"}
 
 
