@@ -60,7 +60,7 @@ def check_engine(vllm_config: Any) -> None:
     parallel = vllm_config.parallel_config
     refused = {
         "vLLM's second model runner: set VLLM_USE_V2_MODEL_RUNNER=0": vllm_config.use_v2_model_runner,
-        "pipeline parallelism: use tensor parallelism": parallel.pipeline_parallel_size > 1,
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "data parallelism inside one engine: run several engines": parallel.data_parallel_size > 1,
         "speculative decoding": vllm_config.speculative_config is not None,
         "a KV connector, whose copies of blocks do not know what was steered": vllm_config.kv_transfer_config

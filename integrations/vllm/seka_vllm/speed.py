@@ -1,9 +1,8 @@
 """What the plugin costs: throughput of vLLM without it, with it and nothing highlighted, and with highlights, in turn.
 
-``python -m seka_vllm.speed --rounds 9`` runs two engines, each in a process of its own, and asks them the same prompts round
-by round in an order that changes. It prints the median of the ratio to the plain engine in the same round, with the range of
-the middle half, of processor time of the engine's processes and of wall time. "plain, again" shows how far a ratio is off by
-chance.
+``python -m seka_vllm.speed --rounds 9`` runs two engines in one process, of which one has no bank, and asks them the same
+prompts round by round in an order that changes. It prints the median of the ratio to the plain engine in the same round, with
+the range of the middle half, of processor time and of wall time. "plain, again" shows how far a ratio is off by chance.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from seka_vllm.highlights import Highlights
@@ -23,35 +20,23 @@ from seka_vllm.highlights import Highlights
 PLAIN, AGAIN, IDLE, ACTIVE = WAYS = ("plain", "plain, again", "plugin, idle", "plugin, a quarter highlighted")
 
 
-@dataclass
-class Engine:
-    """An engine and its processes: that which schedules, and that which runs the model."""
+def start(folder: str, bank: str | None, options: dict[str, Any]) -> Any:
+    """An engine in this process; without a bank the plugin does nothing in it."""
+    from vllm import LLM
 
-    llm: Any
-    processes: list[Any]
+    return LLM(folder, additional_config={} if bank is None else {"seka": {"banks": {"main": bank}}}, **options)
 
-    @classmethod
-    def start(cls, folder: str, bank: str | None, options: dict[str, Any]) -> Engine:
-        import psutil
-        from vllm import LLM
 
-        before = {child.pid for child in psutil.Process().children(recursive=True)}
-        os.environ["VLLM_PLUGINS"] = "" if bank is None else "seka"
-        additional = {} if bank is None else {"seka": {"banks": {"main": bank}}}
-        llm = LLM(folder, additional_config=additional, **options)
-        new = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-        return cls(llm, new)
+def held(llm: Any) -> int:
+    """The bytes that the plugin holds in an engine: what it adds to keys, or multiplies them by, and the weights of tokens."""
 
-    def cpu(self) -> float:
-        """Seconds that its processes have computed."""
-        times = [process.cpu_times() for process in self.processes]
-        return float(sum(t.user + t.system for t in times))
+    def size(worker: Any) -> int:
+        steering = worker.model_runner.seka
+        edits = [edit for layers in steering.edits.values() for edit in layers.values()]
+        tensors = [value for edit in edits for value in vars(edit).values() if hasattr(value, "nbytes")]
+        return int(sum(tensor.nbytes for tensor in tensors) + steering.gates.weights.nbytes)
 
-    def peak(self) -> int:
-        """The most memory that the largest of its processes, which has the model, has held, in bytes."""
-        largest = max(self.processes, key=lambda process: process.memory_info().rss)
-        status = Path(f"/proc/{largest.pid}/status").read_text()
-        return 1024 * int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+    return int(sum(llm.collective_rpc(size)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,16 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "enable_prefix_caching": False,
         "disable_log_stats": True,
     }
-    plain, plugin = Engine.start(folder, None, options), Engine.start(folder, given.bank, options)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    plain, plugin = start(folder, None, options), start(folder, given.bank, options)
     draw = random.Random(0)
     prompts = [[draw.randrange(1000, 40000) for _ in range(given.length)] for _ in range(given.requests)]
     marked = Highlights(((given.length // 4, given.length // 2, 1.0),)).as_args()
 
-    def ask(engine: Engine, args: dict[str, Any] | None) -> tuple[float, float]:
+    def ask(llm: Any, args: dict[str, Any] | None) -> tuple[float, float]:
         params = SamplingParams(max_tokens=given.new, ignore_eos=True, temperature=0.0, extra_args=args)
-        cpu, wall = engine.cpu(), time.perf_counter()
-        outputs = engine.llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
-        spent = engine.cpu() - cpu, time.perf_counter() - wall
+        cpu, wall = time.process_time(), time.perf_counter()
+        outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        spent = time.process_time() - cpu, time.perf_counter() - wall
         reports = [o.kv_transfer_params["seka"]["tokens_edited"] for o in outputs if args]
         assert reports == ([given.length // 2 - given.length // 4] * given.requests if args else [])
         return spent
@@ -99,12 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for _ in range(given.rounds):
         for way in draw.sample(WAYS, len(WAYS)):
             spent[way].append(ways[way]())
-    _print(given, spent, {"plain": plain.peak(), "plugin": plugin.peak()})
-    for engine in (plain, plugin):
-        engine.llm.llm_engine.engine_core.shutdown()
+    _print(given, spent)
+    print(f"the plugin holds {held(plugin) / 2**20:.2f} MiB")
 
 
-def _print(given: argparse.Namespace, spent: dict[str, list[tuple[float, float]]], peaks: dict[str, int]) -> None:
+def _print(given: argparse.Namespace, spent: dict[str, list[tuple[float, float]]]) -> None:
     tokens = given.requests * (given.length + given.new)
     print(f"\n{given.rounds} rounds of {given.requests} requests, {given.length} + {given.new} tokens, {given.dtype}")
     print("| way | processor time: throughput against plain | wall time: the same | tokens a second |")
@@ -117,7 +102,6 @@ def _print(given: argparse.Namespace, spent: dict[str, list[tuple[float, float]]
             cells.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
         speed = tokens / statistics.median(wall for _, wall in spent[way])
         print(f"| {way} | {cells[0]} | {cells[1]} | {speed:.0f} |")
-    print("; ".join(f"peak memory of the engine, {name}: {peak / 2**20:.0f} MiB" for name, peak in peaks.items()))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
