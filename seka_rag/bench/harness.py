@@ -61,7 +61,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         steering: the method; "auto" for the one that the bank suggests, None runs the plain model.
         highlighter: a name or a highlighter; it gets the question and the passages of each prompt.
         parts: finds these in a prompt, or in the last user's message if the chat template is applied.
-        options: of the harness' model, such as ``batch_size``.
+        options: of the harness' model, such as ``batch_size``, a number here.
 
     Attributes:
         tokens_edited: how many highlighted tokens were steered so far.
@@ -142,7 +142,8 @@ class SteeredLM(HFLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **options: Any) -> Any:
         if self._steering is not None:
-            for (text, _), context, continuation in requests:
+            for pair, context, continuation in requests:
+                text = pair[0] if pair is not None else ""  # None: a window of a longer text
                 row = (context + continuation)[-(self.max_length + 1) :][:-1]
                 weights = self._weights(text, context) if text else [0.0] * len(context)
                 weights = (weights + [0.0] * len(continuation))[-(self.max_length + 1) :][:-1]

@@ -115,6 +115,14 @@ def test_steered_scores_and_answers_are_those_of_steer(evaluate, model, plain):
     assert [r[0][0] for r in samples["seka_answers"]] == [a.text.split("\n")[0] for a in steered]
 
 
+def test_windows_of_a_longer_text_run_as_they_are(model):
+    windows = [(None, [5], [6, 7, 8]), (None, [5, 6], [9])]
+    own, ours = HFLM(pretrained=model.hf_model, tokenizer=model.tokenizer), SteeredLM(model, Seka(gain=1.0))
+    assert ours._loglikelihood_tokens(windows, disable_tqdm=True) == own._loglikelihood_tokens(
+        windows, disable_tqdm=True
+    )
+
+
 def test_highlights_go_through_a_chat_template(model, monkeypatch):
     monkeypatch.setattr(model.tokenizer, "chat_template", "{% for m in messages %}[{{ m.content }}]{% endfor %}=")
     lm = SteeredLM(model, Seka(gain=1.0))
