@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from seka_rag.errors import SekaError
     from seka_rag.highlight.select import AllPassages, TopK
     from seka_rag.highlight.sentences import Sentences
+    from seka_rag.highlight.similar import Similar
     from seka_rag.highlight.trust import Trusted, TrustPolicy
     from seka_rag.learning.calibrate import calibrate
     from seka_rag.learning.cloze import document_triples
@@ -51,6 +52,7 @@ _MODULES = {
     "seka_rag.errors": ("SekaError",),
     "seka_rag.highlight.select": ("AllPassages", "TopK"),
     "seka_rag.highlight.sentences": ("Sentences",),
+    "seka_rag.highlight.similar": ("Similar",),
     "seka_rag.highlight.trust": ("TrustPolicy", "Trusted"),
     "seka_rag.learning.calibrate": ("calibrate",),
     "seka_rag.learning.cloze": ("document_triples",),
@@ -107,6 +109,7 @@ __all__ = [
     "Seka",
     "SekaError",
     "Sentences",
+    "Similar",
     "Span",
     "SteeredModel",
     "SteeringMethod",
