@@ -13,8 +13,8 @@ from seka_rag.errors import MissingExtraError, SettingError
 
 def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     """Write a picture (png, svg or pdf, by its ending) of layers by heads: colour is the gap, the number the kept rank."""
-    figure_class, rectangle = _matplotlib()
-    path = _target(path)
+    figure_class, rectangle = matplotlib_classes()
+    path = picture_path(path)
     gap, ranks = bank.gap.numpy(), bank.ranks
     layers, heads = gap.shape
     figure = figure_class(figsize=(max(5.0, 0.5 * heads + 3.2), max(2.6, 0.34 * layers + 1.6)), layout="constrained")
@@ -50,8 +50,8 @@ def draw_calibration(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path
     """
     if bank.calibration is None:
         raise SettingError("this bank was not calibrated, so there is no curve to draw: see seka-rag calibrate")
-    figure_class, _ = _matplotlib()
-    path = _target(path)
+    figure_class, _ = matplotlib_classes()
+    path = picture_path(path)
     figure = figure_class(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()
     trials = bank.calibration.trials
@@ -89,8 +89,8 @@ def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], 
         weights: for each query, name of the expert -> weight, as in ``SteeringReport.experts``.
         labels: a short text for each query.
     """
-    figure_class, _ = _matplotlib()
-    path = _target(path)
+    figure_class, _ = matplotlib_classes()
+    path = picture_path(path)
     names = list(weights[0])
     values = [[row[name] for name in names] for row in weights]
     largest = max(1.0, *(abs(v) for row in values for v in row))
@@ -109,7 +109,7 @@ def draw_routing(weights: Sequence[Mapping[str, float]], labels: Sequence[str], 
     return path
 
 
-def _matplotlib() -> Any:
+def matplotlib_classes() -> Any:
     """The classes of a figure and of a rectangle; without pyplot, which keeps a state for the whole process."""
     try:
         from matplotlib.figure import Figure
@@ -119,7 +119,7 @@ def _matplotlib() -> Any:
     return Figure, Rectangle
 
 
-def _target(path: str | os.PathLike[str]) -> Path:
+def picture_path(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise SettingError(f"{path}: a picture ends in .png, .svg or .pdf")

@@ -7,11 +7,12 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from seka_rag.errors import RecordError, SettingError
-from seka_rag.views.banks import _matplotlib, _target
+from seka_rag.views.banks import matplotlib_classes, picture_path
 from seka_rag.views.page import View, table, view
 
 # Drawn with these; in HTML each becomes a colour of the page. Lines differ by marker and dash as well as by colour.
@@ -31,8 +32,15 @@ class Point(NamedTuple):
     name: str = ""
 
 
+@dataclass(frozen=True, repr=False)
 class Chart(View):
-    """A view that can be saved as a picture, too."""
+    """A view that can be saved as a picture, too.
+
+    Attributes:
+        figure: of matplotlib.
+    """
+
+    figure: Any = field(compare=False)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it: .html as it is in a notebook; .svg, .png or .pdf as a picture on white.
@@ -42,8 +50,8 @@ class Chart(View):
         """
         if Path(path).suffix == ".html":
             return super().save(path)
-        target = _target(path)
-        self.__dict__["figure"].savefig(target, dpi=150, metadata={} if target.suffix == ".png" else {"Date": None})
+        target = picture_path(path)
+        self.figure.savefig(target, dpi=150, metadata={} if target.suffix == ".png" else {"Date": None})
         return target
 
 
@@ -72,7 +80,7 @@ def chart(
     series = {name: points for name, points in series.items() if points}
     if not series:
         raise SettingError("there is nothing to draw: no line has a point")
-    figure_class, _ = _matplotlib()
+    figure_class, _ = matplotlib_classes()
     figure = figure_class(figsize=(7.6, 4.2), layout="constrained")
     axes = figure.subplots()
     place = {value: i for i, value in enumerate(ticks)} if ticks else None
@@ -113,9 +121,7 @@ def chart(
         dark=list(zip(_names(), _DARK, strict=True)),
         light=list(zip(_names(), _COLOURS, strict=True)),
     )
-    drawn = Chart(shown.html, shown.text)
-    drawn.__dict__["figure"] = figure
-    return drawn
+    return Chart(shown.html, shown.text, figure)
 
 
 def curves(
