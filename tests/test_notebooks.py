@@ -1,0 +1,80 @@
+"""Notebooks as they are committed: run from their sources, figures in texts that outputs show, no path of a machine."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+
+import pytest
+
+from tools.notebooks import FOLDER, cells, quick, sources
+
+SOURCES = {path.stem: path for path in sources()}
+#: What a notebook that measures may import beside the users' doors.
+ROOMS = ("seka_rag.views", "seka_rag.questions", "seka_rag.bench", "seka_rag.retrieval")
+#: Figures in a text: decimals, shares and counts of two digits and more.
+FIGURE = re.compile(r"(?<![\w./-])(?:\d+\.\d+|\.\d+|\d+ ?%)(?![\w/-])")
+
+
+@pytest.fixture(params=sorted(SOURCES))
+def committed(request):
+    path = SOURCES[request.param]
+    return path.read_text(encoding="utf-8"), json.loads(path.with_suffix(".ipynb").read_text(encoding="utf-8"))
+
+
+def text_of(cell):
+    return "".join(cell["source"])
+
+
+def test_it_is_what_its_source_gives(committed):
+    source, notebook = committed
+    made = [("markdown" if c["cell_type"] == "markdown" else "code", text_of(c)) for c in notebook["cells"]]
+    assert made == cells(source), "run: python -m tools.notebooks"
+    assert all(c["execution_count"] for c in notebook["cells"] if c["cell_type"] == "code")
+
+
+def test_no_path_of_a_machine_and_no_error_in_it(committed):
+    _, notebook = committed
+    everything = json.dumps(notebook)
+    assert not re.findall(r"/(?:home|root|tmp|work|Users|usr|opt)/[\w./-]*", everything)
+    assert '"output_type": "error"' not in everything
+
+
+def test_it_stays_small(committed):
+    _, notebook = committed
+    for cell in notebook["cells"]:
+        assert len(json.dumps(cell)) < 300_000
+
+
+def test_figures_in_its_texts_are_in_its_outputs(committed):
+    source, notebook = committed
+    shown = "".join(json.dumps(c.get("outputs", "")) for c in notebook["cells"])
+    code = "".join(text for kind, text in cells(source) if kind == "code")
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            prose = re.sub(r"`[^`]*`", "", text_of(cell))
+            missing = [f for f in FIGURE.findall(prose) if f.strip(" %") not in shown + code]
+            assert not missing, f"{missing} in: {prose}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_it_imports_from_the_doors(name):
+    tree = ast.parse(SOURCES[name].read_text(encoding="utf-8"))
+    deep = [
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("seka_rag.")
+    ]
+    assert [module for module in deep if not module.startswith(ROOMS)] == []
+
+
+def test_sizes_are_lowered_to_see_whether_the_code_runs():
+    assert quick("N = 24  # size\nM = 3\n") == "N = 1  # size\nM = 3\n"
+    assert all("  # size" in SOURCES[name].read_text(encoding="utf-8") for name in SOURCES if name[0] in "37")
+
+
+def test_cells_are_cut_at_their_marks():
+    source = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n\n\n# %%\nx\n"
+    assert cells(source) == [("markdown", "# Title\n\nText."), ("code", "x = 1"), ("code", "x")]
+    assert FOLDER.is_dir()
