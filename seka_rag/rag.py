@@ -99,7 +99,7 @@ class Rag:
     def prepare(self, question: str) -> Question:
         """Retrieve passages, choose highlights and lay out the prompt; spans are moved once, by counting characters."""
         passages = tuple(self.retriever(question))
-        spans, warnings = choose_spans(self.highlighter, question, passages)
+        spans, warnings, _ = choose_spans(self.highlighter, question, passages)
         marked = [Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)]
         context = Prompt.join(marked, self.separator) if marked else Prompt(NOTHING_FOUND)
         prompt = Prompt.format(self.template, {"context": context, "question": question})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +29,18 @@ def ask(
     highlight: Annotated[str, typer.Option(help="What to highlight: sentences, top_k, all or off.")] = "sentences",
     k: Annotated[int, typer.Option(min=1, help="Passages to retrieve.")] = 4,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For the model's chat template, such as enable_thinking=false."),
+    ] = None,
     encoding: Annotated[str | None, typer.Option(help="Of the text files; by default it is recognised.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help=STRICT)] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print the answer as it is generated.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Also print the plain model's answer.")] = False,
 ) -> None:
     """Answer a question from your own documents, steered towards the sentences that matter."""
+    from seka_rag.errors import SettingError
+    from seka_rag.hf.template_options import check_template_options
     from seka_rag.model.steered import SteeredModel
     from seka_rag.rag import Rag
     from seka_rag.retrieval.bm25 import BM25Retriever
@@ -47,6 +54,11 @@ def ask(
     asked = rag.prepare(question)
     console.print(Panel(highlighted(asked.prompt), title="prompt (highlights in colour)", title_align="left"))
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    if template_option:
+        if not loaded.can_chat:
+            raise SettingError(f"--template-option: {model} has no chat template")
+        options["template"] = template_options(template_option)
+        check_template_options(loaded.tokenizer, options["template"])
     if compare:
         console.print(
             Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold")
@@ -59,12 +71,16 @@ def ask(
         for piece in pieces:
             console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
         console.print()
-        report = pieces.result.report
+        generation = pieces.result
+        report = generation.report
         report.warnings += asked.warnings
     else:
         answer = rag.answer(asked, **options)
-        report = answer.generation.report
+        generation = answer.generation
+        report = generation.report
         console.print(Text("answer:  ", style="bold").append(answer.text, style="not bold"))
+    if generation.thoughts:
+        console.print(Text(f"thought: {generation.thoughts}", style="dim"))
     for warning in report.warnings:
         errors.print(f"[yellow]warning:[/] {escape(warning)}")
     console.print(
@@ -72,6 +88,26 @@ def ask(
         f"edited in {len(report.layers)} layers, {report.heads} heads; {_experts_of(report)}sources: "
         f"{escape(', '.join(dict.fromkeys(p.source or '?' for p in asked.passages)) or 'none')}[/]"
     )
+
+
+def template_options(given: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` as options of a chat template; a value that is JSON (true, false, 3) counts as that.
+
+    Raises:
+        SettingError: another form.
+    """
+    from seka_rag.errors import SettingError
+
+    options: dict[str, Any] = {}
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.strip():
+            raise SettingError(f"--template-option {entry!r}: give NAME=VALUE, such as enable_thinking=false")
+        try:
+            options[name.strip()] = json.loads(value)
+        except ValueError:
+            options[name.strip()] = value
+    return options
 
 
 def _experts_of(report: Any) -> str:

@@ -5,20 +5,15 @@ Beside ``seka_rag`` itself, integrations import this package and nothing else.
 
 from seka_rag.errors import MissingExtraError
 from seka_rag.frameworks.calls import Request
+from seka_rag.frameworks.disputed import DISPUTED, undisputed
 from seka_rag.frameworks.engines import Engine, EngineSlot
 from seka_rag.frameworks.highlights import Highlights, highlights_off, unique
 from seka_rag.frameworks.instructions import INSTRUCTIONS, QUESTION, QUESTION_VARIABLES, own_words, said
+from seka_rag.frameworks.kinds import HIGHLIGHT_OPTIONS, HighlightMode, HighlightSettings, chooser, kinds
 from seka_rag.frameworks.marks import KEY, Marks, digest, is_report, read_marks, read_span, write_marks
 from seka_rag.frameworks.placing import Place, Squeezed, place_passages, unexplained
 from seka_rag.frameworks.reports import report_of, usage
-from seka_rag.frameworks.settings import (
-    HIGHLIGHT_OPTIONS,
-    HighlightMode,
-    HighlightSettings,
-    ModelSettings,
-    chooser,
-    kinds,
-)
+from seka_rag.frameworks.settings import ModelSettings
 from seka_rag.frameworks.tools import tool_choice
 from seka_rag.frameworks.unmarked import (
     NOTHING_CHOSEN,
@@ -40,6 +35,7 @@ from seka_rag.text.spans import shift, trimmed
 from seka_rag.text.toolcalls import InvalidToolCall, ToolCall
 
 __all__ = [
+    "DISPUTED",
     "HIGHLIGHT_OPTIONS",
     "INSTRUCTIONS",
     "KEY",
@@ -91,6 +87,7 @@ __all__ = [
     "steering_as_dict",
     "tool_choice",
     "trimmed",
+    "undisputed",
     "unexplained",
     "unique",
     "usage",

@@ -23,6 +23,11 @@ class Request:
     options: Mapping[str, Any]
     highlights: Highlights
 
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt, Prompt):  # no chat template is applied to it
+            options = {name: value for name, value in self.options.items() if name != "template"}
+            object.__setattr__(self, "options", options)
+
     def run(self) -> Generation:
         ask = self.engine.generate if isinstance(self.prompt, Prompt) else self.engine.chat
         with no_highlighting():

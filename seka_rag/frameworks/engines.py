@@ -36,6 +36,11 @@ class EngineSlot:
         self.given = given
         self._loaded: tuple[Hashable, Any] | None = None  # held here, or nobody would keep it
 
+    @property
+    def ready(self) -> Any:
+        """The model, if there is one already."""
+        return self.given if self.given is not None else self._loaded and self._loaded[1]
+
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         """The model that was given, else the one of this key, which ``load`` makes if it is not the one held."""
         if self.given is not None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -22,88 +21,12 @@ from typing_extensions import Self
 
 from seka_rag.errors import SettingError
 from seka_rag.frameworks.engines import Engine, EngineSlot
+from seka_rag.frameworks.kinds import HIGHLIGHT_OPTIONS, HighlightMode, HighlightSettings, chooser, kinds
 from seka_rag.frameworks.tools import schema_of
-from seka_rag.frameworks.unmarked import OnUnmarked, as_on_unmarked
-from seka_rag.highlight.base import Highlighter
-from seka_rag.highlight.registry import as_highlighter
+from seka_rag.frameworks.unmarked import OnUnmarked
 from seka_rag.model.shared import bank_name, shared_model
 from seka_rag.model.steered import SteeredModel
 from seka_rag.steering.registry import as_steering, steering_as_dict
-
-Kind = Literal["context", "instructions", "question"]
-HighlightMode = Literal["auto", "off"] | Sequence[Kind]
-_KINDS = ("context", "instructions", "question")
-#: Fields, and options of a call, that say what to highlight.
-HIGHLIGHT_OPTIONS = ("highlight", "highlighter", "highlight_tools", "on_unmarked")
-
-
-def kinds(mode: Any) -> frozenset[str] | None:
-    """The kinds of text that a mode names; None for "off".
-
-    Raises:
-        SettingError: anything else.
-    """
-    if mode in ("auto", "off"):
-        return frozenset({"context"}) if mode == "auto" else None
-    named = mode if isinstance(mode, Sequence | frozenset | set) and not isinstance(mode, str) else (None,)
-    if not all(kind in _KINDS for kind in named):
-        raise SettingError(f"highlight={mode!r}: use 'auto', 'off', or a list of {', '.join(map(repr, _KINDS))}")
-    return frozenset(named)
-
-
-def chooser(value: Any) -> Highlighter:
-    """What chooses in passages, from a field: a highlighter, its name, or a framework's object that holds one.
-
-    Raises:
-        SpanError: none of these.
-        SettingError: "off", which is a value of ``highlight``.
-    """
-    if value == "off":
-        raise SettingError("highlighter='off': use highlight='off', or a list of kinds without 'context'")
-    return as_highlighter(getattr(value, "highlighter", value) if hasattr(value, "chosen_in") else value)
-
-
-@dataclass(frozen=True)
-class HighlightSettings:
-    """What one call is to highlight.
-
-    Attributes:
-        kinds: what is found without code of the user; None: nothing is highlighted, marks on messages included.
-        highlighter: chooses in passages.
-        tools: whose output may be highlighted: the names of tools, or True for all.
-        on_unmarked: see ``decide``.
-    """
-
-    kinds: frozenset[str] | None
-    highlighter: Highlighter
-    tools: bool | tuple[str, ...] = False
-    on_unmarked: OnUnmarked = "warn"
-
-    @classmethod
-    def of(cls, *sources: Mapping[str, Any]) -> HighlightSettings:
-        """From the first of these that says anything about each.
-
-        Raises:
-            SettingError, SpanError: a setting that means nothing.
-        """
-
-        def first(name: str, default: Any) -> Any:
-            return next((source[name] for source in sources if source.get(name) is not None), default)
-
-        tools = first("highlight_tools", False)
-        return cls(
-            kinds(first("highlight", "auto")),
-            chooser(first("highlighter", "sentences")),
-            tools if isinstance(tools, bool) else (tools,) if isinstance(tools, str) else tuple(tools),
-            as_on_unmarked(first("on_unmarked", "warn")),
-        )
-
-    def has(self, kind: Kind) -> bool:
-        return self.kinds is not None and kind in self.kinds
-
-    def trusts(self, tool: str | None) -> bool:
-        """Whether what this tool returned may be highlighted."""
-        return self.tools if isinstance(self.tools, bool) else tool in self.tools
 
 
 class ModelSettings(BaseModel):
@@ -142,6 +65,8 @@ class ModelSettings(BaseModel):
     """Makes sampling repeatable."""
     generate_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Other options of transformers' ``generate`` (``repetition_penalty``, ``top_p``, ...)."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Options that the model's chat template reads, such as ``{"enable_thinking": False}``."""
     model_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Options for loading the model (``dtype``, ``device_map``, ``revision``, ...)."""
     base_url: str | None = None
@@ -200,9 +125,9 @@ class ModelSettings(BaseModel):
         known = {*cls.model_fields, *(f.alias for f in cls.model_fields.values() if f.alias)}
         unknown = sorted(set(values) - known) if isinstance(values, Mapping) else []
         if unknown:
-            near = [(name, get_close_matches(name, sorted(known), 1)) for name in unknown]
-            named = [f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else "") for name, close in near]
-            raise ValueError(f"{cls.__name__} has no field {', '.join(named)}")
+            raise ValueError(f"{cls.__name__} has no field {', '.join(_named(name, known) for name in unknown)}")
+        if isinstance(values, Mapping) and "model" not in values:
+            raise ValueError(f"{cls.__name__} needs a model: give its name, steered_model=... or base_url=...")
         return values
 
     @model_validator(mode="after")
@@ -210,6 +135,11 @@ class ModelSettings(BaseModel):
         given = self.loaded.given
         if given is not None and self.model != given.name:
             raise ValueError(f"model={self.model!r} and a steered_model named {given.name!r}: give one of the two")
+        if given is not None and given.bank is None and self._needs_bank():
+            raise ValueError(
+                f"{given.name} has no bank to steer with: learn one (learn_bank) and give it to the SteeredModel, or give "
+                "steering=None to run the plain model"
+            )
         if self.base_url is not None:
             own = {"steered_model": given, "bank": self.bank, "model_kwargs": self.model_kwargs}
             for name in (name for name, value in own.items() if value not in (None, "auto", {})):
@@ -222,6 +152,12 @@ class ModelSettings(BaseModel):
         if twice and self.max_tokens is not None:
             raise ValueError(f"max_tokens and generate_kwargs[{twice[0]!r}]: give one of the two")
         return self
+
+    def _needs_bank(self) -> bool:
+        method = self.loaded.given.usual_steering if self.steering == "auto" else self.steering
+        return (
+            self.steering is not None and self.highlight != "off" and (method is None or method.bank_type is not None)
+        )
 
     @field_validator("steering")
     @classmethod
@@ -270,8 +206,9 @@ class ModelSettings(BaseModel):
         return HighlightSettings.of(*sources, {name: getattr(self, name) for name in HIGHLIGHT_OPTIONS})
 
     def steers(self, call: Mapping[str, Any]) -> bool:
-        """Whether a call may be steered at all."""
-        return call.get("steering", self.steering) is not None
+        """Whether a call may be steered at all. A model without a bank, ``bank=None``, runs as the plain one."""
+        method = call.get("steering", self.steering)
+        return method is not None and not (self.bank is None and method == "auto")
 
     def call_options(self, call: Mapping[str, Any]) -> dict[str, Any]:
         """Options of ``SteeredModel.generate``: those of the call before the fields. Others go to transformers.
@@ -284,9 +221,19 @@ class ModelSettings(BaseModel):
         given = {name: value for name, value in call.items() if name not in HIGHLIGHT_OPTIONS}
         options |= {name: v for name, v in _one_limit(given).items() if v is not None or name == "steering"}
         options["steering"] = as_steering(options["steering"])
+        if template := {**self.chat_template_kwargs, **(options.pop("chat_template_kwargs", None) or {})}:
+            options["template"] = template
         if "response_format" in options:
             options["json_schema"] = schema_of(options.pop("response_format"))
         return {name: value for name, value in options.items() if value is not None or name == "steering"}
+
+
+def _named(name: str, known: Collection[str]) -> str:
+    """A name that is no field, with what to write instead."""
+    if name in ("truncate", "json_schema", "tools", "tool_choice", "strict", "prefix"):
+        return f"{name!r} (it is an option of a call: give it there, or as generate_kwargs={{{name!r}: ...}})"
+    close = get_close_matches(name, sorted(known), 1)
+    return f"{name!r} (did you mean {close[0]!r}?)" if close else f"{name!r}"
 
 
 def _one_limit(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,13 +6,13 @@ Contents, tools, calls and their results are text that somebody else wrote: none
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from seka_rag.errors import MissingExtraError, ProvenanceError, SettingError, TokenizationError
+from seka_rag.errors import MissingExtraError, ProvenanceError, TokenizationError
+from seka_rag.hf.roles import simpler
 from seka_rag.hf.tokens import spelled_control
 from seka_rag.hf.types import Tokenizer
 from seka_rag.text.plain import JsonObject
@@ -33,10 +33,11 @@ _WORDS = frozenset(
 
 @dataclass(frozen=True)
 class RenderedChat:
-    """A conversation as one prompt, and the ranges of it that the template itself wrote."""
+    """A conversation as one prompt, the ranges of it that the template itself wrote, and warnings for the report."""
 
     prompt: Prompt
     template: tuple[tuple[int, int], ...]
+    warnings: tuple[str, ...] = ()
 
 
 def render_chat(
@@ -48,6 +49,8 @@ def render_chat(
     **options: object,
 ) -> RenderedChat:
     """Apply the model's chat template to messages whose ``content`` is a str or a Prompt.
+
+    Where it takes no system message, or wants roles to alternate, the conversation is put into such a form (``simpler``).
 
     Args:
         tokenizer: has a ``chat_template``.
@@ -63,15 +66,25 @@ def render_chat(
     """
     if not getattr(tokenizer, "chat_template", None):
         raise TokenizationError("this tokenizer has no chat template; give one Prompt instead of messages")
-    chat = _Conversation.of(messages, tools)
+    settings = {"add_generation_prompt": add_generation_prompt, **options}
+    try:
+        return _rendered(tokenizer, _Conversation.of(messages, tools), settings)
+    except TokenizationError:
+        for others, told in simpler(messages):
+            try:
+                return replace(_rendered(tokenizer, _Conversation.of(others, tools), settings), warnings=told)
+            except TokenizationError:
+                continue
+        raise
 
+
+def _rendered(tokenizer: Tokenizer, chat: _Conversation, options: Mapping[str, Any]) -> RenderedChat:
     def render(values: Mapping[str, str]) -> str:
         try:
             return tokenizer.apply_chat_template(
                 chat.filled(values),
                 tools=chat.filled_tools(values),
                 tokenize=False,
-                add_generation_prompt=add_generation_prompt,
                 **options,
             )
         except ImportError as error:
@@ -93,29 +106,6 @@ def render_chat(
         last = placement.end
     template.append((last, len(text)))
     return RenderedChat(Prompt(text, tuple(spans)), tuple(template))
-
-
-def check_template_options(tokenizer: Tokenizer, options: Mapping[str, object]) -> None:
-    """Options of a template that somebody else gave: names that the template reads, and values that cannot spell control.
-
-    Raises:
-        SettingError: one of them is another.
-    """
-    reserved = {
-        *inspect.signature(tokenizer.apply_chat_template).parameters,
-        *tokenizer.special_tokens_map,
-        *_FILLED_IN,
-    }
-    template = tokenizer.get_chat_template(None, [{}]) if tokenizer.chat_template else ""
-    for name, value in options.items():
-        if name in reserved or not re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", template):
-            raise SettingError(f"the model's chat template has no option {name!r}")
-        if isinstance(value, str) and (not re.fullmatch(r"[\w .:/-]*", value) or spelled_control(tokenizer, [value])):
-            raise SettingError(f"the option {name!r} of the chat template takes letters, digits and spaces")
-
-
-#: Variables of templates that a conversation fills in.
-_FILLED_IN = ("messages", "tools", "documents", "add_generation_prompt", "chat_template")
 
 
 @dataclass(frozen=True)
@@ -211,6 +201,8 @@ class _Conversation:
         for i, content in self.contents.items():
             if i in placed or not str(content).strip():
                 continue
+            if self.messages[int(i)].get("role") in ("system", "developer") and str(content).strip() not in text:
+                raise TokenizationError("the model's chat template has no place for a system message")
             if self.messages[int(i)].get("role") == "tool" and str(content).strip() not in text:
                 raise TokenizationError("the model's chat template has no place for the results of tools")
             if isinstance(content, Prompt) and content.spans:

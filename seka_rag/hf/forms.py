@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from pydantic import BaseModel
 
@@ -12,6 +13,7 @@ from seka_rag.hf.control import special_ids
 from seka_rag.hf.grammar import Vocabulary, call_grammar, json_grammar
 from seka_rag.hf.types import Tokenizer
 from seka_rag.text.plain import JsonObject
+from seka_rag.text.thoughts import CLOSE, OPEN, split_thoughts, visible_answer
 from seka_rag.text.toolcalls import ReadText, Tool, ToolFormat, choose, format_of, tool_name
 
 
@@ -23,17 +25,24 @@ class AnswerForm:
         decode: ids -> text.
         grammar: what the text is held to, if anything.
         calls: how tool calls are written in it, if there may be any.
+        thinking: whether thoughts may come before it: "no", "may", or "opened" where the prompt has begun them.
     """
 
     decode: Callable[[Sequence[int]], str]
     grammar: str | None = None
     calls: ToolFormat | None = None
+    thinking: Literal["no", "may", "opened"] = "no"
 
     def visible(self, text: str) -> str:
         """What can be shown of an unfinished text."""
-        return text if self.calls is None else self.calls.visible(text)
+        answer = text if self.thinking == "no" else visible_answer(text, opened=self.thinking == "opened")
+        return answer if self.calls is None else self.calls.visible(answer)
 
     def read(self, text: str) -> ReadText:
+        """What the text says, calls and thoughts."""
+        if self.thinking != "no":
+            thoughts, answer = split_thoughts(text, opened=self.thinking == "opened")
+            return replace(replace(self, thinking="no").read(answer), thoughts=thoughts)
         return ReadText(text) if self.calls is None else self.calls.read(text)
 
 
@@ -45,8 +54,13 @@ def answer_form(
     tool_choice: str = "auto",
     strict: bool = False,
     json_schema: object = None,
+    prompts: Sequence[Sequence[int]] = (),
 ) -> AnswerForm:
-    """The form that a call asks for. ``vocabulary`` is asked only for what needs a grammar.
+    """The form that a call asks for.
+
+    Args:
+        vocabulary: asked only for what needs a grammar.
+        prompts: tokens of the prompts, which may have begun the model's thoughts.
 
     Raises:
         SettingError: options that contradict each other, or a choice that is no tool.
@@ -70,13 +84,35 @@ def answer_form(
         words = vocabulary()
         return AnswerForm(words.decode, call_grammar(form, tools, words, otherwise=schema), form)
     if not calling:
-        return AnswerForm(lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
+        return _free(tokenizer, None, prompts)
     form = tool_format(tokenizer)
     if not forced and not strict:
-        hidden = special_ids(tokenizer) - {tokenizer.convert_tokens_to_ids(form.marker)}
-        return AnswerForm(lambda ids: tokenizer.decode([i for i in ids if i not in hidden]), None, form)
+        return _free(tokenizer, form, prompts)
     words = vocabulary()
     return AnswerForm(words.decode, call_grammar(form, forced or tools, words, free=not forced), form)
+
+
+def _free(tokenizer: Tokenizer, form: ToolFormat | None, prompts: Sequence[Sequence[int]]) -> AnswerForm:
+    """Text that nothing holds to a form, with calls in it or without, after thoughts if the model knows such."""
+    begun, ended = thought_marks(tokenizer) or (None, None)
+    shown = {begun, ended} if form is None else {begun, ended, tokenizer.convert_tokens_to_ids(form.marker)}
+    hidden = special_ids(tokenizer) - shown
+    if begun is None:
+        thinking: Literal["no", "may", "opened"] = "no"
+    else:
+        thinking = "opened" if prompts and all(begun in ids[-_END:] for ids in prompts) else "may"
+    return AnswerForm(lambda ids: tokenizer.decode([i for i in ids if i not in hidden]), None, form, thinking)
+
+
+#: Tokens at the end of a prompt among which a mark that has begun thoughts is looked for; white space follows it.
+_END = 3
+
+
+def thought_marks(tokenizer: Tokenizer) -> tuple[int, int] | None:
+    """The tokens between which the model thinks, if it has such."""
+    ids = [tokenizer.convert_tokens_to_ids(mark) for mark in (OPEN, CLOSE)]
+    known = [tokenizer.convert_ids_to_tokens(i) if i is not None else None for i in ids]
+    return (ids[0], ids[1]) if known == [OPEN, CLOSE] else None
 
 
 def tool_format(tokenizer: Tokenizer) -> ToolFormat:

@@ -24,11 +24,12 @@ from seka_rag.text.spans import Span, merge, overlapping
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """One prompt as tokens: ids, highlight weight of each, and the characters that each covers."""
+    """One prompt as tokens: ids, highlight weight of each, the characters that each covers; warnings for the report."""
 
     ids: list[int]
     weights: list[float]
     offsets: list[tuple[int, int]]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)

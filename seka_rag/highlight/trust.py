@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from seka_rag.errors import SpanError
 from seka_rag.highlight.base import Highlighter, PassageSpans, check_spans
@@ -146,16 +146,28 @@ class Trusted:
         return decisions
 
 
-def choose_spans(
-    highlighter: Highlighter, question: str, passages: Sequence[Passage]
-) -> tuple[PassageSpans, tuple[str, ...]]:
-    """What a highlighter chooses in passages, and warnings: which sources its trust policy kept unmarked, and why.
+class Chosen(NamedTuple):
+    """What a highlighter chose in passages.
+
+    Attributes:
+        spans: in each passage.
+        warnings: which sources its trust policy kept unmarked, and why.
+        distrusted: indices of the passages that may not be highlighted at all.
+    """
+
+    spans: PassageSpans
+    warnings: tuple[str, ...] = ()
+    distrusted: frozenset[int] = frozenset()
+
+
+def choose_spans(highlighter: Highlighter, question: str, passages: Sequence[Passage]) -> Chosen:
+    """What a highlighter chooses in passages.
 
     Raises:
         SpanError: a result that does not fit the passages.
     """
     if not isinstance(highlighter, Trusted):
-        return check_spans(passages, highlighter(question, passages)), ()
+        return Chosen(check_spans(passages, highlighter(question, passages)))
     decisions = highlighter.decide(question, passages)
     if highlighter.record is not None:
         highlighter.record(decisions)
@@ -169,7 +181,8 @@ def choose_spans(
             )
             sources.setdefault(kept, []).append(_shown(decision.source))
     told = tuple(f"{highlighter.policy.name}: {kept} {_listed(own)}" for kept, own in sources.items())
-    return [decision.spans for decision in decisions], told
+    distrusted = frozenset(decision.passage for decision in decisions if not decision.trusted)
+    return Chosen([decision.spans for decision in decisions], told, distrusted)
 
 
 def _shown(source: str | None) -> str:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from math import inf
 from typing import Any, Literal
 
 from torch import nn
@@ -23,6 +24,16 @@ Truncation = Literal["error", "left"]
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+#: What transformers takes without a word, or refuses in words of its own when the model runs.
+_FORMS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda v: 0 <= v < inf, "a number of at least 0; 0 is greedy"),
+    "top_p": (lambda v: 0 < v <= 1, "a share in (0, 1]"),
+    "min_p": (lambda v: 0 <= v <= 1, "a share in [0, 1]"),
+    "top_k": (lambda v: v >= 0 and v == int(v), "a whole number of at least 0; 0 is all"),
+    "repetition_penalty": (lambda v: 0 < v < inf, "a number above 0; 1 is none"),
+    "num_return_sequences": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1"),
+    "num_beams": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1"),
+}
 #: Options of transformers that a call sets itself, and what to use instead.
 _SET_HERE = {
     **dict.fromkeys(["inputs", "input_ids", "inputs_embeds"], "give the prompt as text, a Prompt or tokens"),
@@ -69,11 +80,19 @@ class Call:
             raise SettingError(f"truncate={self.truncate!r}: use 'error', or 'left' to drop the beginning")
         if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
             raise SettingError(f"max_new_tokens={self.max_new_tokens!r}: give a whole number of tokens, at least 1")
+        self._check_sampling()
         if self.prefix is not None and any(self.generation.get(name) is not None for name in _SPECULATIVE):
             raise SettingError(
                 "transformers' assisted decoding and prompt lookup compute the whole prompt again on top of a cache that "
                 "holds its beginning; use them without prefix"
             )
+
+    def _check_sampling(self) -> None:
+        for name, (fits, form) in _FORMS.items():
+            value = self.generation.get(name)
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not (number and fits(value)):
+                raise SettingError(f"{name}={value!r}: give {form}")
 
     @classmethod
     def of(cls, options: Mapping[str, object], model: nn.Module) -> Call:
@@ -109,6 +128,18 @@ class Call:
     def copies(self) -> int:
         """How many rows each prompt becomes: beams, or several returned sequences."""
         return max(self.generation.get("num_beams") or 1, self.generation.get("num_return_sequences") or 1)
+
+    def check_one_answer(self) -> None:
+        """A conversation is answered once.
+
+        Raises:
+            SettingError: several answers are asked for.
+        """
+        if (several := self.generation.get("num_return_sequences") or 1) > 1:
+            raise SettingError(
+                f"num_return_sequences={several}: a conversation has one answer; for several, give generate the result of "
+                "tokenize_chat"
+            )
 
     def for_transformers(self) -> dict[str, Any]:
         """The options of transformers' ``generate``; without sampling, those of sampling are off."""

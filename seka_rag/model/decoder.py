@@ -142,7 +142,7 @@ class Decoder:
                 f"truncating to {room} tokens would drop {lost} highlighted tokens at the beginning of the prompt; put "
                 "highlights later, or retrieve less text"
             )
-        return TokenizedPrompt(prompt.ids[-room:], prompt.weights[-room:], prompt.offsets[-room:])
+        return replace(prompt, ids=prompt.ids[-room:], weights=prompt.weights[-room:], offsets=prompt.offsets[-room:])
 
     def run(self, call: Call) -> list[Generation]:
         """The answers of a call, prompt by prompt."""
@@ -180,6 +180,7 @@ class Decoder:
             tool_choice=call.tool_choice,
             strict=call.strict,
             json_schema=call.json_schema,
+            prompts=[p.ids for p in prompts],
         )
         length = batch.input_ids.shape[1]
         if form.grammar is not None:
@@ -255,7 +256,9 @@ class Decoder:
                 stop=prepared.call.stop_strings,
                 ends=self.end_ids,
                 prompt_tokens=len(prompts[i // times]),
-                report=report.of_row(i // times, sum(w > 0 for w in prompts[i // times].weights)),
+                report=report.of_row(
+                    i // times, sum(w > 0 for w in prompts[i // times].weights), prompts[i // times].warnings
+                ),
             )
             for i, ids in enumerate(rows)
         ]

@@ -18,12 +18,13 @@ class Generation:
     """An answer and how it came about.
 
     Attributes:
-        text: the new text; where tools were given, what the model says beside its calls.
+        text: the new text without thoughts; where tools were given, what the model says beside its calls.
         report: what was steered in its prompt.
         prompt_tokens, completion_tokens: counts, without padding.
         finish_reason: "stop" (end token or stop string) or "length".
         tool_calls: the tools that the model asks for.
         invalid_tool_calls: calls that it did not write as it should.
+        thoughts: what it wrote between ``<think>`` and ``</think>`` before the answer, if it has these tokens.
     """
 
     text: str
@@ -33,6 +34,7 @@ class Generation:
     finish_reason: Literal["stop", "length"]
     tool_calls: tuple[ToolCall, ...] = ()
     invalid_tool_calls: tuple[InvalidToolCall, ...] = ()
+    thoughts: str | None = None
 
 
 def finished(
@@ -50,4 +52,4 @@ def finished(
     text, stopped = cut_at_stop(form.decode(kept), stop)
     reason: Literal["stop", "length"] = "stop" if stopped or end is not None else "length"
     read = form.read(text)
-    return Generation(read.content, report, prompt_tokens, len(kept), reason, read.calls, read.invalid)
+    return Generation(read.content, report, prompt_tokens, len(kept), reason, read.calls, read.invalid, read.thoughts)

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 
 from seka_rag.errors import SteeringError
 from seka_rag.hf.chat import Message
-from seka_rag.highlight.base import Highlighter, check_spans
+from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
+from seka_rag.highlight.trust import choose_spans
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
@@ -25,40 +28,54 @@ class Highlighting:
     Attributes:
         prompts: how many prompts without highlights of their own were given to a model inside.
         marked: how many of them hold a document.
-        ambiguous: documents that stood in a prompt more than once, and so were left unmarked there.
+        ambiguous: documents that stood in a prompt more often than they were given, and so were left unmarked there.
     """
 
     passages: tuple[tuple[Passage, tuple[Span, ...]], ...]
+    distrusted: frozenset[int] = frozenset()
     prompts: int = 0
     marked: int = 0
     ambiguous: int = 0
     _counting: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def find(self, texts: Sequence[str]) -> list[tuple[Span, ...]]:
-        """Spans in each text of one prompt, for the documents that stand exactly once in all of them; counts the prompt.
+        """Spans in each text of one prompt, for the documents that stand no more often than given; counts the prompt.
 
         An integration that reports highlights itself asks this before it gives the model a prompt, and tokenizes inside
         ``with no_highlighting()``, so that the prompt is not looked at again.
         """
         spans: list[tuple[Span, ...]] = [() for _ in texts]
         ambiguous = 0
-        for passage, own in self.passages:
-            places = [(i, at) for i, text in enumerate(texts) for at in _first_two(text, passage.text)]
-            if len(places) == 1:
-                ((i, at),) = places
-                spans[i] += shift(own, at)
-            ambiguous += len(places) > 1
+        for piece, equal in self._by_text.items():
+            places = [(i, at) for i, text in enumerate(texts) for at in islice(_places(text, piece), len(equal) + 1)]
+            if len(places) > len(equal):
+                ambiguous += len(equal)
+            elif len(places) == len(equal):  # each has its own, in their order
+                for (i, at), n in zip(places, equal, strict=True):
+                    spans[i] += shift(self.passages[n][1], at)
+            elif self.distrusted.isdisjoint(equal):  # fewer: nothing tells which of them were left out
+                for i, at in places:
+                    spans[i] += tuple(dict.fromkeys(span for n in equal for span in shift(self.passages[n][1], at)))
         with self._counting:
             self.prompts += 1
             self.marked += any(spans)
             self.ambiguous += ambiguous
         return spans
 
+    @cached_property
+    def _by_text(self) -> dict[str, list[int]]:
+        """The documents of each text, by their index."""
+        found: dict[str, list[int]] = {}
+        for n, (passage, _) in enumerate(self.passages):
+            found.setdefault(passage.text, []).append(n)
+        return found
 
-def _first_two(text: str, piece: str) -> list[int]:
-    first = text.find(piece)
-    second = text.find(piece, first + 1) if first >= 0 else -1
-    return [at for at in (first, second) if at >= 0]
+
+def _places(text: str, piece: str) -> Iterator[int]:
+    at = text.find(piece)
+    while at >= 0:
+        yield at
+        at = text.find(piece, at + 1)
 
 
 _scope: ContextVar[Highlighting | None] = ContextVar("seka_highlighting", default=None)
@@ -70,10 +87,11 @@ def highlighting(
 ) -> Iterator[Highlighting]:
     """Highlight these documents in every prompt that a model is given inside the block, through any framework.
 
-    A document counts where its text stands exactly once, unchanged: in a plain prompt, or in the messages of the user and
-    the system. Prompts that have highlights of their own are left as they are. Documents are found by their text, so a
-    document that copies an instruction can highlight that instruction where it is not itself in the prompt: use it for
-    documents that you trust, and ``Prompt.highlight`` or a chain for others.
+    A document counts where its text stands unchanged, in a plain prompt or in the messages of the user and the system, and
+    no more often than it was given: once, or as often as documents of this text are among them. Prompts that have highlights
+    of their own are left as they are. Documents are found by their text, so a document that copies an instruction can
+    highlight that instruction where it is not itself in the prompt: use it for documents that you trust, and
+    ``Prompt.highlight`` or a chain for others.
 
     Args:
         documents: one or several: str, Passage, or the documents of a framework.
@@ -87,8 +105,8 @@ def highlighting(
     given = [documents] if isinstance(documents, str | Passage) else documents
     passages = [p for p in map(as_passage, given) if p.text.strip()]
     choose = as_highlighter(highlighter or ("sentences" if question else "all"))
-    spans = check_spans(passages, choose(question, passages))
-    scope = Highlighting(tuple(zip(passages, spans, strict=True)))
+    chosen = choose_spans(choose, question, passages)
+    scope = Highlighting(tuple(zip(passages, chosen.spans, strict=True)), chosen.distrusted)
     token = _scope.set(scope)
     try:
         yield scope
@@ -96,8 +114,8 @@ def highlighting(
         _scope.reset(token)
     if scope.passages and scope.prompts and not scope.marked:
         raise SteeringError(
-            f"highlighting: none of {len(passages)} documents stands in any of {scope.prompts} prompts exactly once and "
-            "unchanged, so nothing was highlighted"
+            f"highlighting: none of {len(passages)} documents stands in any of {scope.prompts} prompts unchanged and no more "
+            "often than it was given, so nothing was highlighted"
         )
 
 

@@ -260,7 +260,8 @@ class SteeredModel:
             ProvenanceError: the template changes a message, so its highlights cannot be followed.
         """
         chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
-        return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+        tokens = tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+        return replace(tokens, warnings=chat.warnings)
 
     # --- calls
 
@@ -272,6 +273,7 @@ class SteeredModel:
         return replace(call, prompts=[self.tokenize(p) for p in whole])
 
     def _with_messages(self, call: Call, messages: Sequence[Message], template: ReadOnlyJson | None) -> Call:
+        call.check_one_answer()
         tools = {"tools": call.tools} if call.tools and call.tool_choice != "none" else {}
         return replace(call, prompts=[self.tokenize_chat(messages, **(template or {}), **tools)])
 

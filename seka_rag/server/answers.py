@@ -59,11 +59,12 @@ class Completions:
     def _choice(self, index: int, answer: Generation, scores: Scores | None) -> dict[str, Any]:
         logprobs = scores and scores.written(index, chat=self.chat, length=answer.completion_tokens)
         choice: dict[str, Any] = {"index": index, "finish_reason": finish(answer), "logprobs": logprobs}
+        thoughts = _thoughts(answer)
         if not self.chat:
-            return {**choice, "text": answer.text}
+            return {**choice, "text": answer.text, **thoughts}
         calls = {"tool_calls": tool_calls_body(answer.tool_calls)} if answer.tool_calls else {}
         content = answer.text or (None if calls else "")
-        return {**choice, "message": {"role": "assistant", "content": content, "refusal": None, **calls}}
+        return {**choice, "message": {"role": "assistant", "content": content, "refusal": None, **thoughts, **calls}}
 
     def begin(self) -> Iterator[bytes]:
         for index in range(self.count):
@@ -83,6 +84,8 @@ class Completions:
             if not streamed:
                 logprobs = scores and scores.written(index, chat=self.chat, length=answer.completion_tokens)
                 yield self._piece(index, answer.text, logprobs)
+            if thoughts := _thoughts(answer):
+                yield self._event(index, {"delta": thoughts} if self.chat else {"text": "", **thoughts})
             if answer.tool_calls:
                 calls = [{"index": i, **call} for i, call in enumerate(tool_calls_body(answer.tool_calls))]
                 yield self._event(index, {"delta": {"tool_calls": calls}})
@@ -115,6 +118,11 @@ class Completions:
 
 def finish(answer: Generation) -> str:
     return "tool_calls" if answer.tool_calls and answer.finish_reason == "stop" else answer.finish_reason
+
+
+def _thoughts(answer: Generation) -> dict[str, str]:
+    """What the model thought before it answered, under the name that clients know."""
+    return {} if answer.thoughts is None else {"reasoning_content": answer.thoughts}
 
 
 def usage(answers: Sequence[Generation]) -> dict[str, int]:

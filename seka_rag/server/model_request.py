@@ -14,7 +14,7 @@ from seka_rag.errors import (
     TokenizationError,
     UnsupportedModelError,
 )
-from seka_rag.hf.chat import check_template_options
+from seka_rag.hf.template_options import check_template_options
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.steered import SteeredModel
 from seka_rag.server.errors import at_field

@@ -42,7 +42,7 @@ class SteeringReport:
         del plain["routing"]
         return {**plain, "layers": list(self.layers)}
 
-    def of_row(self, row: int, marked: int) -> SteeringReport:
+    def of_row(self, row: int, marked: int, warnings: Sequence[str] = ()) -> SteeringReport:
         """The report of one row of the batch, which has this many highlighted tokens: all of them are edited or none."""
         routing = {layer: alpha[row : row + 1] for layer, alpha in self.routing.items()}
         return replace(
@@ -51,6 +51,7 @@ class SteeringReport:
             tokens_edited=marked if self.tokens_edited else 0,
             experts=self.experts[row : row + 1],
             routing=routing,
+            warnings=[*self.warnings, *warnings],
         )
 
 

@@ -51,11 +51,12 @@ class InvalidToolCall:
 
 @dataclass(frozen=True)
 class ReadText:
-    """A model's text taken apart: what it says, and the calls that it asks for."""
+    """A model's text taken apart: what it says, the calls that it asks for, and what it thought before."""
 
     content: str
     calls: tuple[ToolCall, ...] = ()
     invalid: tuple[InvalidToolCall, ...] = ()
+    thoughts: str | None = None
 
 
 @dataclass(frozen=True)

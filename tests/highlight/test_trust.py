@@ -144,8 +144,9 @@ def test_warnings_name_policy_and_source() -> None:
     policy = TrustPolicy(sources=["handbook/*"], max_share=0.5, name="reviewed pages")
     trusted = Trusted(AllPassages(), policy, record=said.append)
     passages = [GOOD, BAD, *(Passage(f"copy {i}", source=f"web/{i}{'x' * 100}") for i in range(6)), Passage("nowhere")]
-    spans, warnings = choose_spans(trusted, "q", passages)
+    spans, warnings, distrusted = choose_spans(trusted, "q", passages)
     assert spans == trusted("q", passages)
+    assert distrusted == frozenset(range(1, 9))
     assert len(said) == 2, "recorded once for each call"
     dropped, untrusted = warnings
     assert dropped == "reviewed pages: dropped 1 highlight(s) beyond max_share=0.5, in 'handbook/a.md'"
@@ -154,6 +155,6 @@ def test_warnings_name_policy_and_source() -> None:
     )
     assert untrusted.endswith("x...' and 3 more")
     assert not any(p.text in w for p in passages for w in warnings)
-    assert choose_spans(AllPassages(), "q", passages) == (AllPassages()("q", passages), ())
+    assert choose_spans(AllPassages(), "q", passages) == (AllPassages()("q", passages), (), frozenset())
     with pytest.raises(SpanError):
         choose_spans(lambda question, passages: [], "q", passages)

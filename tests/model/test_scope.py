@@ -7,6 +7,8 @@ from tiny import demo_tokenizer
 
 from seka_rag import Passage, Prompt, Seka, highlighting
 from seka_rag.errors import DocumentError, SteeringError
+from seka_rag.highlight.select import AllPassages
+from seka_rag.highlight.trust import Trusted, TrustPolicy
 from seka_rag.model.scope import no_highlighting, open_highlighting
 
 DOCUMENT = "Alec moved to Lyon last year."
@@ -52,6 +54,28 @@ def test_a_copy_of_another_message_is_not_followed(steered):
     with highlighting([DOCUMENT, "Where?"]) as scope:
         assert marked(steered.tokenize_chat(messages)) == "Where?"
     assert scope.ambiguous == 1
+
+
+def test_documents_of_one_text_have_a_place_each(steered):
+    """As a retriever returns them. One that was given once and stands twice may be a copy that somebody else wrote."""
+    twice, once = f"1. {DOCUMENT} 2. {DOCUMENT} Where?", DOCUMENT.replace(" ", "")
+    handbook, upload = Passage(DOCUMENT, source="handbook/a"), Passage(DOCUMENT, source="upload/x")
+    with highlighting([upload, handbook]) as scope:
+        assert [span.source for span in spans_in(scope, twice)] == ["upload/x", "handbook/a"]
+        assert marked(steered.tokenize(twice)) == 2 * once
+        assert {span.source for span in spans_in(scope, DOCUMENT)} == {"upload/x", "handbook/a"}
+    with highlighting([DOCUMENT]) as scope:
+        assert marked(steered.tokenize(DOCUMENT)) == once
+        assert marked(steered.tokenize(twice)) == ""
+    assert scope.ambiguous == 1
+    policy = Trusted(AllPassages(), TrustPolicy(sources=["handbook/*"]))
+    with highlighting([upload, handbook], highlighter=policy) as scope:
+        assert [span.start for span in spans_in(scope, twice)] == [twice.rindex(DOCUMENT)]
+        assert spans_in(scope, DOCUMENT) == ()  # nothing tells whose it is
+
+
+def spans_in(scope, text):
+    return scope.find([text])[0]
 
 
 def test_own_highlights_come_first(steered):

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -22,47 +21,12 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
 
 from langchain_seka.messages import MessageError, text_of
-from seka_rag import Passage
-from seka_rag.frameworks import Squeezed, as_passage
+from langchain_seka.retrievals import Identity, Retrieval, documents_in, dropped_by
 
 #: Trees of runs that are kept at once. A tree goes when its root ends; this bounds those whose end is never told.
 _MOST_TREES = 4096
 #: Type and text of a message; ("text", prompt) of a completion.
 Message = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Found:
-    """A retrieved passage, and the query that found it.
-
-    Attributes:
-        text: its text, ready to be placed.
-        identity: what tells one document from another: equal texts of other sources, or with other metadata, are others.
-    """
-
-    query: str
-    passage: Passage
-    text: Squeezed
-    identity: tuple[str, str | None, str]
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """What one retriever was asked and what it returned."""
-
-    query: str
-    documents: tuple[Any, ...]
-
-    @cached_property
-    def found(self) -> tuple[Found, ...]:
-        """The documents that are not blank. Made once for all calls of a chain."""
-        passages = (p for p in map(as_passage, self.documents) if p.text.strip())
-        return tuple(Found(self.query, p, Squeezed(p.text), _identity(p)) for p in passages)
-
-
-def _identity(passage: Passage) -> tuple[str, str | None, str]:
-    known = {str(key): value for key, value in passage.metadata.items() if "score" not in str(key)}
-    return passage.text, passage.source, repr(sorted(known.items(), key=lambda item: item[0]))
 
 
 @dataclass
@@ -77,10 +41,17 @@ class FilledPrompt:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a model call can draw on: its retrievers' results, and the prompts that may hold them, the latest first."""
+    """What a model call can draw on.
+
+    Attributes:
+        retrievals: what its retrievers returned.
+        prompts: those that may hold it, the latest first.
+        dropped: documents that a step of the chain was given and did not return.
+    """
 
     retrievals: tuple[Retrieval, ...]
     prompts: tuple[FilledPrompt, ...]
+    dropped: frozenset[Identity] = frozenset()
 
 
 @dataclass
@@ -88,10 +59,12 @@ class _Run:
     parent: UUID | None  # None for a root
     query: str = ""
     prompt: FilledPrompt | None = None
+    given: tuple[Any, ...] = ()  # documents among its input
     children: dict[UUID, None] = field(default_factory=dict)
     # of the run itself and all below it
     retrievals: dict[UUID, Retrieval] = field(default_factory=dict)
     prompts: dict[int, list[FilledPrompt]] = field(default_factory=dict)  # by the hash of each message
+    dropped: set[Identity] = field(default_factory=set)
 
 
 class Capture(BaseCallbackHandler):
@@ -116,7 +89,8 @@ class Capture(BaseCallbackHandler):
         with self._lock:
             for holder in self._upwards(run):
                 if holder.retrievals:
-                    return Evidence(tuple(holder.retrievals.values()), _made_of(holder.prompts, messages))
+                    prompts = _made_of(holder.prompts, messages)
+                    return Evidence(tuple(holder.retrievals.values()), prompts, frozenset(holder.dropped))
         return None
 
     def prompts(self, run: UUID | None, messages: Sequence[Message]) -> tuple[FilledPrompt, ...]:
@@ -150,7 +124,7 @@ class Capture(BaseCallbackHandler):
                 return
             if run.parent is None:
                 self._drop(run_id)
-            elif not run.children and not run.retrievals and not run.prompts:
+            elif not (run.children or run.retrievals or run.prompts or run.dropped):
                 del self._runs[run.parent].children[run_id]
                 del self._runs[run_id]
 
@@ -167,7 +141,7 @@ class Capture(BaseCallbackHandler):
         self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         prompt = FilledPrompt(serialized, inputs) if kwargs.get("run_type") == "prompt" and serialized else None
-        self._begin(run_id, parent_run_id, prompt=prompt)
+        self._begin(run_id, parent_run_id, prompt=prompt, given=documents_in(inputs))
 
     def on_tool_start(
         self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
@@ -199,6 +173,9 @@ class Capture(BaseCallbackHandler):
                 for holder in self._upwards(run_id):
                     for key in run.prompt.made:
                         holder.prompts.setdefault(key, []).append(run.prompt)
+            if run is not None and (dropped := dropped_by(run.given, documents_in(outputs))):
+                for holder in self._upwards(run_id):
+                    holder.dropped |= dropped
         self._finish(run_id)
 
     def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:

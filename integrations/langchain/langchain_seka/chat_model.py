@@ -22,7 +22,7 @@ from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, Runn
 
 from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import for_messages, messages_made
-from langchain_seka.messages import to_chat
+from langchain_seka.messages import thoughts, to_chat
 from langchain_seka.settings import SekaSettings
 from langchain_seka.structured import Method, options_and_parser
 from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
@@ -78,8 +78,9 @@ class ChatSeka(SekaSettings, BaseChatModel):
             video_inputs=False,
             temperature=True,
         )
-        if (engine := self.steered_model) is not None:
+        if self.base_url is None:
             profile["structured_output"] = profile["tool_choice"] = find_spec("llguidance") is not None
+        if (engine := self.loaded.ready) is not None:
             profile["tool_calling"] = engine.can_call_tools
             if engine.context_length is not None:
                 profile["max_input_tokens"] = engine.context_length
@@ -113,7 +114,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         self,
         schema: Any = None,
         *,
-        method: Method = "function_calling",
+        method: Method | None = None,
         include_raw: bool = False,
         strict: bool | None = None,
         **kwargs: Any,
@@ -122,7 +123,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
 
         Args:
             schema: a pydantic model (answers are its objects), a TypedDict or a JSON schema (answers are dicts).
-            method: "function_calling" tells the model the schema as a tool, and needs a chat template with tools.
+            method: by default the first of these that the model can do; it is loaded to know that.
+                "function_calling" tells the model the schema as a tool, and needs a chat template with tools.
                 "json_schema" holds the answer to the schema and tells the model nothing of it. "json_mode" is the same,
                 and without a schema takes any JSON object.
             include_raw: answer with a dict of "raw", "parsed" and "parsing_error" instead of raising.
@@ -130,6 +132,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         Raises:
             OutputParserException: when it is called, and the answer was cut off at ``max_tokens``.
         """
+        if method is None:
+            method = "function_calling" if self.engine.can_call_tools else "json_schema"
         options, parser = options_and_parser(schema, method, strict)
         tools = options.pop("tools", None)
         model = self.bind(**options, **kwargs) if tools is None else self.bind_tools(tools, **options, **kwargs)
@@ -220,6 +224,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _result(self, generation: Generation, request: Request) -> ChatResult:
         message = AIMessage(
             content=generation.text,
+            additional_kwargs=thoughts(generation),
             tool_calls=calls(generation),
             invalid_tool_calls=invalid_calls(generation),
             usage_metadata=_usage(generation),
@@ -230,6 +235,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _last_chunk(self, generation: Generation, request: Request) -> ChatGenerationChunk:
         message = AIMessageChunk(
             content="",
+            additional_kwargs=thoughts(generation),
             tool_call_chunks=chunks(generation),
             usage_metadata=_usage(generation),
             response_metadata=self._metadata(generation, request),

@@ -14,13 +14,15 @@ from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 
-from langchain_seka.capture import Evidence, FilledPrompt, Found, Message, Retrieval
+from langchain_seka.capture import Evidence, FilledPrompt, Message
 from langchain_seka.instructions import Follow, said_spans
 from langchain_seka.marks import has_marks, marks_of
 from langchain_seka.messages import artifact_documents, role_of, text_of
+from langchain_seka.retrievals import Found, Retrieval
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from seka_rag import Passage, Span
 from seka_rag.frameworks import (
+    DISPUTED,
     NOTHING_CHOSEN,
     Highlighter,
     Highlights,
@@ -31,6 +33,7 @@ from seka_rag.frameworks import (
     as_passage,
     choose_spans,
     place_passages,
+    undisputed,
     unique,
 )
 
@@ -153,18 +156,21 @@ def from_tools(messages: Sequence[BaseMessage], settings: HighlightSettings, too
             continue
         passages = [p for p in map(as_passage, artifact_documents(message)) if p.text.strip()]
         places = place_passages([p.text for p in passages], text_of(message))
-        chosen, told = choose_spans(settings.highlighter, question, [passages[k] for k in places])
+        chosen, told, distrusted = _chosen([(question, p) for p in passages], list(places), settings.highlighter)
+        certain, disputed = undisputed(places, distrusted)
         warnings += told
         new = [
             (i, moved)
-            for own, here in zip(chosen, places.values(), strict=True)
-            for span in own
+            for k, here in certain.items()
+            for span in chosen[k]
             for place in here
             if (moved := place.move(span))
         ]
         spans += new
+        if new and disputed:
+            warnings.append(DISPUTED)
         if not new:
-            unmarked = _why_not(message, passages, places)
+            unmarked = DISPUTED if disputed else _why_not(message, passages, places)
     return Highlights(tuple(spans), unique(warnings), unmarked)
 
 
@@ -212,11 +218,15 @@ def _automatic(
         why = unique(reasons) or ("no template of LangChain is known to have made this prompt",)
         unmarked = f"the retrieved passages could not be followed into this prompt: {'; '.join(why)}. {_HOW}"
         return Highlights(warnings=unique(warnings), unmarked=unmarked)
-    chosen, told = _chosen(passages, sorted({k for _, _, places in placed for k in places}), highlighter)
+    there = sorted({k for _, _, places in placed for k in places})
+    chosen, told, distrusted = _chosen([(p.query, p.passage) for p in passages], there, highlighter)
+    dropped = [k for k in there if passages[k].identity in evidence.dropped]
+    sure = [(i, placement, undisputed(places, distrusted, dropped)) for i, placement, places in placed]
+    disputed = any(unsure for _, _, (_, unsure) in sure)
     warnings += told
     spans = {
         (i, span)
-        for i, placement, places in placed
+        for i, placement, (places, _) in sure
         for k, here in places.items()
         for own in chosen[k]
         for place in here
@@ -224,7 +234,9 @@ def _automatic(
         for span in placement.place((moved,))
     }
     in_order = sorted(spans, key=lambda own: (own[0], own[1].start, own[1].end, own[1].source or ""))
-    return Highlights(tuple(in_order), unique(warnings), None if spans else NOTHING_CHOSEN)
+    if not spans:
+        return Highlights((), unique(warnings), DISPUTED if disputed else NOTHING_CHOSEN)
+    return Highlights(tuple(in_order), unique([*warnings, *([DISPUTED] if disputed else [])]))
 
 
 def _found(retrievals: Sequence[Retrieval]) -> list[Found]:
@@ -259,14 +271,21 @@ def _carriers(
 
 
 def _chosen(
-    passages: Sequence[Found], there: Sequence[int], highlighter: Highlighter
-) -> tuple[dict[int, tuple[Span, ...]], list[str]]:
-    """Spans of the passages that reached the prompt, chosen for the query that found them, and warnings."""
-    chosen: dict[int, tuple[Span, ...]] = {}
+    passages: Sequence[tuple[str, Passage]], there: Sequence[int], highlighter: Highlighter
+) -> tuple[dict[int, tuple[Span, ...]], list[str], set[int]]:
+    """Spans of the passages that reached the prompt, chosen for the query that found them; warnings; the distrusted.
+
+    Args:
+        passages: each with its query.
+        there: indices of those that reached the prompt.
+    """
+    spans: dict[int, tuple[Span, ...]] = {}
     warnings: list[str] = []
-    for query in dict.fromkeys(passages[k].query for k in there):
-        own = [k for k in there if passages[k].query == query]
-        spans, told = choose_spans(highlighter, query, [passages[k].passage for k in own])
-        chosen.update(zip(own, spans, strict=True))
-        warnings += told
-    return chosen, warnings
+    distrusted: set[int] = set()
+    for query in dict.fromkeys(passages[k][0] for k in there):
+        own = [k for k in there if passages[k][0] == query]
+        chosen = choose_spans(highlighter, query, [passages[k][1] for k in own])
+        spans.update(zip(own, chosen.spans, strict=True))
+        warnings += chosen.warnings
+        distrusted |= {own[n] for n in chosen.distrusted}
+    return spans, warnings, distrusted

@@ -14,6 +14,7 @@ from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.outputs import Generation as LangChainGeneration
 from langchain_core.outputs import GenerationChunk, LLMResult
+from langchain_core.prompt_values import PromptValue
 from langchain_core.rate_limiters import BaseRateLimiter
 from langchain_core.runnables import RunnableConfig, ensure_config
 from pydantic import Field, PrivateAttr
@@ -21,6 +22,7 @@ from pydantic import Field, PrivateAttr
 from langchain_seka.capture import aside
 from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import for_text
+from langchain_seka.marks import has_marks
 from langchain_seka.settings import SekaSettings
 from seka_rag import Generation, SekaError
 from seka_rag.frameworks import Highlights, Request, no_highlighting, usage
@@ -56,11 +58,21 @@ class SekaLLM(SekaSettings, BaseLLM):
 
     # --- one call
 
+    def _convert_input(self, model_input: LanguageModelInput) -> PromptValue:
+        value = super()._convert_input(model_input)
+        if any(has_marks(message) for message in value.to_messages()):
+            raise SekaError(
+                "SekaLLM is given text, and the highlights of HighlightPrompt and mark_message stand on messages: use ChatSeka"
+            )
+        return value
+
     def _highlights(self, prompt: str, origin: Origin, call: dict[str, Any]) -> Highlights:
         return self._found([("text", prompt)], origin, call, partial(for_text, prompt))
 
     def _request(self, prompt: str, stop: list[str] | None, origin: Origin, call: dict[str, Any]) -> Request:
         options = self._generate_options(stop, call)
+        if options.get("template"):
+            raise SekaError("SekaLLM applies no chat template, so chat_template_kwargs has no effect: use ChatSeka")
         if options.get("tools"):
             raise SekaError("SekaLLM has no chat template to tell the model of tools: use ChatSeka")
         highlights = call.get("seka_highlights")

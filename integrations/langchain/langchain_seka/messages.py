@@ -7,7 +7,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
-from seka_rag import SekaError
+from seka_rag import Generation, SekaError
 from seka_rag.frameworks import Highlights
 
 _ROLES = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "function": "tool"}
@@ -58,6 +58,11 @@ def to_chat(messages: Sequence[BaseMessage], highlights: Highlights) -> list[dic
     """Messages with their highlights, as ``SteeredModel`` takes them."""
     prompts = highlights.prompts(map(text_of, messages))
     return [{"role": role_of(m), "content": prompt, **_calling(m)} for m, prompt in zip(messages, prompts, strict=True)]
+
+
+def thoughts(generation: Generation) -> dict[str, str]:
+    """What the model thought before it answered, where LangChain looks for it: a content block "reasoning"."""
+    return {} if generation.thoughts is None else {"reasoning_content": generation.thoughts}
 
 
 def _calling(message: BaseMessage) -> dict[str, Any]:

@@ -88,5 +88,5 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
             raise SekaError(f"a highlighted variable is a str, Prompt or list of documents, not {type(value).__name__}")
         passages = [as_passage(item) for item in value]
         question = str(inputs.get(self.question, ""))
-        spans, _ = choose_spans(chooser(self.highlighter), question, passages)
+        spans = choose_spans(chooser(self.highlighter), question, passages).spans
         return Prompt.join([Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)], self.separator)

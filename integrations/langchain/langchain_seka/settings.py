@@ -58,6 +58,7 @@ class SekaSettings(ModelSettings, Serializable):
             "steering": repr(given.steering if given is not None and self.steering == "auto" else self.steering),
             "highlighter": self.highlighter if isinstance(self.highlighter, str) else repr(self.highlighter),
             "stop_sequences": self.stop,
+            "chat_template_kwargs": self.chat_template_kwargs,
             "generate_kwargs": {key: repr(value) for key, value in self.generate_kwargs.items()},
             "model_kwargs": {key: repr(value) for key, value in self.model_kwargs.items()},
         }
@@ -74,9 +75,12 @@ class SekaSettings(ModelSettings, Serializable):
         settings = self.highlight_settings(call, handler.settings if handler else {})
         if settings.kinds is None or not self.steers(call):
             return highlights_off()
-        capture = handler or CAPTURE
-        evidence = capture.evidence(parent, messages)
-        prompts = evidence.prompts if evidence else capture.prompts(parent, messages)
+        evidence: Evidence | None = None
+        prompts: Sequence[FilledPrompt] = ()
+        for capture in (handler, CAPTURE):  # a handler below the top level has seen a part of the runs only
+            if capture is not None and evidence is None:
+                evidence = capture.evidence(parent, messages)
+                prompts = evidence.prompts if evidence else prompts or capture.prompts(parent, messages)
         return decide(find(evidence, settings, prompts), settings.on_unmarked)
 
     def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def read_answer(answer: Mapping[str, Any], *, url: str) -> list[Generation]:
 
 
 def _generation(choice: Any, report: Mapping[str, Any], prompt_tokens: int, completion_tokens: int) -> Generation:
-    message = choice.get("message") or {"content": choice.get("text")}
+    message = choice.get("message") or {**choice, "content": choice.get("text")}
     return Generation(
         message.get("content") or "",
         _report(report),
@@ -131,6 +131,7 @@ def _generation(choice: Any, report: Mapping[str, Any], prompt_tokens: int, comp
         "length" if choice["finish_reason"] == "length" else "stop",
         tuple(_tool_call(call) for call in message.get("tool_calls") or ()),
         tuple(InvalidToolCall(**call) for call in report.get("invalid_tool_calls", ())),
+        message.get("reasoning_content"),
     )
 
 
@@ -144,7 +145,10 @@ def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The chunks of a stream as one whole answer."""
     choices = [chunk["choices"][0] for chunk in chunks if chunk.get("choices")]
     calls = [call for choice in choices for call in (choice.get("delta") or {}).get("tool_calls") or ()]
+    thoughts = [t for choice in choices if (t := (choice.get("delta") or choice).get("reasoning_content")) is not None]
     message = {"content": "".join(map(piece_of, chunks)), "tool_calls": calls}
+    if thoughts:
+        message["reasoning_content"] = "".join(thoughts)
     reason = next((c["finish_reason"] for c in reversed(choices) if c.get("finish_reason")), None)
     whole = {key: chunk[key] for chunk in chunks for key in ("model", "usage", "seka") if chunk.get(key)}
     return {**whole, "choices": [{"message": message, "finish_reason": reason}] if reason else []}

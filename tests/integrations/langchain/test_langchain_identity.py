@@ -35,12 +35,18 @@ def document(text, source):
     return Document(page_content=text, metadata={"source": source})
 
 
-def run(chat, documents, step=lambda docs: docs, separator="\n\n"):
-    """What is marked: text and source of each span; and the report."""
+def run(chat, documents, step=lambda docs: docs, separator="\n\n", hidden=False):
+    """What is marked: text and source of each span; and the report.
+
+    Args:
+        step: what the chain does with the documents.
+        hidden: do it in one function with the joining, where LangChain sees nothing of it.
+    """
     seen = []
     spy = RunnableLambda(lambda p: (seen.extend(p.to_messages()), p)[1])
-    join = RunnableLambda(lambda docs: separator.join(d.page_content for d in step(docs)))
-    chain = {"context": Given(documents=documents) | join, "question": RunnablePassthrough()} | TEMPLATE | spy | chat
+    join = RunnableLambda(lambda docs: separator.join(d.page_content for d in docs))
+    kept = RunnableLambda(lambda docs: join.func(step(docs))) if hidden else RunnableLambda(step) | join
+    chain = {"context": Given(documents=documents) | kept, "question": RunnablePassthrough()} | TEMPLATE | spy | chat
     report = chain.invoke(QUESTION).response_metadata["seka"]
     marked = [(seen[h["message"]].text[h["start"] : h["end"]], h["source"]) for h in report["highlights"]]
     starts = [h["start"] for h in report["highlights"]]
@@ -83,8 +89,42 @@ def test_the_trusted_one_of_two_equal_documents(chat, order):
 def test_equal_documents_are_all_marked_each_with_its_source(chat):
     documents = [document(NEW, f"copy {i}") for i in range(5)]
     assert run(chat, documents)[0] == [(NEW, f"copy {i}") for i in range(5)]
-    one = run(chat, documents, lambda docs: docs[:1])[0]  # and where the chain drops doubles, its place stands for all
+    assert run(chat, documents, lambda docs: docs[2:3])[0] == [(NEW, "copy 2")]
+    one = run(chat, documents, lambda docs: docs[2:3], hidden=True)[
+        0
+    ]  # which one is not known: its place stands for all
     assert one == [(NEW, f"copy {i}") for i in range(5)]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_copy_has_no_trust_from_what_it_copies(chat, order):
+    """A chain that keeps one of two equal documents: by a step of its own it is known which; else neither is marked."""
+    chat.highlighter = Trusted(Sentences(), HANDBOOK)
+    documents = [document(NEW, "upload/x"), document(NEW, "handbook/a")][::order]
+
+    def keep(kind):
+        return lambda docs: [d for d in docs if d.metadata["source"].startswith(kind)]
+
+    assert run(chat, documents, keep("handbook"))[0] == [(NEW, "handbook/a")]
+    assert run(chat, documents, keep("upload"))[0] == []
+    for kind in ("handbook", "upload"):
+        marked, report = run(chat, documents, keep(kind), hidden=True)
+        assert marked == []
+        assert any("nothing tells which of them stands in the prompt" in w for w in report["warnings"])
+    again = [document(NEW, "handbook/b"), document(NEW, "handbook/a")]
+    assert {s for _, s in run(chat, again, lambda d: d[:1], hidden=True)[0]} == {"handbook/a", "handbook/b"}
+
+
+def test_a_step_that_writes_documents_drops_none(chat):
+    """What it returns is not what was retrieved, so it says nothing of that; nor does a branch beside."""
+    chat.highlighter = Trusted(Sentences(), HANDBOOK)
+    documents = [document(NEW, "upload/x"), document(NEW, "handbook/a")]
+    written = run(chat, documents, lambda docs: [document(NEW, "written")])
+    assert written[0] == []
+    both = {"context": RunnableLambda(lambda d: d[1:]), "other": RunnableLambda(lambda d: d[:1])}
+    beside = RunnableLambda(lambda state: "\n\n".join(d.page_content for d in state["other"]))
+    chain = {"context": Given(documents=documents) | both | beside, "question": RunnablePassthrough()} | TEMPLATE | chat
+    assert chain.invoke(QUESTION).response_metadata["seka"]["highlights"] == []
 
 
 def test_a_copy_changes_nothing_elsewhere(chat):
@@ -97,6 +137,10 @@ def test_a_copy_changes_nothing_elsewhere(chat):
         for documents in ([copy, *trusted], [*trusted, copy], [trusted[0], copy, trusted[1]]):
             without = run(chat, documents, lambda docs: [d for d in docs if d.metadata["source"] != "upload/x"])[0]
             assert without == [(one, "handbook/1"), (two, "handbook/2")], text
+            hidden = run(
+                chat, documents, lambda docs: [d for d in docs if "upload" not in d.metadata["source"]], " | ", True
+            )
+            assert (two, "handbook/2") in hidden[0]
             marked = run(chat, documents)[0]
             assert sorted(marked, key=lambda m: m[1]) == [(one, "handbook/1"), (two, "handbook/2")], text
 

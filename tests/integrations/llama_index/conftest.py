@@ -6,7 +6,7 @@ import pytest
 import torch
 from llama_index.core import MockEmbedding, Settings, VectorStoreIndex
 from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.llms.seka import SekaLLM
+from llama_index.llms.seka import SekaLLM, flow
 from tiny import demo_tokenizer, tiny_engine
 
 from seka_rag import SteeredModel
@@ -24,6 +24,12 @@ def _quiet_and_local():
     Settings.embed_model = MockEmbedding(embed_dim=4)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_request():
+    """Every test begins without a retrieval before it."""
+    flow._flow.set(None)
 
 
 @pytest.fixture(scope="session")

@@ -76,12 +76,11 @@ def test_trust_does_not_pass_to_an_upload_that_begins_alike(run, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_trusted_one_of_two_equal_nodes(run, mode):
-    """Shown together, the handbook's is marked; one by one, nothing tells them apart, and its text is vouched for."""
+    """Shown together, the handbook's is marked; one by one, nothing tells them apart, and neither is."""
     marked = run(
         [node(NEW, "upload/x"), node(NEW, "handbook/a")], highlighter=Trusted(Sentences(), HANDBOOK), mode=mode
     )
-    assert set(marked) == {(NEW, "handbook/a")}
-    assert len(marked) == (2 if mode in ("refine", "accumulate") else 1)
+    assert marked == ([] if mode in ("refine", "accumulate") else [(NEW, "handbook/a")])
 
 
 @pytest.mark.parametrize("mode", JOINED)
@@ -101,7 +100,9 @@ def test_a_copy_changes_nothing_elsewhere(run, mode):
         copy = node(text, "upload/x")
         for nodes in ([copy, *trusted], [*trusted, copy], [trusted[0], copy, trusted[1]]):
             policy, at = Trusted(AllPassages(), HANDBOOK), nodes.index(copy)
-            assert run(nodes, lambda own, at=at: own[:at] + own[at + 1 :], policy, mode) == expected
+            left = run(nodes, lambda own, at=at: own[:at] + own[at + 1 :], policy, mode)
+            equal = text in (one, f"{one}\n\n{two}")  # then it is not known whose words they are
+            assert left == [e for e in expected if not equal or e[0] not in text], text
             assert run(nodes, highlighter=policy, mode=mode) == expected, text
 
 

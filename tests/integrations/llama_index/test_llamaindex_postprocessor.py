@@ -20,6 +20,7 @@ from llama_index.llms.seka.choices import Choice, ChoiceStore
 
 from seka_rag import Prompt, SekaError, Span
 from seka_rag.demo import words
+from seka_rag.frameworks import Marks
 from seka_rag.highlight.sentences import Sentences
 from seka_rag.highlight.trust import Trusted, TrustPolicy
 
@@ -287,8 +288,8 @@ def test_an_untrusted_node_neither_moves_nor_removes_a_highlight(engine, nodes, 
     assert texts(marked()) == [EVIDENCE] * len(poisons)
 
 
-def test_an_exact_copy_removes_nothing(engine, nodes):
-    """Refine shows the model one node at a time. Nothing tells a copy from the trusted node, which vouches for its text."""
+def test_an_exact_copy_has_no_trust_from_what_it_copies(engine, nodes):
+    """Refine shows the model one node at a time. Nothing tells a copy from the trusted node, so neither is highlighted."""
     trusted = HighlightPostprocessor(Trusted(Sentences(), TrustPolicy(metadata={"id": 1})))
     twins = [TextNode(text=EVIDENCE, metadata={"id": i}, excluded_llm_metadata_keys=["id"]) for i in (1, 2)]
     given = trusted.postprocess_nodes([NodeWithScore(node=n) for n in twins], query_str=QUESTION)
@@ -296,7 +297,38 @@ def test_an_exact_copy_removes_nothing(engine, nodes):
     with collect_reports() as reports:
         get_response_synthesizer(llm=llm, response_mode="refine").synthesize(QUESTION, nodes=given)
         get_response_synthesizer(llm=llm, response_mode="compact").synthesize(QUESTION, nodes=given)
-    assert [len(r["highlights"]) for r in reports] == [1, 1, 1]
+    assert [len(r["highlights"]) for r in reports] == [0, 0, 1]
+    assert all("nothing tells which of them stands in the prompt" in r["warnings"][-1] for r in reports[:2])
+
+
+def test_choices_of_earlier_queries_do_not_reach_others(engine, marked):
+    """One question, one text: trusted in the first index, an upload in the second, whose engine chooses in no nodes."""
+    policy = Trusted(Sentences(), TrustPolicy(metadata={"id": 1}))
+    chosen = HighlightPostprocessor(policy)
+    llm = SekaLLM(steered_model=engine, max_tokens=1, highlighter=chosen)
+    hidden = {"excluded_llm_metadata_keys": ["id"]}
+    handbook, uploads = (VectorStoreIndex([TextNode(text=EVIDENCE, metadata={"id": i}, **hidden)]) for i in (1, 2))
+    with collect_reports() as reports:
+        handbook.as_query_engine(llm=llm, node_postprocessors=[chosen]).query(QUESTION)
+        uploads.as_query_engine(llm=llm).query(QUESTION)
+        uploads.as_query_engine(llm=llm, node_postprocessors=[chosen]).query(QUESTION)
+        handbook.as_query_engine(llm=llm, node_postprocessors=[chosen]).query(QUESTION)
+    assert [len(r["highlights"]) for r in reports] == [1, 0, 0, 1]
+    assert "not text of the nodes" in reports[1]["warnings"][0]
+    assert texts(marked()) == [EVIDENCE] * 2
+
+
+def test_choices_that_differ_count_as_far_as_they_agree():
+    """Where no flow leads from a choice to the model, as between the steps of a workflow."""
+    store, text = ChoiceStore(8), "one two"
+    for prompt in (Prompt(text).mark(0, 3).mark(4, 7), Prompt(text).mark(0, 3)):
+        store.put(Choice("?", (prompt,)))
+    with ThreadPoolExecutor(1) as elsewhere:
+        assert elsewhere.submit(store.find, "?", text).result() == Marks((Span(0, 3),))
+        store.put(Choice("?", (Prompt(text),), distrusted=frozenset({0})))
+        none = elsewhere.submit(store.find, "?", text).result()
+    assert none.spans == ()
+    assert store.find("?", text).spans == ()
 
 
 async def test_fifty_questions_about_the_same_nodes_at_once(engine, seen, marked):
@@ -350,19 +382,19 @@ def test_a_choice_never_leaves_its_own_nodes(parts, data):
     choice = Choice("?", tuple(prompts))
     joined = "\n\n".join(p.text.strip() for p in prompts if p.text.strip())
     for context in (joined, "\n".join(p.text for p in prompts), *(p.text for p in prompts)):
-        spans = choice.spans_in(context)
+        marks = choice.marks_in(context)
         if not context.strip():
             continue
-        assert spans is not None
-        for span in spans:
+        assert marks is not None
+        for span in marks.spans:
             assert 0 <= span.start < span.end <= len(context)
             own = prompts[int(span.source)]
             assert context[span.start : span.end].split() == own.text[own.spans[0].start : own.spans[0].end].split()
     if joined and len({p.text for p in prompts}) == len(prompts) and joined not in [p.text for p in prompts]:
-        marked = sorted(joined[s.start : s.end] for s in choice.spans_in(joined))
+        marked = sorted(joined[s.start : s.end] for s in choice.marks_in(joined).spans)
         own = [p.text[s.start : s.end].strip() for p in prompts for s in p.spans]
         assert marked == sorted(text for text in own if text)
-    assert choice.spans_in(joined + " and more") is None
+    assert choice.marks_in(joined + " and more") is None
 
 
 # --- storing and showing
@@ -378,7 +410,10 @@ def test_copies_share_choices_and_pickles_begin_anew(engine, index, marked):
     assert (again.highlighter, again.top_k) == (Sentences(top=2), 1)
     with collect_reports() as reports:
         index.as_query_engine(llm=llm, node_postprocessors=[again]).query("Who works as a baker?")
-    assert "not text of the nodes" in reports[0]["warnings"][0]
+        other = index.as_query_engine(llm=llm, node_postprocessors=[HighlightPostprocessor("all")])
+        other.query("Who works as a baker?")
+    assert [len(r["highlights"]) for r in reports] == [1, 0]  # equal settings choose alike
+    assert "other settings than the model's" in reports[1]["warnings"][-1]
     with pytest.raises(ValueError):  # as the model does: another highlighter is never put in its place
         HighlightPostprocessor.from_dict(chosen.to_dict())
     assert HighlightPostprocessor.from_dict(HighlightPostprocessor("all").to_dict()).highlighter == "all"

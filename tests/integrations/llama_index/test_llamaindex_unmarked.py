@@ -98,8 +98,8 @@ def test_the_second_level_of_a_summary_is_no_failure(engine, scored):
     nodes = chosen.postprocess_nodes(scored[:1], query_str=QUESTION)
     synthesizer = get_response_synthesizer(llm=strict, response_mode="tree_summarize")
     with collect_reports() as reports:
-        synthesizer.synthesize(QUESTION, nodes=nodes)
-        synthesizer.get_response(QUESTION, ["This is what the model said."])
+        answer = synthesizer.synthesize(QUESTION, nodes=nodes)
+        synthesizer.get_response(QUESTION, [answer.response, answer.response])
     assert [len(report["highlights"]) for report in reports] == [1, 0]
     assert "not text of the nodes" in reports[1]["warnings"][0]
 

@@ -1,4 +1,4 @@
-"""What a HighlightPostprocessor chose, kept until the model is given the nodes' text.
+"""What was chosen in the nodes of a request, until the model is given their text.
 
 Between the two LlamaIndex hands on bare text: nodes are joined, put into another order, left out, split again. A choice
 holds the exact texts that it was made for, and a context is only taken for its nodes if it is made of these and of nothing
@@ -7,23 +7,39 @@ else.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from seka_rag import Prompt, Span
-from seka_rag.frameworks import NOTHING_CHOSEN, Marks, Squeezed, place_passages, unexplained
+from llama_index.core.schema import NodeWithScore
+from llama_index.llms.seka.context import is_answer
+from llama_index.llms.seka.flow import Flow, current_flow, set_choice
 
-_current: ContextVar[Choice | None] = ContextVar("seka_current_choice", default=None)
+from seka_rag import Prompt, Span, Trusted
+from seka_rag.frameworks import DISPUTED, NOTHING_CHOSEN, Marks, Squeezed, place_passages, undisputed, unexplained
+
 _FOREIGN = (
     "this is not text of the nodes that its HighlightPostprocessor was given. Put that postprocessor last, behind those that "
     "change nodes, into the query engine whose model has it"
 )
+_OTHER_POLICY = (
+    "these nodes passed a HighlightPostprocessor with other settings than the model's: give both the same, as in "
+    "chosen = HighlightPostprocessor(...), SekaLLM(highlighter=chosen), node_postprocessors=[chosen]"
+)
+_DISAGREED = (
+    "earlier choices for the same question and the same texts differ, so only what all of them mark is highlighted: retrieve, "
+    "choose and answer in one task, or ask with other texts"
+)
 #: Characters of a piece of a node that a splitter left at a border of the context. A shorter one is not looked for.
 _LEAST = 12
+#: What synthesizers write between nodes: "Source 2:".
+_LABEL = re.compile(r"\W*(?:source|passage|document|node|chunk)?\W*\d*\W*", re.IGNORECASE)
+#: How many choices are kept for calls of the model that are still to come.
+_KEEP = 1024
 
 
 @dataclass(eq=False)
@@ -31,35 +47,70 @@ class Choice:
     """Highlights of the nodes retrieved for one question, each a Prompt of what the model is shown of the node.
 
     Attributes:
-        used: whether the model was given text of these nodes.
+        distrusted: indices of the nodes that may not be highlighted.
+        by: the settings that chose; choices of equal settings are alike.
+        bodies: where in each node its own text stands, between its metadata.
     """
 
     question: str
     nodes: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
-    used: bool = False
+    distrusted: frozenset[int] = frozenset()
+    by: tuple[Any, ...] = ()
+    bodies: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def policy(self) -> Any:
+        """The trust policy that it was made under, if any."""
+        return next((own.policy for own in self.by if isinstance(own, Trusted)), None)
 
     @cached_property
-    def _texts(self) -> tuple[Squeezed, ...]:
-        return tuple(Squeezed(node.text) for node in self.nodes)
+    def _whole(self) -> tuple[tuple[Prompt, Squeezed], ...]:
+        return tuple((node, Squeezed(node.text)) for node in self.nodes)
 
-    def spans_in(self, context: str) -> tuple[Span, ...] | None:
+    @cached_property
+    def _apart(self) -> tuple[tuple[Prompt, Squeezed], ...]:
+        """The nodes' own texts, and then their metadata: some engines write labels between the two."""
+        between = list(zip(self.nodes, self.bodies, strict=True))
+        metadata = [
+            Prompt(node.text[part]) for node, (start, end) in between for part in (slice(start), slice(end, None))
+        ]
+        parts = [*(node[start:end] for node, (start, end) in between), *(m for m in metadata if m.text.strip())]
+        return tuple((part, Squeezed(part.text)) for part in parts)
+
+    def marks_in(self, context: str) -> Marks | None:
         """The highlights in a context, or None if it is not made of these nodes."""
-        found = place_passages(self._texts, context, least=_LEAST)
+        marks = self._marks_of(self._whole, context)
+        return marks if marks is not None or not self.bodies else self._marks_of(self._apart, context)
+
+    def _marks_of(self, nodes: tuple[tuple[Prompt, Squeezed], ...], context: str) -> Marks | None:
+        texts = [text for _, text in nodes]
+        found = place_passages(texts, context, least=_LEAST)
         rest = unexplained((place for places in found.values() for place in places), context)
-        if not found or any(len(piece) >= _LEAST or not any(piece in t.text for t in self._texts) for piece in rest):
+        if not found or not all(_is_of(texts, piece) for piece in rest):
             return None
-        self.used = True
-        moved = (place.move(span) for i, places in found.items() for span in self.nodes[i].spans for place in places)
-        return tuple(
-            sorted({span for span in moved if span is not None}, key=lambda s: (s.start, s.end, s.source or ""))
-        )
+        certain, disputed = undisputed(found, self.distrusted)
+        moved = (place.move(span) for i, places in certain.items() for span in nodes[i][0].spans for place in places)
+        spans = sorted({span for span in moved if span is not None}, key=_order)
+        if spans:
+            return Marks(tuple(spans), (*self.warnings, *([DISPUTED] if disputed else [])))
+        return Marks((), self.warnings, DISPUTED if disputed else NOTHING_CHOSEN)
+
+
+def _is_of(texts: Sequence[Squeezed], piece: str) -> bool:
+    """Whether it is the rest of a node at a border, or a label between nodes."""
+    short = len(piece) < _LEAST and any(piece in text.text for text in texts)
+    return short or _LABEL.fullmatch(piece) is not None
+
+
+def _order(span: Span) -> tuple[int, int, str]:
+    return span.start, span.end, span.source or ""
 
 
 class ChoiceStore:
-    """The last choices of a postprocessor. Copies of their owner share it; pickles begin with an empty one."""
+    """The last choices of all postprocessors."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int = _KEEP) -> None:
         self._kept: deque[Choice] = deque(maxlen=keep)
         self._lock = threading.Lock()
 
@@ -67,32 +118,84 @@ class ChoiceStore:
         """Keep a choice, for any call of the model that follows, and as the latest of this task or thread."""
         with self._lock:
             self._kept.append(choice)
-        _current.set(choice)
+        set_choice(choice)
 
-    def find(self, question: str, context: str) -> Marks:
-        """The highlights chosen for a context, and what the report should say of them.
+    def find(
+        self,
+        question: str,
+        context: str,
+        *,
+        by: tuple[Any, ...] | None = None,
+        policy: Any = None,
+        choose: Callable[[str, Flow], Choice] | None = None,
+    ) -> Marks | None:
+        """The highlights of a context, and what the report should say of them.
 
-        Of several choices for the same nodes the one for this question counts. A chat engine that rewrites the
-        question asks the model with another one: then it is the latest choice of this task or thread.
+        The latest choice of this task or thread counts. Where it is of another question, as in workflows whose steps are
+        tasks of their own, it is those that were kept for this question: a highlight counts if none of them lacks it. A
+        chat engine that rewrites the question asks the model with another one: then it is the latest again. Nodes that
+        this task or thread retrieved, and in which nobody chose, are never taken for those of an earlier query.
+
+        Args:
+            by: settings of the model's postprocessor; without one, any postprocessor's choice counts.
+            policy: of the model's own highlighter; a choice of another policy then does not count.
+            choose: chooses in nodes in which no postprocessor did, where the model has none.
+
+        Returns:
+            None if nothing is known of this context, and no policy can be lost with it.
         """
+        flow = current_flow()
+        choice: Choice | None = flow.choice
+        marks = choice.marks_in(context) if choice is not None else None
+        if choice is not None and marks is not None and not _goes_with(choice, by, policy):
+            return Marks(unmarked=_OTHER_POLICY)
+        if choice is not None and marks is not None and choice.question == question:
+            return marks
+        if choice is None and flow.nodes and choose is not None:
+            own = choose(question, flow).marks_in(context)
+            if own is not None:
+                return own
+        elif choice is None and _holds_any(flow.nodes, context):
+            return Marks(unmarked=_FOREIGN)
         with self._lock:
-            kept = [choice for choice in reversed(self._kept) if choice.question == question]
-        for choice in kept:
-            if (spans := choice.spans_in(context)) is not None:
-                return Marks(spans, choice.warnings, None if spans else NOTHING_CHOSEN)
-        current = _current.get()
-        spans = current.spans_in(context) if current is not None and current in self._kept else None
-        if current is None or spans is None:
-            again = any(choice.used for choice in kept)  # then it is what was made of answers about these nodes
-            return Marks(warnings=(_FOREIGN,)) if again else Marks(unmarked=_FOREIGN)
-        other = "highlighted as chosen for another question, which the nodes were retrieved with"
-        return Marks(spans, (other, *current.warnings), None if spans else NOTHING_CHOSEN)
+            kept = [c for c in reversed(self._kept) if c.question == question and _goes_with(c, by, None)]
+        if (choice is None and flow.nodes) or (by is None and policy is not None):
+            kept = []  # it is known that these are other nodes, or not known whose they are
+        found = [m for c in kept if (m := c.marks_in(context)) is not None]
+        if found:
+            return _agreed(found)
+        if marks is not None:
+            other = "highlighted as chosen for another question, which the nodes were retrieved with"
+            return replace(marks, warnings=(other, *marks.warnings))
+        if by is not None:
+            return Marks(warnings=(_FOREIGN,)) if _is_of_answers(context, flow) else Marks(unmarked=_FOREIGN)
+        lost = choice is not None and choice.policy is not None and choice.question == question
+        return Marks(unmarked=_FOREIGN) if lost else None
 
-    def __copy__(self) -> ChoiceStore:
-        return self
 
-    def __deepcopy__(self, memo: Any) -> ChoiceStore:
-        return self
+#: Those of this process. A choice is found by its texts, so it serves every model that may use it.
+CHOICES = ChoiceStore()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ChoiceStore, (self._kept.maxlen,)
+
+def _goes_with(choice: Choice, by: tuple[Any, ...] | None, policy: Any) -> bool:
+    """Whether a model with a postprocessor of these settings, or with a policy, may use the choice."""
+    return choice.by == by if by is not None else policy is None or choice.policy == policy
+
+
+def _agreed(found: list[Marks]) -> Marks:
+    """Of several choices for one text, the latest first: what all of them mark."""
+    latest, *earlier = found
+    spans = tuple(span for span in latest.spans if all(span in marks.spans for marks in earlier))
+    if len(spans) == len(latest.spans):
+        return latest
+    return Marks(spans, (*latest.warnings, _DISAGREED), None if spans else _DISAGREED)
+
+
+def _is_of_answers(context: str, flow: Flow) -> bool:
+    """Whether it is made of what the model answered, as the second level of a summary is."""
+    return all(is_answer(part, flow.answers) for part in context.split("\n\n") if part.strip())
+
+
+def _holds_any(nodes: tuple[NodeWithScore, ...], context: str) -> bool:
+    """Whether the text of one of the nodes stands in the context."""
+    return bool(nodes) and bool(place_passages([node.node.get_content() for node in nodes], context, least=_LEAST))

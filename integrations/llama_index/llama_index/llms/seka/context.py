@@ -7,7 +7,7 @@ node ends and the next begins is not known, so the smallest units that surely li
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from seka_rag import Passage, Span
@@ -50,6 +50,15 @@ def context_passages(name: str, text: str, *, by_line: bool = False) -> list[Con
     return found
 
 
+def is_answer(part: str, answers: Iterable[str]) -> bool:
+    """Whether a part is what the model answered before, alone or behind a label ("Response: ...").
+
+    Synthesizers of several levels, and engines that ask several questions, make contexts of answers.
+    """
+    text = part.strip()
+    return any(text == own or text.endswith((f": {own}", f":\n{own}")) for own in map(str.strip, answers) if own)
+
+
 def choose(
     passages: Sequence[ContextPassage], question: str, highlighter: Highlighter
 ) -> tuple[tuple[Span, ...], tuple[str, ...]]:
@@ -59,9 +68,11 @@ def choose(
         SpanError: a result that does not fit the passages.
     """
     own = [p.passage for p in passages]
-    marked, warnings = choose_spans(highlighter, question, own) if own else ([], ())
-    spans = (span for passage, spans in zip(passages, marked, strict=True) for span in passage.place(spans))
-    return tuple(spans), warnings
+    if not own:
+        return (), ()
+    chosen = choose_spans(highlighter, question, own)
+    spans = (span for passage, spans in zip(passages, chosen.spans, strict=True) for span in passage.place(spans))
+    return tuple(spans), chosen.warnings
 
 
 def is_metadata(part: str) -> bool:

@@ -25,6 +25,7 @@ from llama_index.core.tools import BaseTool
 from llama_index.core.types import TokenAsyncGen
 from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.events import HighlightEvent
+from llama_index.llms.seka.judges import is_judge
 from llama_index.llms.seka.marks import Announced, announce, take_announced
 from llama_index.llms.seka.postprocessor import HighlightPostprocessor
 from llama_index.llms.seka.provenance import (
@@ -99,7 +100,7 @@ class SekaLLM(SekaSettings):
 
     def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
         settings = self._highlighting({})
-        if settings is None:
+        if settings is None or is_judge(self._selected(prompt)):
             return None
         chosen = self.highlighter if isinstance(self.highlighter, HighlightPostprocessor) else None
         return read_filling(self._selected(prompt), values, self.context_variables, settings, chosen)
@@ -260,6 +261,7 @@ class SekaLLM(SekaSettings):
     def _answered(
         self, request: SekaRequest, generation: Generation, respond: Respond[Response], delta: str | None = None
     ) -> Response:
-        report = make_report(generation, request.highlights)
+        report = make_report(generation, request.highlights, request.listeners)
+        request.answers.append(generation.text)
         dispatcher.event(HighlightEvent(model_name=self.model, prompts=request.prompts, report=report))
         return respond(generation, delta, response_fields(self.model, generation, report))

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, PrivateAttr, field_serializer, field_validator
+from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
-from llama_index.llms.seka.choices import Choice, ChoiceStore
+from llama_index.llms.seka.choices import CHOICES, Choice
 from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.flow import Flow, watch
 
-from seka_rag import Passage, Prompt, SekaError, Span
-from seka_rag.frameworks import KEY, Marks, as_passage, choose_spans, chooser, locate_values, write_marks
-
-#: How many choices are kept for calls of the model that are still to come.
-_KEEP = 1024
+from seka_rag import Passage, Prompt, SekaError, Span, Trusted
+from seka_rag.frameworks import KEY, Highlighter, Marks, as_passage, choose_spans, chooser, locate_values, write_marks
 
 
 class HighlightPostprocessor(BaseNodePostprocessor):
     """Chooses highlights where the nodes are known: with their scores, sources and metadata.
 
-    Give it to the query engine and to the model: ``SekaLLM(highlighter=chosen)``. The model then highlights what was
-    chosen here and nothing else. Nodes are returned as they came, text and order unchanged; what was chosen also
+    Give it to the query engine. The model highlights what was chosen here, and with ``SekaLLM(highlighter=chosen)`` nothing
+    else in any engine. Nodes are returned as they came, text and order unchanged; what was chosen also
     stands in ``metadata["seka"]``, a key that neither the model nor embeddings are shown.
 
     Raises:
@@ -41,11 +39,9 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         default=False, description="Choose in the metadata lines that the model is shown, too, not in the text alone."
     )
 
-    _choices: ChoiceStore = PrivateAttr()
-
     def __init__(self, highlighter: Any = "sentences", **settings: Any) -> None:
         super().__init__(highlighter=highlighter, **settings)
-        self._choices = ChoiceStore(_KEEP)
+        watch()
 
     @classmethod
     def class_name(cls) -> str:
@@ -63,38 +59,33 @@ class HighlightPostprocessor(BaseNodePostprocessor):
 
     def chosen_in(self, question: str, context: str) -> Marks:
         """The highlights in a context that is made of nodes from here, and what the report should say of them."""
-        return self._choices.find(question, context)
+        marks = CHOICES.find(question, context, by=self.settings)
+        assert marks is not None
+        return marks
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """What it chooses by; postprocessors of equal settings choose alike."""
+        return chooser(self.highlighter), self.top_k, self.weight_by_score, self.include_metadata
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         choice = self._choose(nodes, query_bundle)
-        self._choices.put(choice)
+        CHOICES.put(choice)
         return [_annotated(node, own) for node, own in zip(nodes, choice.nodes, strict=True)]
 
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
         choice = await asyncio.to_thread(self._choose, nodes, query_bundle)
-        self._choices.put(choice)  # here, because a thread could not leave it in this task's context
+        CHOICES.put(choice)  # here, because a thread could not leave it in this task's context
         return [_annotated(node, own) for node, own in zip(nodes, choice.nodes, strict=True)]
 
     def _choose(self, nodes: Sequence[NodeWithScore], query: QueryBundle | None) -> Choice:
         question = query.query_str if query else ""
-        shown = [(_shown(n.node), n) for n in nodes]
-        passages = [as_passage(n) for n in nodes]
-        places = [(0, text) if self.include_metadata else _text_in(n.node, text) for text, n in shown]
-        passages = [replace(p, text=text) for p, (_, text) in zip(passages, places, strict=True)]
-        marked, warnings = choose_spans(chooser(self.highlighter), question, passages)
-        return Choice(
-            question,
-            tuple(
-                Prompt(text, tuple(_moved(span, start, weight) for span in spans if weight > 0))
-                for (text, _), (start, _), spans, weight in zip(
-                    shown, places, marked, self._weights(passages), strict=True
-                )
-            ),
-            warnings,
+        return choose_in_nodes(
+            nodes, question, self.settings, weigh=self._weights, include_metadata=self.include_metadata
         )
 
     def _weights(self, passages: Sequence[Passage]) -> list[float]:
@@ -110,6 +101,61 @@ class HighlightPostprocessor(BaseNodePostprocessor):
             best = sorted(range(len(scores)), key=lambda i: (scores[i] is None, -(scores[i] or 0.0)))[: self.top_k]
             weights = [w if i in best else 0.0 for i, w in enumerate(weights)]
         return weights
+
+
+def chosen_in(
+    question: str, context: str, highlighter: Highlighter, postprocessor: HighlightPostprocessor | None
+) -> Marks | None:
+    """The highlights in a context that is made of nodes known here; None if nothing is known of it.
+
+    Args:
+        highlighter: the model's, for nodes that no postprocessor chose in.
+        postprocessor: the model's, which then alone decides.
+    """
+    if postprocessor is not None:
+        return postprocessor.chosen_in(question, context)
+
+    def choose(question: str, flow: Flow) -> Choice:
+        key = id(highlighter), question or flow.query
+        if key not in flow.made:
+            choice = choose_in_nodes(flow.nodes, question or flow.query, (highlighter,))
+            if not any(node.spans for node in choice.nodes) and question != flow.query:
+                choice = choose_in_nodes(
+                    flow.nodes, flow.query, (highlighter,)
+                )  # such as a question rewritten by a chat
+            flow.made[key] = choice
+        return flow.made[key]  # type: ignore[no-any-return]
+
+    policy = highlighter.policy if isinstance(highlighter, Trusted) else None
+    return CHOICES.find(question, context, policy=policy, choose=choose)
+
+
+def choose_in_nodes(
+    nodes: Sequence[NodeWithScore],
+    question: str,
+    by: tuple[Any, ...],
+    *,
+    weigh: Callable[[Sequence[Passage]], Sequence[float]] | None = None,
+    include_metadata: bool = False,
+) -> Choice:
+    """What a highlighter chooses in nodes, each with its score, source and metadata.
+
+    Args:
+        by: the highlighter, and further settings that tell its choices from others.
+        weigh: a factor for each node.
+    """
+    shown = [(_shown(n.node), n) for n in nodes]
+    passages = [as_passage(n) for n in nodes]
+    places = [(0, text) if include_metadata else _text_in(n.node, text) for text, n in shown]
+    passages = [replace(p, text=text) for p, (_, text) in zip(passages, places, strict=True)]
+    marked, warnings, distrusted = choose_spans(by[0], question, passages)
+    weights = [1.0] * len(passages) if weigh is None else weigh(passages)
+    texts = tuple(
+        Prompt(text, tuple(_moved(span, start, weight) for span in spans if weight > 0))
+        for (text, _), (start, _), spans, weight in zip(shown, places, marked, weights, strict=True)
+    )
+    bodies = tuple((start, start + len(text)) for start, text in places)
+    return Choice(question, texts, warnings, distrusted, by, bodies)
 
 
 def _moved(span: Span, by: int, weight: float) -> Span:

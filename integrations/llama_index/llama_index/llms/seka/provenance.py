@@ -14,10 +14,11 @@ from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
-from llama_index.llms.seka.context import choose, context_passages
+from llama_index.llms.seka.context import choose, context_passages, is_answer
+from llama_index.llms.seka.flow import current_flow
 from llama_index.llms.seka.instructions import SYSTEM_ROLES, last_of_user
 from llama_index.llms.seka.marks import Announced, mark_message
-from llama_index.llms.seka.postprocessor import HighlightPostprocessor
+from llama_index.llms.seka.postprocessor import HighlightPostprocessor, chosen_in
 
 from seka_rag import Prompt, SekaError, Span
 from seka_rag.frameworks import (
@@ -25,6 +26,7 @@ from seka_rag.frameworks import (
     NOTHING_CHOSEN,
     QUESTION,
     QUESTION_VARIABLES,
+    Highlighter,
     HighlightSettings,
     Marks,
     Placement,
@@ -104,14 +106,10 @@ def read_filling(
         if not isinstance(text, str):
             reasons.append(f"{name} is a {type(given[name]).__name__}, not a text: fill the template with a text")
             continue
-        if postprocessor is not None:
-            marks = postprocessor.chosen_in(question, text)
-        else:
-            passages = context_passages(name, text, by_line=_is_texts(given[name]))
-            spans, told = choose(passages, question, settings.highlighter)
-            marks = Marks(spans, told, None if spans or not text.strip() else NOTHING_CHOSEN)
+        known = chosen_in(question, text, settings.highlighter, postprocessor)
+        marks = known or _chosen_in_text(question, name, text, settings.highlighter, by_line=_is_texts(given[name]))
         chosen[name] = marks.spans
-        warnings += [f"{name}: {warning}" if postprocessor else warning for warning in marks.warnings]
+        warnings += [f"{name}: {warning}" if known else warning for warning in marks.warnings]
         reasons += [f"{name}: {marks.unmarked}"] if marks.unmarked else []
         if marks.spans:
             texts[name] = text
@@ -119,6 +117,14 @@ def read_filling(
         return None
     unmarked = None if any(chosen.get(name) for name in variables) else next(iter(reasons), None)
     return Filling(texts, chosen, instructions, exact, tuple(warnings), unmarked)
+
+
+def _chosen_in_text(question: str, name: str, text: str, highlighter: Highlighter, *, by_line: bool) -> Marks:
+    """What is chosen in a context of which nothing is known but its text."""
+    answers = current_flow().answers
+    passages = [p for p in context_passages(name, text, by_line=by_line) if not is_answer(p.passage.text, answers)]
+    spans, told = choose(passages, question, highlighter)
+    return Marks(spans, told, NOTHING_CHOSEN if passages and not spans else None)
 
 
 def _not_located(template: BasePromptTemplate, values: Mapping[str, Any]) -> list[str]:

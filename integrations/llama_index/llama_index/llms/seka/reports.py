@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, TextBlock
+from llama_index.llms.seka.flow import collecting, current_flow
 from llama_index.llms.seka.tools import answer_blocks, invalid_calls
 
 from seka_rag import Generation
 from seka_rag.frameworks import KEY, Highlights, report_of, usage
-
-_collecting: ContextVar[tuple[list[dict[str, Any]], ...]] = ContextVar("seka_collected_reports", default=())
 
 
 @contextmanager
 def collect_reports() -> Iterator[list[dict[str, Any]]]:
     """Collect the reports of all calls inside the ``with``, in the order in which they end.
 
-    A query engine's response keeps only text and nodes; this brings the reports through. It reaches tasks that are
+    Those of one query also stand in ``response.metadata["seka"]["reports"]``. It reaches tasks that are
     started inside, and threads that are given a copy of the context, but no others; concurrent requests do not mix.
 
     >>> with collect_reports() as reports:
@@ -29,18 +27,27 @@ def collect_reports() -> Iterator[list[dict[str, Any]]]:
     []
     """
     reports: list[dict[str, Any]] = []
-    outer = _collecting.get()
-    _collecting.set((*outer, reports))
+    outer = collecting.get()
+    collecting.set((*outer, reports))
     try:
         yield reports
     finally:
-        _collecting.set(outer)
+        collecting.set(outer)
 
 
-def make_report(generation: Generation, highlights: Highlights) -> dict[str, Any]:
+def listeners() -> tuple[list[dict[str, Any]], ...]:
+    """Who gets the report of a call that begins here: those who collect, and the response of a query engine."""
+    flow = current_flow()
+    everybody = (*collecting.get(), *flow.listeners, flow.reports)
+    return tuple({id(reports): reports for reports in everybody}.values())
+
+
+def make_report(
+    generation: Generation, highlights: Highlights, listeners: Iterable[list[dict[str, Any]]]
+) -> dict[str, Any]:
     """The report of one call, which goes to those who collect as well."""
     report = report_of(generation, highlights)
-    for reports in _collecting.get():
+    for reports in listeners:
         reports.append(report)
     return report
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, MessageRole, VideoBlock
 from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.flow import current_flow
 from llama_index.llms.seka.instructions import mark_said
 from llama_index.llms.seka.marks import Announced, marked
 from llama_index.llms.seka.provenance import follow_messages
+from llama_index.llms.seka.reports import listeners
 from llama_index.llms.seka.tools import earlier_calls, tool_highlights
 
 from seka_rag import Prompt
@@ -30,9 +33,13 @@ class SekaRequest(Request):
 
     Attributes:
         prompts: the text of each message, or the one prompt, with its highlights.
+        listeners: who is to get the report; a stream may be read where nobody knows them any more.
+        answers: where the answer is remembered, which is no evidence for others.
     """
 
     prompts: tuple[Prompt, ...] = ()
+    listeners: tuple[list[dict[str, Any]], ...] = field(default_factory=listeners)
+    answers: deque[str] = field(default_factory=lambda: current_flow().answers)
 
 
 def chat_request(

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 from llama_index.core.base.llms.types import LLMMetadata
 from llama_index.core.bridge.pydantic import Field
 from llama_index.core.constants import DEFAULT_CONTEXT_WINDOW, DEFAULT_NUM_OUTPUTS
+from llama_index.llms.seka.flow import watch
+from llama_index.llms.seka.packing import count_with, room
 from llama_index.llms.seka.structured import StructuredPrediction
 
 from seka_rag import RemoteModel
@@ -22,18 +24,26 @@ class SekaSettings(ModelSettings, StructuredPrediction):
     context_variables: list[str] = Field(
         default=["context_str", "context_msg", "context"], description="Template variables that hold retrieved text."
     )
-    context_window: int | None = Field(default=None, ge=1, description="By default what the model says.")
+    context_window: int | None = Field(
+        default=None, ge=1, description="By default what the model says, without what its chat template adds."
+    )
     is_chat_model: bool | None = Field(default=None, description="By default whether the model has a chat template.")
     is_function_calling_model: bool | None = Field(
         default=None, description="By default whether its chat template writes tool calls in a known form."
     )
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        watch()
+
     @property
     def metadata(self) -> LLMMetadata:
         known = (self.context_window, self.is_chat_model, self.is_function_calling_model)
         engine = self.engine if None in known else None
+        if engine is not None:
+            count_with(engine)
         return LLMMetadata(
-            context_window=self.context_window or (engine and engine.context_length) or DEFAULT_CONTEXT_WINDOW,
+            context_window=self.context_window or (engine and room(engine)) or DEFAULT_CONTEXT_WINDOW,
             num_output=self.max_tokens or DEFAULT_NUM_OUTPUTS,
             is_chat_model=self._is_chat(engine),
             is_function_calling_model=self._calls_tools(engine),

@@ -12,6 +12,7 @@ from llama_index.core.base.llms.types import (
     ContentBlock,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
     ToolCallBlock,
 )
 from llama_index.core.llms.llm import ToolSelection
@@ -42,10 +43,15 @@ def tool_options(tools: Sequence[BaseTool | Mapping[str, Any]], choice: Any, *, 
 
 
 def answer_blocks(generation: Generation) -> list[ContentBlock]:
-    """What a model said and the calls that it asks for, as blocks of its message."""
+    """What a model thought and said, and the calls that it asks for, as blocks of its message."""
+    thought: list[ContentBlock] = [ThinkingBlock(content=generation.thoughts)] if generation.thoughts else []
     text: list[ContentBlock] = [TextBlock(text=generation.text)] if generation.text or not generation.tool_calls else []
     calls = generation.tool_calls
-    return [*text, *(ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls)]
+    return [
+        *thought,
+        *text,
+        *(ToolCallBlock(tool_call_id=c.id, tool_name=c.name, tool_kwargs=dict(c.arguments)) for c in calls),
+    ]
 
 
 def invalid_calls(calls: Sequence[InvalidToolCall]) -> list[dict[str, Any]]:
