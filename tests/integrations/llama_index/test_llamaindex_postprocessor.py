@@ -324,11 +324,11 @@ def test_choices_that_differ_count_as_far_as_they_agree():
     for prompt in (Prompt(text).mark(0, 3).mark(4, 7), Prompt(text).mark(0, 3)):
         store.put(Choice("?", (prompt,)))
     with ThreadPoolExecutor(1) as elsewhere:
-        assert elsewhere.submit(store.find, "?", text).result() == Marks((Span(0, 3),))
+        assert elsewhere.submit(store.find, "?", text, by=()).result() == Marks((Span(0, 3),))
         store.put(Choice("?", (Prompt(text),), distrusted=frozenset({0})))
-        none = elsewhere.submit(store.find, "?", text).result()
+        none = elsewhere.submit(store.find, "?", text, by=()).result()
     assert none.spans == ()
-    assert store.find("?", text).spans == ()
+    assert store.find("?", text, by=()).spans == ()
 
 
 async def test_fifty_questions_about_the_same_nodes_at_once(engine, seen, marked):
@@ -409,9 +409,9 @@ def test_copies_share_choices_and_pickles_begin_anew(engine, index, marked):
     again = pickle.loads(pickle.dumps(chosen))
     assert (again.highlighter, again.top_k) == (Sentences(top=2), 1)
     with collect_reports() as reports:
-        index.as_query_engine(llm=llm, node_postprocessors=[again]).query("Who works as a baker?")
+        index.as_query_engine(llm=llm, node_postprocessors=[again]).query(QUESTION)
         other = index.as_query_engine(llm=llm, node_postprocessors=[HighlightPostprocessor("all")])
-        other.query("Who works as a baker?")
+        other.query(QUESTION)
     assert [len(r["highlights"]) for r in reports] == [1, 0]  # equal settings choose alike
     assert "other settings than the model's" in reports[1]["warnings"][-1]
     with pytest.raises(ValueError):  # as the model does: another highlighter is never put in its place
@@ -423,8 +423,8 @@ def test_only_the_latest_choices_are_kept():
     store = ChoiceStore(2)
     for n in range(3):
         store.put(Choice(str(n), (Prompt(f"text {n}").mark(0, 4),)))
-    assert store.find("0", "text 0").spans == ()
-    assert store.find("1", "text 1").spans == (Span(0, 4),)
+    assert store.find("0", "text 0", by=()).spans == ()
+    assert store.find("1", "text 1", by=()).spans == (Span(0, 4),)
 
 
 def test_highlighted_nodes_as_html(index, follower, chosen):

@@ -84,7 +84,7 @@ def test_the_report_comes_through_a_query_engine(llm, index):
     assert report["method"] == "Seka"
     assert report["tokens_edited"] == report["tokens_marked"] == 7
     (span,) = report["highlights"]
-    assert span["source"] == "context_str"
+    assert span["source"] == "astrid.txt"
     assert span["weight"] == 1.0
     assert span["end"] - span["start"] == len(EVIDENCE)
     assert "Lyon" not in str(report)

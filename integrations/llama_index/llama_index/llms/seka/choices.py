@@ -134,7 +134,8 @@ class ChoiceStore:
         The latest choice of this task or thread counts. Where it is of another question, as in workflows whose steps are
         tasks of their own, it is those that were kept for this question: a highlight counts if none of them lacks it. A
         chat engine that rewrites the question asks the model with another one: then it is the latest again. Nodes that
-        this task or thread retrieved, and in which nobody chose, are never taken for those of an earlier query.
+        this task or thread retrieved, and in which nobody chose, are never taken for those of an earlier query. Only a
+        model with a postprocessor looks beyond its task or thread.
 
         Args:
             by: settings of the model's postprocessor; without one, any postprocessor's choice counts.
@@ -158,9 +159,7 @@ class ChoiceStore:
         elif choice is None and _holds_any(flow.nodes, context):
             return Marks(unmarked=_FOREIGN)
         with self._lock:
-            kept = [c for c in reversed(self._kept) if c.question == question and _goes_with(c, by, None)]
-        if (choice is None and flow.nodes) or (by is None and policy is not None):
-            kept = []  # it is known that these are other nodes, or not known whose they are
+            kept = [c for c in reversed(self._kept) if c.question == question and by is not None and c.by == by]
         found = [m for c in kept if (m := c.marks_in(context)) is not None]
         if found:
             return _agreed(found)
