@@ -278,11 +278,14 @@ class TestExplicit:
         assert chat.invoke([message], highlight="off").response_metadata["seka"]["highlights"] == []
 
     def test_no_bank_is_an_error_and_not_silence(self, engine):
-        model = ChatSeka(steered_model=SteeredModel(engine.hf_model, engine.tokenizer, name="bare"), max_tokens=1)
+        bare = SteeredModel(engine.hf_model, engine.tokenizer, name="bare")
         message = mark_message(HumanMessage("Astrid moved to Lyon."), [Span(0, 6)])
+        with pytest.raises(ValueError, match="no bank"):
+            ChatSeka(steered_model=bare)
+        model = ChatSeka(steered_model=bare, steering=None, max_tokens=1)
         with pytest.raises(SekaError, match="no bank"):
-            model.invoke([message])
-        model.invoke([message], steering=None)
+            model.invoke([message], steering="auto")
+        model.invoke([message])
 
 
 class TestTools:
