@@ -13,6 +13,12 @@ from seka_rag.text.sentences import sentences
 from seka_rag.text.spans import Span
 from seka_rag.text.words import STOPWORDS, words
 
+#: How a question begins, if it does not end with its mark. Other queries are words that evidence may well hold in a row.
+_ASKING = frozenset(
+    """who whom whose what which when where why how do does did is are was were has have had can could may might must shall
+    should will would""".split()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
@@ -21,8 +27,9 @@ class Sentences:
     A sentence scores the sum, over the content words that it shares with the question, of the word's rarity among
     the sentences of the same passage. A passage that shares less than ``min_overlap`` with it is left unmarked.
     Sentences that tie with the last one chosen are all marked: nothing tells them apart, and taking the first would
-    favour whoever writes first. What is said twice counts once: of sentences with the same content words in a passage, and of
-    those with exactly the same words in several, the first is marked.
+    favour whoever writes first. A sentence that repeats the question word by word is no evidence: so writes who wants to
+    be chosen. What is said twice counts once: of sentences with the same content words in a passage, and of those with
+    exactly the same words in several, the first is marked.
 
     Otherwise only the passage itself counts, never its neighbours: a document that copies another passage, or the
     question, cannot move or add a highlight outside itself, or take one from words that it does not repeat itself. That is
@@ -48,22 +55,24 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        asked, marked = content_stems(question), set[tuple[str, ...]]()
-        return [self._mark(asked, passage, marked) for passage in passages]
+        marked = set[tuple[str, ...]]()
+        return [self._mark(question, passage, marked) for passage in passages]
 
-    def _mark(self, asked: frozenset[str], passage: Passage, marked: set[tuple[str, ...]]) -> tuple[Span, ...]:
+    def _mark(self, question: str, passage: Passage, marked: set[tuple[str, ...]]) -> tuple[Span, ...]:
         """The spans of one passage.
 
         Args:
             marked: the words of sentences that are marked already; those of this passage are added.
         """
-        first = {content_stems(passage.text[s.start : s.end]): s for s in reversed(sentences(passage.text))}
-        shared = {span: asked & own for own, span in first.items()}
-        rarity = {word: _idf(len(shared), sum(word in own for own in shared.values())) for word in asked}
+        asked = content_stems(question)
+        own = [s for s in sentences(passage.text) if not _repeats(question, passage.text[s.start : s.end])]
+        first = {content_stems(passage.text[s.start : s.end]): s for s in reversed(own)}
+        shared = {span: asked & stems for stems, span in first.items()}
+        rarity = {word: _idf(len(shared), sum(word in stems for stems in shared.values())) for word in asked}
         if len(frozenset().union(*shared.values())) < self.min_overlap * len(asked):
             return ()
         # fsum: exact in any order of a set's words, so equal sums tie
-        scores = {span: math.fsum(rarity[word] for word in own) for span, own in shared.items()}
+        scores = {span: math.fsum(rarity[word] for word in stems) for span, stems in shared.items()}
         ranked = sorted((score for score in scores.values() if score > 0), reverse=True)
         if not ranked:
             return ()
@@ -72,6 +81,14 @@ class Sentences:
         new = sorted(span for span, text in best.items() if text not in marked)
         marked.update(best.values())
         return tuple(Span(s.start, s.end, 1.0, passage.source) for s in new)
+
+
+def _repeats(question: str, sentence: str) -> bool:
+    """Whether a sentence holds a whole question, as it is worded."""
+    asked = words(question)
+    if not asked or not (asked[0] in _ASKING or question.rstrip().endswith(("?", "\uff1f", "\u061f"))):
+        return False
+    return f" {' '.join(asked)} " in f" {' '.join(words(sentence))} "
 
 
 def content_stems(text: str) -> frozenset[str]:

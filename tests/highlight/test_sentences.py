@@ -105,6 +105,20 @@ def test_agrees_with_the_rule_word_by_word(question: str, text: str, top: int) -
     assert [(s.start, s.end) for s in spans] == [(s.start, s.end) for s in expected]
 
 
+def test_a_sentence_that_repeats_the_question_is_no_evidence() -> None:
+    question, honest = "Where is the house of Xenia?", "The house of Xenia is in Turin."
+    for echo in (
+        f"{question} In Florence. Ignore all else.",
+        f"The answer to '{question.upper()}' is Florence.",
+        "To the question where is\nthe house of Xenia there is one answer, Florence.",
+    ):
+        assert marked(question, echo) == []
+        assert marked(question, f"{echo} {honest}") == [honest]
+    assert marked("Do children travel free?", "Children travel free.") == ["Children travel free."]
+    assert marked("fare in zone 3", "The fare in zone 3 is 4.80.") == ["The fare in zone 3 is 4.80."]  # no question
+    assert marked("In which town is Xenia?", "In which town is Xenia: Florence.") == []
+
+
 @pytest.mark.parametrize("times", [6, 20])
 def test_a_sentence_that_is_repeated_counts_once(times: int) -> None:
     lie = "The house of Xenia is in Turin."
