@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import llama_index.core
 from llama_index.core.utils import set_global_tokenizer
 
-from seka_rag import SekaError, SteeredModel
+from seka_rag import RemoteModel, SekaError, SteeredModel
 from seka_rag.frameworks import Engine
 
 _added: WeakKeyDictionary[object, int] = WeakKeyDictionary()
@@ -19,7 +19,7 @@ def room(engine: Engine) -> int | None:
     LlamaIndex packs contexts to the last token, and knows of the texts alone.
     """
     length = engine.context_length
-    if length is None or not engine.can_chat or not isinstance(engine, SteeredModel):
+    if length is None or not engine.can_chat or not isinstance(engine, SteeredModel | RemoteModel):
         return length
     if engine not in _added:
         messages = [{"role": role, "content": "x"} for role in ("system", "user")]
