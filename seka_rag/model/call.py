@@ -129,18 +129,6 @@ class Call:
         """How many rows each prompt becomes: beams, or several returned sequences."""
         return max(self.generation.get("num_beams") or 1, self.generation.get("num_return_sequences") or 1)
 
-    def check_one_answer(self) -> None:
-        """A conversation is answered once.
-
-        Raises:
-            SettingError: several answers are asked for.
-        """
-        if (several := self.generation.get("num_return_sequences") or 1) > 1:
-            raise SettingError(
-                f"num_return_sequences={several}: a conversation has one answer; for several, give generate the result of "
-                "tokenize_chat"
-            )
-
     def for_transformers(self) -> dict[str, Any]:
         """The options of transformers' ``generate``; without sampling, those of sampling are off."""
         off = {} if self.samples else dict.fromkeys(_SAMPLING)
@@ -163,3 +151,16 @@ def _check_names(passed_on: Mapping[str, object], known: set[str], model: nn.Mod
                     else ": see SteeredModel.generate, and transformers' generate"
                 )
             )
+
+
+def check_one_answer(options: Mapping[str, Any]) -> None:
+    """A conversation is answered once.
+
+    Raises:
+        SettingError: several answers are asked for.
+    """
+    if (several := options.get("num_return_sequences") or 1) > 1:
+        raise SettingError(
+            f"num_return_sequences={several}: a conversation has one answer; for several, give generate a prompt (the "
+            "result of tokenize_chat, where the model runs here)"
+        )

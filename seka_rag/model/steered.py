@@ -20,7 +20,7 @@ from seka_rag.hf.loading import load_model
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
 from seka_rag.hf.types import Tokenizer
 from seka_rag.model.auto_bank import automatic_bank
-from seka_rag.model.call import Call, Steering
+from seka_rag.model.call import Call, Steering, check_one_answer
 from seka_rag.model.decoder import Decoder
 from seka_rag.model.generation import Generation
 from seka_rag.model.prefix import Prefix
@@ -273,7 +273,7 @@ class SteeredModel:
         return replace(call, prompts=[self.tokenize(p) for p in whole])
 
     def _with_messages(self, call: Call, messages: Sequence[Message], template: ReadOnlyJson | None) -> Call:
-        call.check_one_answer()
+        check_one_answer(call.generation)
         tools = {"tools": call.tools} if call.tools and call.tool_choice != "none" else {}
         return replace(call, prompts=[self.tokenize_chat(messages, **(template or {}), **tools)])
 

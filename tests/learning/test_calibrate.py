@@ -60,7 +60,7 @@ def test_batches_hold_every_example_once():
     assert [len(group) for group in chosen] == [4, 4, 3]
 
 
-@pytest.mark.parametrize("method", [KeyBias(bias=1.0), KeyScaling(gain=1.0)])
+@pytest.mark.parametrize("method", [KeyBias(bias=1.0, distances=(4, 512)), KeyScaling(gain=1.0)])
 def test_the_gradient_is_the_finite_difference(model, bank, method):
     sites, some = find_key_sites(model), tiny_examples(6, seed=3)
     edits = method.edits(bank, sites)

@@ -51,12 +51,10 @@ def test_errors_of_the_sdk_say_the_field(client):
 
 class TestSeveralAnswers:
     def test_sampled(self, client, demo):
-        local = demo.chat(MESSAGES, max_new_tokens=12, num_return_sequences=3, **SAMPLING)
         answer = client.chat.completions.create(model="seka-demo", messages=MESSAGES, max_tokens=12, n=3, **SAMPLING)
         texts = [choice.message.content for choice in answer.choices]
         assert texts == [g.text for g in demo.generate(demo.tokenize_chat(MESSAGES), max_new_tokens=12,
                                                        num_return_sequences=3, **SAMPLING)]  # fmt: skip
-        assert local.text == texts[0]
         assert len(set(texts)) > 1
         assert [choice.index for choice in answer.choices] == [0, 1, 2]
         assert answer.usage.completion_tokens == sum(

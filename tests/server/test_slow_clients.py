@@ -179,8 +179,11 @@ class TestEnd:
             answers.append(httpx.post(url + "/completions", json={**LONG, "stream": stream}, timeout=30))
 
         with running(demo, max_concurrent=2, max_batch=1, shutdown_timeout=0.5) as url:
-            threads = [threading.Thread(target=ask, args=(url, stream)) for stream in (False, True, False)]
-            for thread in threads:
+            threads = [threading.Thread(target=ask, args=(url, stream)) for stream in (True, False, False)]
+            threads[0].start()
+            while "seka_running_requests 1.0" not in httpx.get(url.removesuffix("/v1") + "/metrics").text:
+                time.sleep(0.02)
+            for thread in threads[1:]:
                 thread.start()
             time.sleep(0.7)
             began = time.monotonic()

@@ -11,6 +11,7 @@ from typing import Any
 from seka_rag import errors
 from seka_rag.errors import RemoteError, SekaError, SettingError, TokenizationError
 from seka_rag.hf.forms import as_schema
+from seka_rag.model.call import check_one_answer
 from seka_rag.model.generation import Generation
 from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import SteeringReport
@@ -38,7 +39,12 @@ def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, A
 def chat_body(
     messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], template: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """A conversation, and options of its template."""
+    """A conversation, and options of its template.
+
+    Raises:
+        SettingError: several answers are asked for, or a message holds what a server does not take.
+    """
+    check_one_answer(options)
     sent, spans = [], []
     for i, message in enumerate(messages_in_scope(messages)):
         if unknown := sorted(set(message) - {*_MESSAGE}):
