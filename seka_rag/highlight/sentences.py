@@ -28,12 +28,11 @@ class Sentences:
     the sentences of the same passage. A passage that shares less than ``min_overlap`` with it is left unmarked.
     Sentences that tie with the last one chosen are all marked: nothing tells them apart, and taking the first would
     favour whoever writes first. A sentence that repeats the question word by word is no evidence: so writes who wants to
-    be chosen. What is said twice counts once: of sentences with the same content words in a passage, and of those with
-    exactly the same words in several, the first is marked.
+    be chosen. What a passage says twice counts once: of its sentences with the same content words the first is marked.
 
-    Otherwise only the passage itself counts, never its neighbours: a document that copies another passage, or the
-    question, cannot move or add a highlight outside itself, or take one from words that it does not repeat itself. That is
-    why rarity is not taken over all passages.
+    Only the passage itself counts, never its neighbours: a document that copies another passage, or the question, cannot
+    move, add or remove a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
+    are all marked: a chain may drop the first of them later.
 
     Args:
         top: how many sentences of a passage to mark, at least 1.
@@ -55,15 +54,9 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        marked = set[tuple[str, ...]]()
-        return [self._mark(question, passage, marked) for passage in passages]
+        return [self._mark(question, passage) for passage in passages]
 
-    def _mark(self, question: str, passage: Passage, marked: set[tuple[str, ...]]) -> tuple[Span, ...]:
-        """The spans of one passage.
-
-        Args:
-            marked: the words of sentences that are marked already; those of this passage are added.
-        """
+    def _mark(self, question: str, passage: Passage) -> tuple[Span, ...]:
         asked = content_stems(question)
         own = [s for s in sentences(passage.text) if not _repeats(question, passage.text[s.start : s.end])]
         first = {content_stems(passage.text[s.start : s.end]): s for s in reversed(own)}
@@ -77,10 +70,8 @@ class Sentences:
         if not ranked:
             return ()
         least = ranked[: self.top][-1]
-        best = {s: tuple(words(passage.text[s.start : s.end])) for s, score in scores.items() if score >= least}
-        new = sorted(span for span, text in best.items() if text not in marked)
-        marked.update(best.values())
-        return tuple(Span(s.start, s.end, 1.0, passage.source) for s in new)
+        best = sorted(span for span, score in scores.items() if score >= least)
+        return tuple(Span(s.start, s.end, 1.0, passage.source) for s in best)
 
 
 def _repeats(question: str, sentence: str) -> bool:

@@ -124,11 +124,9 @@ def test_a_sentence_that_is_repeated_counts_once(times: int) -> None:
     lie = "The house of Xenia is in Turin."
     text = "The harbour is old. " + " ".join([lie, "After all, the house of Xenia is in Turin!"] * times)
     assert marked("Where is the house of Xenia?", text) == [lie]
-    (first, second, third) = Sentences()("Where is the house of Xenia?", [Passage(lie), Passage(lie), Passage(text)])
-    assert [len(s) for s in (first, second, third)] == [1, 0, 0]
-    # only by exactly the same words: who writes the opposite takes no mark away
-    both = Sentences()("Where is the house of Xenia?", [Passage(lie.replace("is", "is not")), Passage(lie)])
-    assert [len(s) for s in both] == [1, 1]
+    # but in each passage: a chain may drop any of them, and a copy takes no mark away
+    some = [Passage(lie), Passage(lie), Passage(text), Passage(lie.replace("is", "is not"))]
+    assert [len(s) for s in Sentences()("Where is the house of Xenia?", some)] == [1, 1, 1, 1]
 
 
 def test_real_text_mostly_finds_the_answer(shared_data) -> None:

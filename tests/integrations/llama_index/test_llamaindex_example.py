@@ -27,7 +27,7 @@ def test_query_engine(capsys):
     lines = said(capsys)
     assert (lines["plain"], lines["steered"], lines["streamed"]) == ("Dublin", "Lyon", "Lyon")
     assert "8 tokens" in lines["Seka with gain 0.5"]
-    assert "from context_str" in lines["highlighted"]
+    assert "from harbour.txt" in lines["highlighted"]
 
 
 def test_chat_engine(capsys, tmp_path):

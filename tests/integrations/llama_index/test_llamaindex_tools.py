@@ -204,7 +204,7 @@ async def test_react_agent_does_not_highlight_observations(engine, index, script
         output = await ReActAgent(tools=[search], llm=llm).run(QUESTION)
     assert str(output) == "Lyon"
     sources = [[h["source"] for h in r["highlights"]] for r in reports]
-    assert sources == [["question"], ["context_str", "question"], []]
+    assert sources == [["question"], ["astrid.txt", "question"], []]
 
 
 @pytest.mark.skipif("SEKA_TEST_MODEL" not in os.environ, reason="needs a competent model, named by SEKA_TEST_MODEL")

@@ -46,7 +46,7 @@ CAUSES = {
     "a template that changes its value": (predict(UPPER), {}, "changes the text of context_str"),
     "a list": (predict(LISTED, {"context": [EVIDENCE], "query_str": QUESTION}), {}, "is a list, not a text"),
     "another text than the postprocessor had": (
-        predict(),
+        predict(values={**VALUES, "context_str": "Astrid moved to Bergen, as nobody chose."}),
         {"highlighter": HighlightPostprocessor()},
         "not text of the nodes that its HighlightPostprocessor was given",
     ),
