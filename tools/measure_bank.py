@@ -6,7 +6,6 @@ the model knows and that its calibration neither measured on nor took gradients 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import mean
 from typing import Annotated
 
@@ -16,6 +15,7 @@ import typer
 from seka_rag.bank import ProjectionBank
 from seka_rag.bench.rates import Rate, mcnemar, mean_interval
 from seka_rag.bench.text_measures import repetition
+from seka_rag.demo.real import answers_to
 from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.learning.examples import record_examples
@@ -24,14 +24,11 @@ from seka_rag.learning.sides import Sides, known_facts, subject_of
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.questions.kinds import Kind, questions
-from seka_rag.questions.records import Record
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.registry import suggested
 from seka_rag.steering.seka import Seka
-from seka_rag.text.passages import TEMPLATE
-from seka_rag.text.prompt import Prompt
 
 app = typer.Typer(add_completion=False)
 Count = Annotated[int, typer.Option(min=8, help="Questions of each kind.")]
@@ -125,26 +122,10 @@ def fading(model: Name = "smollm2", n: Count = 48, tokens: int = 32, seed: int =
         cells = []
         for kind in kinds:
             records = questions(kind, "development", n, seed, facts=facts, passages=(3, 3))
-            texts = _answers(loaded, records, method, tokens)
+            texts = answers_to(loaded, records, method, tokens)
             right = [record.is_right(text) for record, text in zip(records, texts, strict=True)]
             cells.append(f"{kind} {Rate.of(right)}, repeated {mean(map(repetition, texts)):.3f}")
         typer.echo(f"{name} | " + " | ".join(cells))
-
-
-def _answers(model: SteeredModel, records: Sequence[Record], method: KeyEditing | None, tokens: int) -> list[str]:
-    prompts = []
-    for record in records:
-        context = Prompt.join(record.marked, "\n\n")
-        message = Prompt.format(TEMPLATE, {"context": context, "question": record.question})
-        prompts.append(model.tokenize_chat([{"role": "user", "content": message}]))
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts = [""] * len(prompts)
-    for start in range(0, len(order), _BATCH):
-        some = order[start : start + _BATCH]
-        outs = model.generate([prompts[i] for i in some], steering=method, max_new_tokens=tokens)
-        for i, out in zip(some, outs, strict=True):
-            texts[i] = out.text
-    return texts
 
 
 if __name__ == "__main__":

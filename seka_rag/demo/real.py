@@ -24,10 +24,10 @@ from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import abstains, follows
 from seka_rag.questions.facts import Fact, Split, load_facts
 from seka_rag.questions.kinds import Kind, questions
+from seka_rag.questions.records import Record
 from seka_rag.rag import Question, Rag
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.registry import suggested
-from seka_rag.text.passages import TEMPLATE
 from seka_rag.text.prompt import Prompt
 from seka_rag.views.terminal import highlighted
 
@@ -121,20 +121,32 @@ def _right(
     show: Callable[[int], None],
 ) -> list[bool]:
     records = questions(kind, split, n, facts=known, passages=(3, 3))
-    prompts = []
-    for record in records:
-        context = Prompt.join(record.marked, "\n\n")
-        message = Prompt.format(TEMPLATE, {"context": context, "question": record.question})
-        prompts.append(model.tokenize_chat([{"role": "user", "content": message}]))
-    order = sorted(range(n), key=lambda i: len(prompts[i]))
-    right = [False] * n
-    for start in range(0, n, _BATCH):
+    texts = answers_to(model, records, steering, _NEW_TOKENS, show)
+    return [record.is_right(text) for record, text in zip(records, texts, strict=True)]
+
+
+def answers_to(
+    model: SteeredModel,
+    records: Sequence[Record],
+    steering: SteeringMethod | None,
+    new_tokens: int,
+    show: Callable[[int], None] = lambda done: None,
+) -> list[str]:
+    """The model's answer to each record, in batches of prompts of like length.
+
+    Args:
+        show: called with how many are done.
+    """
+    prompts = [model.tokenize_chat([{"role": "user", "content": record.message}]) for record in records]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), _BATCH):
         show(start)
         some = order[start : start + _BATCH]
-        answers = model.generate([prompts[i] for i in some], steering=steering, max_new_tokens=_NEW_TOKENS)
+        answers = model.generate([prompts[i] for i in some], steering=steering, max_new_tokens=new_tokens)
         for i, out in zip(some, answers, strict=True):
-            right[i] = records[i].is_right(out.text)
-    return right
+            texts[i] = out.text
+    return texts
 
 
 # --- what is shown

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from seka_rag.errors import MissingExtraError, ProvenanceError, TokenizationError
 from seka_rag.hf.roles import simpler
-from seka_rag.hf.tokens import spelled_control
+from seka_rag.hf.tokens import TokenizedPrompt, spelled_control, tokenize
 from seka_rag.hf.types import Tokenizer
 from seka_rag.text.plain import JsonObject
 from seka_rag.text.prompt import Prompt
@@ -38,6 +38,11 @@ class RenderedChat:
     prompt: Prompt
     template: tuple[tuple[int, int], ...]
     warnings: tuple[str, ...] = ()
+
+    def tokenize(self, tokenizer: Tokenizer) -> TokenizedPrompt:
+        """As tokens, of which only those that the template itself wrote may control the model."""
+        tokens = tokenize(tokenizer, self.prompt, trusted=self.template, add_special_tokens=False)
+        return replace(tokens, warnings=self.warnings)
 
 
 def render_chat(

@@ -12,7 +12,6 @@ from seka_rag.hf.chat import render_chat
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
 from seka_rag.questions.facts import Fact
 from seka_rag.questions.records import Record
-from seka_rag.text.passages import TEMPLATE
 from seka_rag.text.prompt import Prompt
 
 
@@ -47,8 +46,7 @@ def answer_example(tokenizer: Any, message: Prompt, opening: str, evidence: str,
     if first is None or second is None or first == second:
         return None
     if tokenizer.chat_template:
-        chat = render_chat(tokenizer, [{"role": "user", "content": message}])
-        head = tokenize(tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+        head = render_chat(tokenizer, [{"role": "user", "content": message}]).tokenize(tokenizer)
     else:
         head = tokenize(tokenizer, message)
         start = tokenizer(f" {opening}", add_special_tokens=False)["input_ids"]
@@ -67,9 +65,7 @@ def record_examples(tokenizer: Any, records: Sequence[Record], facts: Mapping[st
     for record in records:
         fact = facts[record.meta["fact"]]
         evidence = record.gold_context_answer or record.meta["false_answer"]
-        context = Prompt.join(record.marked, "\n\n")
-        message = Prompt.format(TEMPLATE, {"context": context, "question": record.question})
-        example = answer_example(tokenizer, message, fact.cloze, evidence[0], fact.answers[0])
+        example = answer_example(tokenizer, record.message, fact.cloze, evidence[0], fact.answers[0])
         if example is not None:
             found.append(example)
     return found

@@ -80,6 +80,5 @@ def question_prompt(tokenizer: Tokenizer, triple: ContrastiveTriple, chat: bool)
     if chat and getattr(tokenizer, "chat_template", None):
         content = f"Context: {triple.context}\n\nQuestion: {triple.question}"
         with suppress(SekaError):  # a template that refuses a lone question
-            rendered = render_chat(tokenizer, [{"role": "user", "content": content}])
-            return tokenize(tokenizer, rendered.prompt, trusted=rendered.template, add_special_tokens=False)
+            return render_chat(tokenizer, [{"role": "user", "content": content}]).tokenize(tokenizer)
     return tokenize(tokenizer, Prompt(f"Context: {triple.context}\nQuestion: {triple.question}\nAnswer:"))

@@ -14,7 +14,7 @@ from seka_rag.errors import SettingError
 from seka_rag.hf.attention import attention_to, seeing_attention
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.find import find_key_sites
-from seka_rag.hf.tokens import TokenizedPrompt, tokenize
+from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.call import Steering
 from seka_rag.model.generation import Generation
 from seka_rag.model.steered import SteeredModel
@@ -109,7 +109,7 @@ def read_attention(
     if steering is None or not isinstance(content, Prompt) or not content.spans:
         raise SettingError("steering is None or nothing is highlighted: plain and steered attention would be the same")
     chat = render_chat(model.tokenizer, messages)
-    tokens = tokenize(model.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+    tokens = chat.tokenize(model.tokenizer)
     whole = Span(0, len(content))
     placed = render_chat(
         model.tokenizer, [*before, {**last, "content": Prompt(content.text, (*passages, whole))}]

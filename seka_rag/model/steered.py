@@ -259,9 +259,7 @@ class SteeredModel:
             TokenizationError: no chat template, or it refuses these messages.
             ProvenanceError: the template changes a message, so its highlights cannot be followed.
         """
-        chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
-        tokens = tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
-        return replace(tokens, warnings=chat.warnings)
+        return render_chat(self.tokenizer, messages_in_scope(messages), **template).tokenize(self.tokenizer)
 
     # --- calls
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from seka_rag.questions.answers import abstains, contains_answer, follows
 from seka_rag.questions.lines import read_lines
+from seka_rag.text.passages import TEMPLATE
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
 
@@ -80,6 +81,11 @@ class Record(BaseModel):
             Prompt(text, tuple(Span(h.start, h.end) for h in self.highlights if h.passage == i))
             for i, text in enumerate(self.passages)
         )
+
+    @property
+    def message(self) -> Prompt:
+        """The question over the marked passages, as ``Rag`` asks it."""
+        return Prompt.format(TEMPLATE, {"context": Prompt.join(self.marked, "\n\n"), "question": self.question})
 
     def is_right(self, text: str) -> bool:
         """Whether a generated answer is right.

@@ -66,8 +66,7 @@ class Served:
 
     def tokenize_chat(self, messages: Sequence[Mapping[str, Any]], **template: Any) -> TokenizedPrompt:
         """As ``SteeredModel.tokenize_chat``."""
-        chat = render_chat(self.tokenizer, messages_in_scope(messages), **template)
-        return tokenize(self.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+        return render_chat(self.tokenizer, messages_in_scope(messages), **template).tokenize(self.tokenizer)
 
     # --- calls
 
@@ -167,7 +166,7 @@ class Served:
         steering, marked = options.get("steering", "auto"), sum(weight > 0 for weight in tokens.weights)
         told = (beside or {}).get(KEY)
         if steering is None or not marked:
-            report = SteeringReport()
+            report = SteeringReport(warnings=list(tokens.warnings))
             if isinstance(steering, SteeringMethod):
                 report.warnings.append("nothing is highlighted: the model runs unsteered")
             return report
@@ -179,7 +178,8 @@ class Served:
             raise SteeringError(f"only {told['tokens_edited']} of {marked} highlighted tokens were steered")
         known = {field.name for field in fields(SteeringReport)}
         values = {name: value for name, value in told.items() if name in known}
-        return SteeringReport(**{**values, "layers": tuple(values["layers"])})
+        warnings = [*values.get("warnings", ()), *tokens.warnings]
+        return SteeringReport(**{**values, "layers": tuple(values["layers"]), "warnings": warnings})
 
 
 def _no_vocabulary() -> Any:
