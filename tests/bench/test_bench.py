@@ -64,7 +64,7 @@ def test_every_way_runs_and_steers(model):
     ids = torch.arange(10, 42).view(1, 32)
     banks = random_bank(model), ExpertBank({"a": random_bank(model)})
     ways = speed.ways(model, banks, (1, 32), [0.1, 0.25, 1.0])
-    costs = speed.measure(model, ids, ways, rounds=2, new_tokens=2, seconds=60)
+    costs = speed.measure(model, ids, ways, rounds=2, new_tokens=2, seconds=math.inf)
     assert [len(found) for found in costs.values()] == [2] * len(ways)
     assert all(math.isfinite(c.prefill * c.token * c.peak) and c.prefill < c.total for f in costs.values() for c in f)
     first, *_ = rows = list(speed.table(costs, ids))
