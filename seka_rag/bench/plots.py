@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from seka_rag.bench.curves import Entry, Figures, Line
 from seka_rag.bench.tasks.base import Curve
-from seka_rag.errors import MissingExtraError
+from seka_rag.views.banks import matplotlib_classes
+from seka_rag.views.charts import svg_text
 
 _POSITION = re.compile(r"position-(\d+)\.(\w+)")
 _MARKERS = "os^Dvp*Xhd"
@@ -51,11 +51,8 @@ def _best_of_lines(figures: Figures, metric: str) -> list[Entry]:
 
 
 def _figure() -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "bench") from error
-    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    figure_class, _ = matplotlib_classes()
+    figure = figure_class(figsize=(8.4, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.grid(color="#ddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -63,11 +60,6 @@ def _figure() -> tuple[Any, Any]:
 
 
 def _svg(figure: Any, axes: Any) -> str:
-    import matplotlib
-
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "seka-rag"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return svg_text(figure)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from seka_rag.bench.plots import curve_plot, position_plot
 from seka_rag.bench.rows import RATES
 from seka_rag.bench.tasks import TASKS
 from seka_rag.bench.tasks.base import Curve, Task
-from seka_rag.errors import MissingExtraError, RecordError
+from seka_rag.errors import RecordError
+from seka_rag.views.page import page_template
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -131,19 +131,16 @@ def write_report(folder: Path) -> tuple[Path, Path]:
 
 def html(found: Sequence[Section]) -> str:
     """One page with tables and plots, everything inside."""
-    try:
-        from jinja2 import Environment
-        from markupsafe import Markup
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "bench") from error
-    template = (files("seka_rag") / "bench" / "report.html.j2").read_text(encoding="utf-8")
+    template = page_template("bench/report.html.j2")
+    from markupsafe import Markup  # comes with jinja2
+
     plots = {
         id(section): [Markup(curve_plot(some, curve)) for curve, some in section.curves]
         + ([Markup(position_plot(section.figures, section.task.by_position))] if section.task.by_position else [])
         for section in found
     }
-    page = Environment(autoescape=True).from_string(template)
-    return page.render(sections=[(section, plots[id(section)]) for section in found], named=named)
+    page: str = template.render(sections=[(section, plots[id(section)]) for section in found], named=named)
+    return page
 
 
 def named(key: str) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from seka_rag.questions.records import Record
 from seka_rag.rag import Question, Rag
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.registry import suggested
-from seka_rag.text.prompt import Prompt
+from seka_rag.views.page import page_template, pieces
 from seka_rag.views.terminal import highlighted
 
 #: Kinds of held-out questions, and what the rate of each says.
@@ -57,7 +56,12 @@ class Shown:
 
 
 def run_real_demo(console: Console, name: str, out: Path, n: int, figures: Path | None, split: Split) -> None:
-    """Print the demo on a model, write its page to ``out`` and its rates to ``figures``."""
+    """Print the demo on a model, write its page to ``out`` and its rates to ``figures``.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed.
+    """
+    template = page_template("demo/real.html.j2")  # what is missing is found before the work, not after it
     model = SteeredModel.from_pretrained(name)
     assert model.bank is not None
     method = suggested(model.bank)
@@ -70,7 +74,7 @@ def run_real_demo(console: Console, name: str, out: Path, n: int, figures: Path 
     with _bar(console) as show:
         rows = rates(model, method, n, split, show)
     _show_rates(console, rows, split)
-    write_text(out, _page(name, model, method, shown, rows, split))
+    write_text(out, _page(template, name, model, method, shown, rows, split))
     if figures is not None:
         write_rates(figures, rows)
     console.print(f"The page with every prompt and its highlights: [bold]{out}[/]")
@@ -185,51 +189,38 @@ def _show_rates(console: Console, rows: Sequence[Figure], split: Split) -> None:
 
 
 def _page(
-    name: str, model: SteeredModel, method: SteeringMethod, shown: Sequence[Shown], rows: Sequence[Figure], split: Split
+    template: Any,
+    name: str,
+    model: SteeredModel,
+    method: SteeringMethod,
+    shown: Sequence[Shown],
+    rows: Sequence[Figure],
+    split: Split,
 ) -> str:
-    try:
-        from jinja2 import Environment
-    except ImportError:
-        from seka_rag.errors import MissingExtraError
-
-        raise MissingExtraError("jinja2", "plots") from None
-    template = (files("seka_rag") / "demo" / "real.html.j2").read_text(encoding="utf-8")
     parameters = sum(p.numel() for p in model.hf_model.parameters()) / 1e6
-    return (
-        Environment(autoescape=True)
-        .from_string(template)
-        .render(
-            version=seka_rag.__version__,
-            model=name,
-            parameters=f"{parameters:.0f}M",
-            method=repr(method),
-            items=[
-                {
-                    "question": s.asked.question,
-                    "about": s.asked.about,
-                    "evidence": s.asked.answers[0] if s.asked.answers else None,
-                    "plain": s.plain,
-                    "plain_right": s.right(s.plain),
-                    "steered": s.steered,
-                    "steered_right": s.right(s.steered),
-                    "pieces": _pieces(s.prepared.prompt),
-                }
-                for s in shown
-            ],
-            kinds=[(meaning, [r for r in rows if r.kind == kind]) for kind, meaning in KINDS.items()],
-            n=rows[0].n,
-            split=split,
-        )
+    page: str = template.render(
+        version=seka_rag.__version__,
+        model=name,
+        parameters=f"{parameters:.0f}M",
+        method=repr(method),
+        items=[
+            {
+                "question": s.asked.question,
+                "about": s.asked.about,
+                "evidence": s.asked.answers[0] if s.asked.answers else None,
+                "plain": s.plain,
+                "plain_right": s.right(s.plain),
+                "steered": s.steered,
+                "steered_right": s.right(s.steered),
+                "pieces": list(pieces(s.prepared.prompt)),
+            }
+            for s in shown
+        ],
+        kinds=[(meaning, [r for r in rows if r.kind == kind]) for kind, meaning in KINDS.items()],
+        n=rows[0].n,
+        split=split,
     )
-
-
-def _pieces(prompt: Prompt) -> list[dict[str, Any]]:
-    pieces, last = [], 0
-    for span in sorted(prompt.spans):
-        pieces.append({"text": prompt.text[last : span.start], "marked": False})
-        pieces.append({"text": prompt.text[span.start : span.end], "marked": True})
-        last = span.end
-    return [*pieces, {"text": prompt.text[last:], "marked": False}]
+    return page
 
 
 @contextmanager

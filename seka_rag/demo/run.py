@@ -17,10 +17,8 @@ import seka_rag
 from seka_rag.bench.rates import Rate
 from seka_rag.demo.evaluate import KINDS, RANDOM_SEEDS, Row, evaluate, variants
 from seka_rag.demo.figures import Figure, write_rates, write_text
-from seka_rag.errors import MissingExtraError
 from seka_rag.hf.attention import attention_to, last_token_attention
 from seka_rag.hf.chat import render_chat
-from seka_rag.hf.tokens import tokenize
 from seka_rag.model.steered import SteeredModel
 from seka_rag.rag import Question, Rag
 from seka_rag.retrieval.bm25 import BM25Retriever
@@ -29,6 +27,7 @@ from seka_rag.retrieval.split import split
 from seka_rag.steering.base import steer
 from seka_rag.steering.seka import Seka
 from seka_rag.text.sentences import sentences
+from seka_rag.views.page import page_template, pieces
 from seka_rag.views.terminal import highlighted
 
 QUESTION, MEMORY, EVIDENCE = "Which city is the home of Alec?", "Dublin", "Lyon"
@@ -52,7 +51,7 @@ def run_demo(console: Console, out: Path, n: int, figures: Path | None = None) -
     Raises:
         MissingExtraError: jinja2 is not installed.
     """
-    template = _page_template()  # what is missing is found before the work, not after it
+    template = page_template("demo/page.html.j2")  # what is missing is found before the work, not after it
     model = SteeredModel.from_pretrained("seka-demo")
     assert model.bank is not None
     gain = model.bank.suggested_gain
@@ -113,14 +112,6 @@ def _cell(rate: Rate | None) -> str:
     return f"{rate.value:.3f} \\[{low:.2f}, {high:.2f}]"
 
 
-def _page_template() -> Any:
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "plots") from error
-    return Environment(autoescape=True).from_string((files("seka_rag") / "demo" / "page.html.j2").read_text("utf-8"))
-
-
 def _page(
     template: Any,
     model: SteeredModel,
@@ -131,7 +122,7 @@ def _page(
     rows: Sequence[Row],
     n: int,
 ) -> str:
-    attention = _attention(asked, gain)
+    attention = _attention(model, asked, gain)
     page: str = template.render(
         version=seka_rag.__version__,
         model="seka-demo",
@@ -142,7 +133,7 @@ def _page(
         memory=MEMORY,
         evidence=EVIDENCE,
         gain=f"{gain:g}",
-        pieces=_pieces(asked),
+        pieces=pieces(asked.prompt),
         attention=attention,
         largest=max(max(row["before"], row["after"]) for row in attention),
         n=n,
@@ -160,37 +151,24 @@ def _bar(rate: Rate | None) -> dict[str, Any] | None:
     return {"value": rate.value, "low": low, "high": high, "text": str(rate)}
 
 
-def _pieces(asked: Question) -> list[dict[str, Any]]:
-    pieces, last = [], 0
-    for span in sorted(asked.prompt.spans):
-        pieces.append({"text": asked.prompt.text[last : span.start], "marked": False})
-        pieces.append({"text": asked.prompt.text[span.start : span.end], "marked": True})
-        last = span.end
-    return [*pieces, {"text": asked.prompt.text[last:], "marked": False}]
-
-
-def _attention(asked: Question, gain: float) -> list[dict[str, Any]]:
+def _attention(model: SteeredModel, asked: Question, gain: float) -> list[dict[str, Any]]:
     """Attention of the last token to each sentence and to the rest, before and after, in the steered layers."""
-    eager = SteeredModel.from_pretrained("seka-demo", attn_implementation="eager")
-    assert eager.bank is not None
-    chat = render_chat(eager.tokenizer, asked.messages)
-    prompt = tokenize(eager.tokenizer, chat.prompt, trusted=chat.template, add_special_tokens=False)
+    assert model.bank is not None
+    chat = render_chat(model.tokenizer, asked.messages)
+    prompt = chat.tokenize(model.tokenizer)
     start = chat.template[0][1]  # the one message begins where the template's first piece ends
-    context = asked.prompt.text.index(asked.passages[0].text) if asked.passages else 0
-    ranges, labels, position = [], [], context
-    for passage in asked.passages:
-        position = asked.prompt.text.index(passage.text, position)
+    ranges, labels = [], []
+    for passage, place in zip(asked.passages, asked.places, strict=True):
         for sentence in sentences(passage.text):
-            ranges.append((start + position + sentence.start, start + position + sentence.end))
+            ranges.append((start + place.start + sentence.start, start + place.start + sentence.end))
             labels.append(passage.text[sentence.start : sentence.end].strip())
-        position += len(passage.text)
-    ranges.append((start + position, start + len(asked.prompt.text)))
+    ranges.append((start + max((place.end for place in asked.places), default=0), start + len(asked.prompt.text)))
     labels.append("the question")
-    before = last_token_attention(eager.hf_model, prompt)
+    before = last_token_attention(model.hf_model, prompt)
     mask = torch.tensor([prompt.weights])
-    with steer(eager.hf_model, eager.bank, mask, Seka(gain=gain)):
-        after = last_token_attention(eager.hf_model, prompt)
-    layers = list(eager.bank.layers)
+    with steer(model.hf_model, model.bank, mask, Seka(gain=gain)):
+        after = last_token_attention(model.hf_model, prompt)
+    layers = list(model.bank.layers)
     means = [attention_to(a[layers], prompt, ranges).mean((0, 1)).tolist() for a in (before, after)]
     marked = asked.prompt.highlighted
     rows = [

@@ -182,15 +182,22 @@ def _names() -> list[str]:
     return [f"--line{i}" for i in range(len(_COLOURS))]
 
 
-def _themed(figure: Any) -> str:
-    """The figure as SVG whose colours are variables of the page; the same bytes for the same figures."""
+def svg_text(figure: Any, **options: Any) -> str:
+    """A figure of matplotlib as an SVG element, the same bytes for the same figure."""
     import matplotlib
 
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "seka-rag", "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
+    with matplotlib.rc_context({"svg.hashsalt": "seka-rag"}):
+        figure.savefig(out, format="svg", metadata={"Date": None}, **options)
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def _themed(figure: Any) -> str:
+    """The figure as SVG whose colours are variables of the page."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        text = svg_text(figure, transparent=True)
     for colour, name in [(_INK, "--ink"), (_GRID, "--line"), *zip(_COLOURS, _names(), strict=True)]:
         text = text.replace(colour, f"var({name})")
     return text

@@ -89,16 +89,34 @@ def shortened(text: str, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def page_template(name: str) -> Any:
+    """The template of a page of another room, such as ``demo/page.html.j2``; texts in it are escaped.
+
+    Raises:
+        MissingExtraError: jinja2 is not installed. Get the template before the work that its page shows.
+    """
+    return _jinja().Environment(autoescape=True).from_string((files("seka_rag") / name).read_text(encoding="utf-8"))
+
+
 @cache
 def _template(name: str) -> Any:
-    try:
-        from jinja2 import DictLoader, Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("jinja2", "plots") from error
+    jinja2 = _jinja()
     folder = files("seka_rag") / "views" / "templates"
     sources = {
         entry.name: entry.read_text(encoding="utf-8") for entry in folder.iterdir() if entry.name.endswith(".j2")
     }
-    return Environment(
-        loader=DictLoader(sources), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return jinja2.Environment(
+        loader=jinja2.DictLoader(sources),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     ).get_template(name)
+
+
+def _jinja() -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingExtraError("jinja2", "plots") from error
+    return jinja2
