@@ -13,11 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
+from seka_rag.hf.kernels import SOFTMAX, sdpa_arguments, sdpa_scores
 from seka_rag.hf.taps import Tap, tapped
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.hf.types import Arguments
-
-_SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 @contextmanager
@@ -111,11 +110,10 @@ class _Weights(TorchFunctionMode):
         if self._length is None:
             return output
         if func is functional.scaled_dot_product_attention:
-            names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-            given = {**dict(zip(names, args, strict=False)), **named}
+            given = sdpa_arguments(args, named)
             if given["query"].shape[-2] == self._positions:
                 self._keep(_of_last(given["query"], given["key"], given.get("attn_mask"), given.get("scale")))
-        elif func in _SOFTMAX and output.ndim == 4 and output.shape[0] == 1 and output.shape[-2] == self._positions:
+        elif func in SOFTMAX and output.ndim == 4 and output.shape[0] == 1 and output.shape[-2] == self._positions:
             self._keep(output[0, :, -1].detach())
         return output
 
@@ -129,10 +127,8 @@ class _Weights(TorchFunctionMode):
 
 def _of_last(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
     """The weights ``[Q, T]`` of the last position, from ``[1, Q, t, D]`` and ``[1, H, T, D]``."""
-    q, k = query[0, :, -1:].detach().float(), key[0].detach()
-    k = k.repeat_interleave(q.shape[0] // k.shape[0], 0)
-    scores = (q @ k.float().mT)[:, 0] * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = sdpa_scores(query[0, :, -1:].detach().float(), key[0].detach().float(), scale)[:, 0]
     if mask is not None:
-        last = mask.expand(*mask.shape[:-3], len(q), *mask.shape[-2:])[0, :, -1]
+        last = mask.expand(*mask.shape[:-3], len(scores), *mask.shape[-2:])[0, :, -1]
         scores = scores.masked_fill(~last, -torch.inf) if last.dtype == torch.bool else scores + last.float()
     return scores.softmax(-1)

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.hf.hooks import recording
+from seka_rag.hf.kernels import SOFTMAX, sdpa_arguments, sdpa_scores
 from seka_rag.hf.sites import KeySites, setting, text_config
 from seka_rag.hf.taps import tapped
 from seka_rag.hf.verify import LENGTH, cached, constant, probe_ids, quietly, run
@@ -192,15 +193,10 @@ class _Scores(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            q, k = (args[i] if len(args) > i else named[name] for i, name in enumerate(("query", "key")))
-            k = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-            scale = named.get("scale")
-            self.found.append(q.detach() @ k.detach().mT * (q.shape[-1] ** -0.5 if scale is None else scale))
-        elif func in _SOFTMAX and args[0].ndim in (3, 4) and args[0].shape[-2] == LENGTH:
+            given = sdpa_arguments(args, named)
+            self.found.append(sdpa_scores(given["query"].detach(), given["key"].detach(), given.get("scale")))
+        elif func in SOFTMAX and args[0].ndim in (3, 4) and args[0].shape[-2] == LENGTH:
             scores = args[0].detach()
             if scores.ndim == 4 or len(scores) % _ROWS == 0:  # rows and heads may be one dimension
                 self.found.append(scores if scores.ndim == 4 else scores.unflatten(0, (_ROWS, -1)))
         return func(*args, **named)
-
-
-_SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)

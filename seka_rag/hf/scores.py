@@ -18,15 +18,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from seka_rag.errors import UnsupportedModelError
+from seka_rag.hf.kernels import SOFTMAX, sdpa_arguments, sdpa_scores
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.taps import Around, tapped
 from seka_rag.hf.types import Arguments
 from seka_rag.hf.window import Windows, check_gradients, expecting_guesses, given_tokens
-
-_SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
-_NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +134,8 @@ class _Scores(TorchFunctionMode):
         named = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             self.changed += 1
-            return func(**self._masked({**dict(zip(_NAMES, args, strict=False)), **named}))
-        if func in _SOFTMAX and args and args[0].ndim == 4:
+            return func(**self._masked(sdpa_arguments(args, named)))
+        if func in SOFTMAX and args and args[0].ndim == 4:
             self.changed += 1
             scores = args[0]
             added = self._added(scores, scores.shape[1], scores.shape[-1], lambda: scores.float().softmax(-1))
@@ -156,9 +154,7 @@ class _Scores(TorchFunctionMode):
             mask = query.new_zeros(mask.shape).masked_fill(~mask, torch.finfo(query.dtype).min)
 
         def shares() -> Tensor:
-            each = key.float().repeat_interleave(query.shape[1] // key.shape[1], 1)
-            scale = given.get("scale") or query.shape[-1] ** -0.5
-            return (query.float() @ each.mT * scale + mask.float()).softmax(-1)
+            return (sdpa_scores(query.float(), key.float(), given.get("scale")) + mask.float()).softmax(-1)
 
         added = self._added(query, query.shape[1], keys, shares).to(query.dtype)
         return {**given, "attn_mask": mask + added, "is_causal": False}

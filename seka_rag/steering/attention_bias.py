@@ -11,11 +11,11 @@ from pydantic import Field
 from torch import nn
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.errors import BankError, SteeringError
+from seka_rag.errors import BankError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.marks import Marks
 from seka_rag.hf.scores import ScoreBias, biasing
-from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.base import SteeringMethod, report_held
 from seka_rag.steering.report import SteeringReport
 
 
@@ -70,9 +70,4 @@ class AttentionBias(SteeringMethod):
         report.layers, report.heads = tuple(layers), sum(int(strengths[layer].count_nonzero()) for layer in layers)
         with biasing(hf_model, sites, marks, biases) as tally:
             yield
-        report.tokens_edited = tally.held(marks, layers)
-        if report.tokens_edited < len(marks):
-            raise SteeringError(
-                f"only {report.tokens_edited} of {len(marks)} highlighted tokens were in a forward pass inside the `with`, in "
-                "this thread. Open it in the thread that generates, around the prefill; the mask must cover the whole prompt"
-            )
+        report_held(report, marks, tally, layers)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from seka_rag.bank import Bank, ProjectionBank
 from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedModelError
 from seka_rag.hf.identity import identify
-from seka_rag.hf.marks import Marks, Mask
+from seka_rag.hf.marks import Marks, Mask, Tally
 from seka_rag.hf.types import Tokenizer
 from seka_rag.steering.report import SteeringReport
 from seka_rag.steering.strength import check_strength, strength_warnings
@@ -131,6 +131,20 @@ class SteeringMethod(BaseModel, ABC):
             SettingError: it holds something that cannot be stored.
         """
         return {"method": type(self).__name__, **self.model_dump(mode="json")}
+
+
+def report_held(report: SteeringReport, marks: Marks, tally: Tally, layers: Iterable[int]) -> None:
+    """Complete the report of a method that edits no keys: its tokens are those that passes of all these layers held.
+
+    Raises:
+        SteeringError: a highlighted token was in none.
+    """
+    report.tokens_edited = tally.held(marks, layers)
+    if report.tokens_edited < len(marks):
+        raise SteeringError(
+            f"only {report.tokens_edited} of {len(marks)} highlighted tokens were in a forward pass inside the `with`, in "
+            "this thread. Open it in the thread that generates, around the prefill; the mask must cover the whole prompt"
+        )
 
 
 @contextmanager

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from seka_rag.errors import SteeringError
 from seka_rag.hf.contrast import contrasting
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.marks import Marks
-from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.base import SteeringMethod, report_held
 from seka_rag.steering.report import SteeringReport
 
 
@@ -44,12 +43,7 @@ class ContextAware(SteeringMethod):
     ) -> Iterator[None]:
         with contrasting(hf_model, find_key_sites(hf_model), marks, self.combined) as tally:
             yield
-        report.tokens_edited = tally.held(marks, [0])
-        if report.tokens_edited < len(marks):
-            raise SteeringError(
-                f"only {report.tokens_edited} of {len(marks)} highlighted tokens were in a forward pass inside the `with`, in "
-                "this thread. Open it in the thread that generates, around the prefill; the mask must cover the whole prompt"
-            )
+        report_held(report, marks, tally, [0])
 
     def combined(self, logits: Tensor, without: Tensor) -> Tensor:
         """Logits ``[B, T, V]`` with and without the highlighted tokens -> those to choose from."""

