@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 from seka_rag.bank import Bank
+from seka_rag.bench.shipped import shipped_bank
 from seka_rag.errors import SettingError
 from seka_rag.highlight.registry import HIGHLIGHTERS
+from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.attention_bias import AttentionBias
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.context_aware import ContextAware
@@ -26,6 +28,8 @@ from seka_rag.steering.seka import Seka
 #: Banks that variants name: that of the model, one learned as the library first learned them, and subspaces of differences of
 #: keys and of values, on all heads or on those that the model's bank keeps.
 MODEL, FIRST, DIFFERENCE, DIFFERENCE_HEADS = "model", "as first shipped", "differences", "differences, the same heads"
+#: The bank that ships with the model, whichever it is run with.
+SHIPPED = "shipped"
 #: What can be highlighted: the evidence, another sentence, every passage; what a highlighter chooses, or "sentences" where a
 #: policy trusts all passages but those of "wrong".
 HIGHLIGHTS = ("gold", "wrong", "all", "trusted", *(name for name in HIGHLIGHTERS if name not in ("all", "off")))
@@ -45,7 +49,7 @@ class Variant:
     Attributes:
         method: name of the family.
         steering: None runs the plain model.
-        bank: MODEL, FIRST, DIFFERENCE or DIFFERENCE_HEADS.
+        bank: MODEL, FIRST, DIFFERENCE, DIFFERENCE_HEADS or SHIPPED.
         highlight: one of HIGHLIGHTS, or None if nothing is highlighted.
         before: stands in front of the prompt.
         marked: whether highlights are written into the text, between ``**``.
@@ -134,6 +138,23 @@ def _random(bank: Bank | None) -> list[Variant]:
     return [Variant("random-projection", RandomProjection(gain=1.0, seed=seed)) for seed in range(5)]
 
 
+def _adaseka(name: str, method: AdaSeka, *gains: float) -> Family:
+    return Family(name, partial(_at, name, method, gains), needs="names")
+
+
+def _each_expert(bank: Bank | None) -> list[Variant]:
+    names = () if bank is None else bank.names
+    return [v for name in names for v in _at(f"expert {name}", AdaSeka(expert=name), (0.5, 1.0, 2.0, 4.0), bank)]
+
+
+def _calibrated(bank: Bank | None) -> list[Variant]:
+    found = None if bank is None else shipped_bank(bank.model)
+    if found is None:
+        raise SettingError("the method 'calibrated' is that of the bank that ships with a model: this one has none")
+    digest = (("digest", found.digest),)
+    return [replace(v, bank=SHIPPED, extra=digest) for v in _suggested("calibrated", (0.25, 0.5, 1.0, 2.0), found)]
+
+
 _FAMILIES = (
     Family("plain", lambda bank: [Variant("plain")], quick=True, steers=False),
     Family(
@@ -157,6 +178,14 @@ _FAMILIES = (
     _prism("prism", DIFFERENCE_HEADS, 0.0, 0.25, 0.5, 1.0),
     _prism("prism-values", DIFFERENCE_HEADS, 0.25, 0.25, 0.5, 1.0),  # the paper's shares of gain: .4 and .1
     _prism("prism-all", DIFFERENCE, 0.25, 0.1, 0.2, 0.4),
+    _adaseka("adaseka", AdaSeka(), 0.125, 0.25, 0.5, 1.0),
+    _adaseka("adaseka-choice", AdaSeka(temperature=0.1), 0.5, 1.0, 2.0, 4.0),  # nearly one expert a head
+    _adaseka("adaseka-signed", AdaSeka(router="signed"), 0.25, 0.5, 1.0),  # the paper's
+    _adaseka("adaseka-uniform", AdaSeka(router="uniform"), 0.125, 0.25, 0.5, 1.0),
+    _adaseka("adaseka-random", AdaSeka(router="random"), 0.125, 0.25, 0.5, 1.0),
+    _adaseka("adaseka-random-choice", AdaSeka(router="random", temperature=0.1), 0.5, 1.0, 2.0, 4.0),
+    Family("expert", _each_expert, needs="names"),
+    Family("calibrated", _calibrated, usual=False),
     steered("attention-bias", AttentionBias(), 1.0, 2.0, 4.0),  # InstABoost
     steered("attention-bias-heads", AttentionBias(heads="bank"), 2.0, 4.0, 8.0),  # PASTA
     steered("spotlight", AttentionBias(target=0.3), 1.0, 2.0, 10.0),

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from seka_rag.bank import ProjectionBank
+from seka_rag.bank import Bank, ProjectionBank
 from seka_rag.bench.item import Item, digest_of
 from seka_rag.bench.journal import Journal
 from seka_rag.bench.measure import Outcome, answers, applies, first_outcome, first_scores, tokens_of
-from seka_rag.bench.methods import DIFFERENCE, DIFFERENCE_HEADS, FIRST, MODEL, Variant
+from seka_rag.bench.methods import DIFFERENCE, DIFFERENCE_HEADS, FIRST, MODEL, SHIPPED, Variant
+from seka_rag.bench.shipped import shipped_bank
 from seka_rag.errors import RecordError, SettingError
+from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import LoadedModel
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.settings import LearningSettings
@@ -40,16 +42,22 @@ class Subject:
     _others: dict[str, SteeredModel] = field(default_factory=dict, init=False, repr=False)
 
     def of(self, bank: str) -> SteeredModel:
+        """The model with a bank."""
         if bank == MODEL:
             return self.model
         if bank not in self._others:
-            whole = DIFFERENCE if bank == DIFFERENCE_HEADS else bank
-            found = self._learned(whole)
-            if bank == DIFFERENCE_HEADS:
-                found = found.select(heads=self._kept(found))
             model = self.model
+            found = self._found(bank)
             self._others[bank] = SteeredModel(model.hf_model, model.tokenizer, bank=found, name=model.name)
         return self._others[bank]
+
+    def _found(self, name: str) -> Bank | None:
+        if name == SHIPPED:
+            return shipped_bank(identify(self.model.hf_model))
+        if name != DIFFERENCE_HEADS:
+            return self._learned(name)
+        whole = self._learned(DIFFERENCE)
+        return whole.select(heads=self._kept(whole))
 
     def _learned(self, name: str) -> ProjectionBank:
         path, model = self.folder / f"bank-{name.replace(' ', '-')}", self.model

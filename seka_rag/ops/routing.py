@@ -68,12 +68,27 @@ def uniform_scores(query: Tensor, experts: LayerExperts) -> Tensor:
     return experts.present.to(query.dtype).expand(len(query), -1, -1)
 
 
+def random_scores(query: Tensor, experts: LayerExperts) -> Tensor:
+    """A control: ``energy_scores`` dealt out again at random among the experts that have the head.
+
+    Every row has an order of its own, the same in all layers and heads, so that it favours the same experts throughout;
+    equal batches have equal orders.
+    """
+    scores, present = energy_scores(query, experts), experts.present
+    rows, _, m = scores.shape
+    noise = torch.rand(rows, 1, m, generator=torch.Generator().manual_seed(0)).to(query.device)
+    places = torch.where(present, torch.arange(m, device=query.device), m).argsort(-1).expand(rows, -1, -1)
+    dealt = noise.masked_fill(~present, torch.inf).argsort(-1)  # those that have the head first, in random order
+    return torch.zeros_like(scores).scatter(-1, places, scores.gather(-1, dealt))
+
+
 #: Scores by name; ``mixture`` makes weights of them.
 SCORES: dict[str, Router] = {
     "signed": signed_scores,
     "energy": energy_scores,
     "share": share_scores,
     "uniform": uniform_scores,
+    "random": random_scores,
 }
 
 

@@ -36,6 +36,7 @@ class AdaSeka(KeyEditing):
         router: how alpha comes from the query q, K columns u and singular values s of each expert:
             "energy", c = sum (q.u)^2 s, free of the signs of u; "share", the same with s that sum to one in each expert;
             "signed", the paper's c = sum (q.u) s, with signs fixed when learning; "uniform", all the same;
+            "random", a control, which deals the weights of "energy" out again at random;
             or a callable (unit queries ``[B, h, D]``, LayerExperts) -> weights ``[B, h, M]``.
         expert: use this expert alone, with weight 1.
         temperature: None for the paper's alpha = c / max|c|; a number for softmax(c / (max|c| temperature)).
@@ -47,7 +48,9 @@ class AdaSeka(KeyEditing):
 
     gain: float = Field(default=1.0, allow_inf_nan=False)
     top_k: int = Field(default=5, ge=1)
-    router: Literal["energy", "share", "signed", "uniform"] | Callable[[Tensor, LayerExperts], Tensor] = "energy"
+    router: Literal["energy", "share", "signed", "uniform", "random"] | Callable[[Tensor, LayerExperts], Tensor] = (
+        "energy"
+    )
     expert: str | None = None
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     two_pass: bool = False

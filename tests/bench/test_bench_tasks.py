@@ -5,18 +5,23 @@ import json
 import pytest
 import torch
 from scripted import Scripted
-from tiny import random_bank, tiny_model
+from tiny import random_bank, random_expert, tiny_model
 
+from seka_rag.bank import ExpertBank, load_bank
 from seka_rag.bench.item import Opening
 from seka_rag.bench.measure import first_outcome, opening_tokens, prompt_of
-from seka_rag.bench.methods import INSTRUCTIONS, MARKED, Variant, choose
+from seka_rag.bench.methods import INSTRUCTIONS, MARKED, SHIPPED, Variant, choose
 from seka_rag.bench.rows import Table
 from seka_rag.bench.runner import Subject, batches, run
 from seka_rag.bench.tasks import TASKS
 from seka_rag.bench.tasks.asking import group_of, question_item
 from seka_rag.bench.tasks.base import Source
 from seka_rag.errors import RecordError, SettingError
+from seka_rag.hf.packaged import PACKAGED
+from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.records import Record
+from seka_rag.steering.adaseka import AdaSeka
+from seka_rag.steering.registry import suggested
 from seka_rag.steering.seka import Seka
 
 PLAIN, GOLD = Variant("plain"), Variant("seka", Seka(gain=1.0), highlight="gold")
@@ -133,6 +138,26 @@ def test_our_own_questions_fall_into_all_groups(tmp_path, monkeypatch):
     assert TASKS["conflict-rag"].items(again) == items
 
 
+def test_several_kinds_in_one_run(tmp_path, monkeypatch):
+    from seka_rag.bench.tasks import base
+
+    monkeypatch.setattr(base, "known_facts", lambda model, facts: [f for f in facts if f.category == "capital"])
+    source = Source(Scripted(), tmp_path, limit=4)
+    items = TASKS["several"].items(source)
+    kinds = ("conflict", "needle", "statement", "biography", "proverb", "irrelevant")
+    by_kind = {kind: [i for i in items if i.groups[0] == kind] for kind in kinds}
+    assert {kind: len(some) for kind, some in by_kind.items()} == {**dict.fromkeys(kinds, 4)}
+    assert all(i.groups[1:] == (("all",) if i.groups[0] != "irrelevant" else ()) for i in items)
+    assert len({i.unit for i in items}) == len(items)
+    assert all(i.opening is not None and i.gold is not None and not i.new_tokens for i in items)
+    assert {len(i.passages) for i in by_kind["needle"]} == {12}
+    assert all(1 < len(i.passages) <= 6 for i in by_kind["conflict"])
+    for one, other in zip(by_kind["conflict"], by_kind["needle"], strict=True):  # the same facts, more hay
+        assert one.record.meta["fact"] == other.record.meta["fact"]
+    with pytest.raises(RecordError, match="several: has our own questions only"):
+        TASKS["several"].items(Source(Scripted(), tmp_path, limit=4, data=tmp_path / "x.jsonl"))
+
+
 def _text(item):
     return " ".join(item.prompt(item.gold).highlighted)
 
@@ -216,6 +241,29 @@ def test_unknown_names():
     keys = [v.key for v in choose(["seka", "random-projection"], None, highlights=["gold", "all"])]
     assert keys[0] == PLAIN.key
     assert len(set(keys)) == len(keys) == 1 + 2 * 3 + 2 * 5
+
+
+def test_experts_each_alone_together_and_dealt_at_random():
+    model = tiny_model("qwen3")
+    bank = ExpertBank({"a": random_expert(model, 1), "b": random_expert(model, 2)})
+    methods = {v.method: v for v in choose(None, bank)}
+    assert {"adaseka", "adaseka-uniform", "adaseka-random", "expert a", "expert b"} <= set(methods)
+    assert methods["expert b"].steering == AdaSeka(expert="b", gain=4.0)
+    assert "seka" not in methods
+    assert not {m for m in (v.method for v in choose(None, random_bank(model))) if "adaseka" in m or "expert" in m}
+    with pytest.raises(SettingError, match="the bank that ships with a model: this one has none"):
+        choose(["calibrated"], bank)
+
+
+def test_the_shipped_bank_beside_experts(tmp_path):
+    shipped = load_bank(PACKAGED["smollm2"].bank)
+    half, whole = choose(["calibrated"], ExpertBank({"a": shipped}))[2:4]
+    assert whole.steering == suggested(shipped)
+    assert half.strength == whole.strength / 2
+    assert whole.settings["bank"] == SHIPPED
+    assert whole.settings["digest"] == shipped.digest  # another bank would be another line
+    demo = SteeredModel.from_pretrained("seka-demo", bank=None)
+    assert Subject(demo, tmp_path).of(SHIPPED).bank.digest == load_bank(PACKAGED["seka-demo"].bank).digest
 
 
 def test_the_default_is_the_suggested_method_at_its_strength():

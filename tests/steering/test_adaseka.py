@@ -13,6 +13,7 @@ from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.taps import tapped
+from seka_rag.ops.routing import SCORES
 from seka_rag.steering.registry import as_steering, steering_as_dict
 
 IDS = torch.stack([torch.arange(30, 54), torch.arange(81, 105), torch.arange(200, 224)])
@@ -185,6 +186,19 @@ def test_temperature_goes_from_even_to_one_expert(qwen3, experts):
     cold = run(qwen3, experts, AdaSeka(temperature=1e-3))[1].routing[1][:2, 1]
     assert torch.allclose(hot, torch.full((2, 3), 1 / 3), atol=1e-3)
     assert torch.allclose(cold.amax(-1), torch.ones(2), atol=1e-3)
+
+
+def test_random_routing_deals_the_same_weights_to_other_experts(qwen3, experts):
+    layer = experts.layer_experts(1, 5)
+    queries = torch.nn.functional.normalize(torch.randn(300, 2, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    right, dealt = (SCORES[name](queries, layer) for name in ("energy", "random"))
+    assert torch.equal(right.sort(-1).values, dealt.sort(-1).values)
+    assert torch.equal(dealt[:, 0], right[:, 0])  # only "a" has this head, so there is nothing to deal
+    moved = [(dealt[:, 1, i] == right[:, 1, j]).float().mean() for i in range(3) for j in range(3)]
+    assert all(0.25 < share < 0.42 for share in moved)  # each comes to each place in a third of the rows
+    assert torch.equal(dealt, SCORES["random"](queries, layer))
+    _, report = run(qwen3, experts, AdaSeka(router="random"))
+    assert report.routing[1].amax(-1).eq(1).all()
 
 
 def test_a_callable_router(qwen3, experts):

@@ -13,6 +13,7 @@ from seka_rag.bench.tasks.memotrap import MemoTrap
 from seka_rag.bench.tasks.nq_swap import NqSwap
 from seka_rag.bench.tasks.poison import Poison
 from seka_rag.bench.tasks.pronchange import PronChange
+from seka_rag.bench.tasks.several import Several
 
 _TASKS: tuple[Task, ...] = (
     ConflictRag(),
@@ -25,6 +26,7 @@ _TASKS: tuple[Task, ...] = (
     LostInTheMiddle(),
     KvRetrieval(),
     Poison(),
+    Several(),
     Fluency(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
