@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from real import load_smollm2
 from tiny import KINDS, demo_tokenizer, random_bank, tiny_model
 
@@ -15,6 +16,8 @@ from seka_rag import SteeredModel
 os.environ.pop("COLUMNS", None)  # pytest-xdist tells its processes 80, which would fix the width of consoles
 os.environ.setdefault("SEKA_RAG_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "seka-rag"))
 torch.set_num_threads(1)  # the tests run in several processes (-n in pyproject.toml)
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 TESTS = Path(__file__).resolve().parent
 #: Folders whose tests have no framework, server, command or page in them: `make test-quick`, without what is marked slow.
 QUICK = {"text", "ops", "hf", "bank", "steering", "learning", "highlight", "retrieval", "model"}

@@ -1,11 +1,9 @@
 """The command: what it writes, what it refuses, and that a killed run ends like one that was not."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from tiny import demo_tokenizer, random_bank, tiny_model
@@ -65,20 +63,35 @@ def test_rows_are_written_and_a_second_run_changes_nothing(files, tmp_path):
     assert "is of another run (items:" in run(arguments(files, tmp_path, "--limit", "2"), code=1)
 
 
+#: The command, killed after its tenth batch, in the middle of writing the next.
+KILLED = """
+import os, signal, sys
+import torch
+from seka_rag.bench.journal import Journal
+from seka_rag.cli import app
+
+torch.set_num_threads(1)
+add, batches = Journal.add, []
+
+def add_or_die(journal, *batch):
+    batches.append(batch)
+    add(journal, *batch)
+    if len(batches) == 11:
+        with open(journal.path, "r+b") as file:
+            file.truncate(os.path.getsize(journal.path) - 7)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Journal.add = add_or_die
+app(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_ends_like_one_that_was_not(files, tmp_path):
     demo = ["--model", "seka-demo", "--bank", "auto", "--methods", "seka"]
     run(arguments(files, tmp_path / "whole", *demo))
-    code = "import sys, torch; torch.set_num_threads(1); from seka_rag.cli import app; app(sys.argv[1:])"
     journal = tmp_path / "killed" / "conflict-rag.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments(files, tmp_path / "killed", *demo)], env=os.environ
-    )
-    deadline = time.time() + 240
-    while not (journal.exists() and len(journal.read_bytes().splitlines()) > 20) and time.time() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments(files, tmp_path / "killed", *demo)], check=False)
+    assert killed.returncode == -signal.SIGKILL
     whole = (tmp_path / "whole" / "conflict-rag.jsonl").read_bytes()
     left = journal.read_bytes()
     assert 0 < len(left) < len(whole)

@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from oracle import edited_keys
+from patience import PATIENCE
 from tiny import random_bank, random_expert, tiny_model
 from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.requests import RequestState
@@ -181,9 +182,9 @@ def test_a_manager_of_ones_own_takes_requests_as_they_come(one):
             thread.start()
             thread.join()
             manager.add_request(IDS[2], "first")
-            results = [manager.get_result(timeout=30) for _ in range(2)]
+            results = [manager.get_result(timeout=PATIENCE) for _ in range(2)]
             manager.add_request(IDS[3], "second")
-            results.append(manager.get_result(timeout=30))
+            results.append(manager.get_result(timeout=PATIENCE))
     outputs = {r.request_id: r for r in results}
     same([outputs["first"], outputs["second"]], model, bank, (2, 3))
     assert outputs["foreign"].generated_tokens == plain[0].generated_tokens
@@ -228,7 +229,7 @@ def test_another_thread_is_not_steered_and_has_no_manager_beside(one):
     with steer(model, bank, MASKS[:1], STRONG):
         with model.continuous_batching_context_manager(generation(), continuous_batching_config=settings()) as manager:
             manager.add_request(IDS[0])
-            result = manager.get_result(timeout=30)
+            result = manager.get_result(timeout=PATIENCE)
             thread = threading.Thread(target=other)
             thread.start()
             thread.join()
@@ -287,12 +288,12 @@ def test_what_cannot_be_steered_is_refused(one):
     with model.continuous_batching_context_manager(generation(), continuous_batching_config=settings()) as manager:
         with pytest.raises(SteeringError, match="opened inside it"), steer(model, bank, MASKS[:1], STRONG):
             manager.add_request(IDS[0])
-            manager.get_result(timeout=30)
+            manager.get_result(timeout=PATIENCE)
     with pytest.raises(SteeringError, match="still running when"), steer(model, bank, MASKS[:1], STRONG):
         manager = model.init_continuous_batching(generation(), settings())
         manager.start()
         manager.add_request(IDS[0])
-        manager.get_result(timeout=30)
+        manager.get_result(timeout=PATIENCE)
     assert not manager.is_running()
     assert untouched(model)
 

@@ -1,7 +1,6 @@
 import asyncio
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -100,10 +99,8 @@ def test_a_failing_generation_raises_in_stream_and_async(steered):
         async for _ in steered.astream(PROMPT, max_new_tokens=4, num_beams=-1):
             pass
 
-    began = time.monotonic()
     with pytest.raises(ValueError, match="num_beams"):
         asyncio.run(run())
-    assert time.monotonic() - began < 5
     assert hooks(steered.hf_model) == 0
 
 

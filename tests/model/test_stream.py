@@ -3,6 +3,7 @@ import gc
 import threading
 
 import pytest
+from patience import PATIENCE, until_true
 
 from seka_rag.model.stream import TextStream
 
@@ -69,22 +70,18 @@ async def test_async_pieces_errors_and_cancellation():
             await asyncio.sleep(0)
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(0.05)
+    await until_true(workers)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    for _ in range(200):
-        if not workers():
-            break
-        await asyncio.sleep(0.01)
-    assert not workers()
+    await until_true(lambda: not workers())
 
 
 async def test_the_loop_stays_free_while_the_work_is_silent():
-    release = threading.Event()
+    release, in_time = threading.Event(), []
 
     def silent(emit, cancel):
-        release.wait(5)
+        in_time.append(release.wait(PATIENCE))  # only the event loop can end this
 
     async def read():
         async for _ in TextStream(silent):
@@ -94,4 +91,5 @@ async def test_the_loop_stays_free_while_the_work_is_silent():
     for _ in range(5):
         await asyncio.sleep(0.001)
     release.set()
-    await asyncio.wait_for(task, 2)
+    await task
+    assert in_time == [True]

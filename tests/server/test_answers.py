@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
-import httpx
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from openai import AsyncOpenAI, OpenAI
+from serving import web
 
 from seka_rag import Prompt, Seka, Span
 
@@ -25,7 +25,7 @@ STEERING = {"method": "Seka", "gain": 2.0}
 PROMPT = Prompt(TEXT).mark(START, END, 0.75, "note 1")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(url):
     return OpenAI(base_url=url, api_key="none", max_retries=0)
 
@@ -96,7 +96,7 @@ def test_a_stream_has_many_pieces(post, demo, url):
     """As they come: the first one is there long before the end."""
     body = {"prompt": "Alec", "max_tokens": 60, "stream": True, "repetition_penalty": 5.0}
     wanted = demo.generate("Alec", max_new_tokens=60, repetition_penalty=5.0)
-    with httpx.stream("POST", url + "/completions", json=body) as response:
+    with web.stream("POST", url + "/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in response.iter_lines() if line]
     assert lines[-1] == "data: [DONE]"
@@ -212,13 +212,11 @@ def test_chat_openai_of_langchain(url, wanted):
 def test_tokenize(post, url, demo):
     root = url.removesuffix("/v1")
     prompt = Prompt(TEXT, (Span(START, END),))
-    told = httpx.post(root + "/tokenize", json={"prompt": TEXT, "seka": {"spans": [{**SPAN, "weight": 1}]}}).json()
+    told = web.post(root + "/tokenize", json={"prompt": TEXT, "seka": {"spans": [{**SPAN, "weight": 1}]}}).json()
     local = demo.tokenize(prompt)
     assert (told["count"], told["tokens"], told["max_model_len"]) == (len(local), local.ids, demo.context_length)
     assert told["seka"]["weights"] == local.weights
-    chat = httpx.post(
-        root + "/tokenize", json={"messages": [{"role": "user", "content": TEXT}], "tools": [TOOL]}
-    ).json()
+    chat = web.post(root + "/tokenize", json={"messages": [{"role": "user", "content": TEXT}], "tools": [TOOL]}).json()
     assert chat["tokens"] == demo.tokenize_chat([{"role": "user", "content": TEXT}], tools=[TOOL]).ids
 
 
@@ -226,7 +224,7 @@ def test_models_and_health(client, url, demo):
     (model,) = client.models.list().data
     assert (model.id, model.max_model_len) == ("seka-demo", 2048)
     assert model.seka == {"bank": demo.bank.digest, "can_chat": True, "can_call_tools": True}
-    assert httpx.get(url.removesuffix("/v1") + "/health").json() == {"status": "ok"}
+    assert web.get(url.removesuffix("/v1") + "/health").json() == {"status": "ok"}
 
 
 def test_text_stays_text(post, demo):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 
-import httpx
 import pytest
 import torch
 from openai import BadRequestError, NotFoundError, OpenAI
+from serving import web
 
 from seka_rag import Prompt, Seka
 
@@ -20,7 +20,7 @@ MESSAGES = [{"role": "user", "content": TEXT}]
 SAMPLING = {"temperature": 1.5, "seed": 3}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(url):
     return OpenAI(base_url=url, api_key="none", max_retries=0)
 
@@ -264,4 +264,4 @@ class TestTemplateOptions:
 def test_tokenize_has_the_limits_of_answers(url):
     address = url.removesuffix("/v1") + "/tokenize"
     for body in ({"prompt": "a", "seka": {"spans": [{"start": 0, "end": 1}] * 257}}, {"prompt": "a", "model": "other"}):
-        assert httpx.post(address, json=body).status_code in (400, 404)
+        assert web.post(address, json=body).status_code in (400, 404)

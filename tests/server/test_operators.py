@@ -6,14 +6,13 @@ import asyncio
 import json
 import logging
 import re
-import threading
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 from openai import OpenAI
-from prometheus_client.parser import text_string_to_metric_families
-from serving import running
+from patience import PATIENCE, until, until_true
+from serving import answered, at_work, figures, root, running, web
 
 from seka_rag import Prompt, Seka
 from seka_rag.server import ServerSettings, create_app
@@ -25,33 +24,17 @@ MESSAGES = [{"role": "user", "content": SECRET}]
 SPAN = {"message": 0, "start": 0, "end": 6, "source": "note\n1"}
 
 
-def root(url):
-    return url.removesuffix("/v1")
-
-
-def figures(url, **options):
-    text = httpx.get(root(url) + "/metrics", **options).text
-    return {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if "le" not in sample.labels
-    }
-
-
 @pytest.fixture
 def lines(caplog):
     """The lines of the log; they are written after the answer was sent."""
     caplog.set_level(logging.INFO, "seka_rag.server")
 
     def read(count):
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            found = [r.getMessage() for r in caplog.records if r.name == "seka_rag.server"]
-            if len(found) >= count:
-                break
-            time.sleep(0.01)
-        return [json.loads(line) for line in found]
+        def found():
+            return [json.loads(r.getMessage()) for r in caplog.records if r.name == "seka_rag.server"]
+
+        until(lambda: len(found()) >= count)
+        return found()
 
     return read
 
@@ -59,12 +42,12 @@ def lines(caplog):
 def test_figures(demo):
     with running(demo) as url:
         body = {"messages": MESSAGES, "max_tokens": 2}
-        marked = httpx.post(url + "/chat/completions", json={**body, "seka": {"spans": [SPAN]}}).json()
-        plain = httpx.post(url + "/chat/completions", json={**body, "stream": True})
+        marked = web.post(url + "/chat/completions", json={**body, "seka": {"spans": [SPAN]}}).json()
+        plain = web.post(url + "/chat/completions", json={**body, "stream": True})
         assert plain.status_code == 200
-        httpx.post(url + "/chat/completions", json={"messages": []})
-        httpx.get(url + "/nothing")
-        time.sleep(0.1)
+        web.post(url + "/chat/completions", json={"messages": []})
+        web.get(url + "/nothing")
+        until(lambda: answered(url, "/v1/chat/completions") + answered(url, "other") == 4)  # after they were sent
         seen = figures(url)
     assert seen["seka_requests_total", "/v1/chat/completions", "200"] == 2
     assert seen["seka_requests_total", "/v1/chat/completions", "400"] == 1
@@ -84,26 +67,26 @@ def test_figures(demo):
 def test_about_the_server(demo):
     with running(demo, api_key="k") as url:
         for path in ("/health", "/healthz", "/readyz"):  # without a key: what starts and restarts it has none
-            assert httpx.get(root(url) + path).status_code == 200
-        assert httpx.get(root(url) + "/healthz").json() == {"status": "ok"}
+            assert web.get(root(url) + path).status_code == 200
+        assert web.get(root(url) + "/healthz").json() == {"status": "ok"}
         for path in ("/version", "/metrics"):
-            assert httpx.get(root(url) + path).status_code == 401
+            assert web.get(root(url) + path).status_code == 401
         key = {"Authorization": "Bearer k"}
-        assert re.match(r"\d+\.\d+", httpx.get(root(url) + "/version", headers=key).json()["version"])
+        assert re.match(r"\d+\.\d+", web.get(root(url) + "/version", headers=key).json()["version"])
         for path in ("/health", "/version", "/v1/models", "/v1/models/seka-demo", "/metrics"):
-            answer = httpx.head(root(url) + path, headers=key)
+            answer = web.head(root(url) + path, headers=key)
             assert (answer.status_code, answer.content) == (200, b"")
-        answer = httpx.head(url + "/completions", headers=key)
+        answer = web.head(url + "/completions", headers=key)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 def test_request_ids(url, lines):
-    given = httpx.get(url + "/models", headers={"x-request-id": "trace-7:a.b"})
+    given = web.get(url + "/models", headers={"x-request-id": "trace-7:a.b"})
     assert given.headers["x-request-id"] == "trace-7:a.b"
     for bad in ("a b", "x" * 129, '{"a"'):
-        answer = httpx.get(url + "/models", headers={"x-request-id": bad})
+        answer = web.get(url + "/models", headers={"x-request-id": bad})
         assert re.fullmatch(r"req-[0-9a-f]{24}", answer.headers["x-request-id"])
-    wrong = httpx.post(url + "/chat/completions", json={}, headers={"x-request-id": "t"})
+    wrong = web.post(url + "/chat/completions", json={}, headers={"x-request-id": "t"})
     assert wrong.headers["x-request-id"] == "t"
     client = OpenAI(base_url=url, api_key="none")
     answer = client.chat.completions.create(model="seka-demo", messages=MESSAGES, max_tokens=1)
@@ -147,21 +130,21 @@ def test_the_served_name(demo):
         assert client.models.retrieve("house/rag-1").id == "house/rag-1"
         answer = client.chat.completions.create(model="house/rag-1", messages=MESSAGES, max_tokens=1)
         assert answer.model == "house/rag-1"
-        wrong = httpx.post(url + "/chat/completions", json={"model": "seka-demo", "messages": MESSAGES})
+        wrong = web.post(url + "/chat/completions", json={"model": "seka-demo", "messages": MESSAGES})
         assert (wrong.status_code, "house/rag-1" in wrong.text) == (404, True)
 
 
 def test_web_pages_of_given_origins_may_ask(demo):
     page, asked = "https://page.example", {"Access-Control-Request-Method": "POST"}
     with running(demo, api_key="k", cors_origins=(page,)) as url:
-        before = httpx.options(url + "/completions", headers={"Origin": page, **asked})
+        before = web.options(url + "/completions", headers={"Origin": page, **asked})
         assert (before.status_code, before.headers["access-control-allow-origin"]) == (200, page)
-        answer = httpx.get(url + "/models", headers={"Origin": page, "Authorization": "Bearer k"})
+        answer = web.get(url + "/models", headers={"Origin": page, "Authorization": "Bearer k"})
         assert answer.headers["access-control-allow-origin"] == page
-        other = httpx.options(url + "/completions", headers={"Origin": "https://other.example", **asked})
+        other = web.options(url + "/completions", headers={"Origin": "https://other.example", **asked})
         assert "access-control-allow-origin" not in other.headers
     with running(demo) as url:
-        answer = httpx.get(url + "/models", headers={"Origin": page})
+        answer = web.get(url + "/models", headers={"Origin": page})
         assert "access-control-allow-origin" not in answer.headers
 
 
@@ -190,11 +173,11 @@ async def test_a_server_that_ends_takes_nothing_new(demo):
 
 
 async def ask_all(url, bodies):
-    async with httpx.AsyncClient(timeout=60) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE, verify=False) as client:
         return await asyncio.gather(*(client.post(url + "/chat/completions", json=body) for body in bodies))
 
 
-async def test_thirty_two_clients_do_not_queue_one_behind_the_other(demo):
+async def test_thirty_two_clients_do_not_queue_one_behind_the_other(demo, gate):
     """Each has its own prompt, highlight and length; half of them stream."""
     names = ["Alec", "Maud", "Edna", "Astrid"]
     bodies, local = [], []
@@ -213,7 +196,10 @@ async def test_thirty_two_clients_do_not_queue_one_behind_the_other(demo):
         prompt = Prompt(text).mark(start, start + 24)
         local.append(demo.chat([{"role": "user", "content": prompt}], max_new_tokens=length, steering=Seka(gain=2.0)))
     with running(demo, max_concurrent=1) as url:
-        answers = await ask_all(url, bodies)
+        asked = asyncio.ensure_future(ask_all(url, bodies))
+        await until_true(lambda: at_work(url) == (1, 31))
+        gate.set()
+        answers = await asked
         seen = figures(url)
     for answer, body, wanted in zip(answers, bodies, local, strict=True):
         if body["stream"]:
@@ -226,8 +212,7 @@ async def test_thirty_two_clients_do_not_queue_one_behind_the_other(demo):
         assert (text, report) == (wanted.text, wanted.report.as_dict())
     assert len({g.text for g in local}) > 2
     assert seen[("seka_batch_rows_count",)] == 32
-    rows = seen[("seka_batch_rows_sum",)] / 32  # of the batch in which a request ran, on average
-    assert rows > 4
+    assert seen[("seka_batch_rows_sum",)] / 32 > 4  # rows of the batch in which a request ran, on average
 
 
 async def test_with_one_row_a_batch_each_runs_alone(demo):
@@ -238,21 +223,15 @@ async def test_with_one_row_a_batch_each_runs_alone(demo):
         assert figures(url)[("seka_batch_rows_sum",)] == 5
 
 
-def test_sampling_does_not_hold_the_slots_of_others(demo, monkeypatch):
+def test_sampling_does_not_hold_the_slots_of_others(demo, gate):
     """Draws come from one generator. While a sampling request runs, others that sample wait without a slot."""
-    monkeypatch.setattr(demo.hf_model.generation_config, "eos_token_id", 10**6)
-    long = {"prompt": "Alec", "max_tokens": 150, "temperature": 2, "seed": 1}
-    with running(demo, max_concurrent=2) as url:
-        threads = [threading.Thread(target=httpx.post, args=(url + "/completions",), kwargs={"json": long, "timeout": 250})
-                   for _ in range(3)]  # fmt: skip
-        for thread in threads:
-            thread.start()
-        time.sleep(0.4)
-        began = time.monotonic()
-        answer = httpx.post(url + "/completions", json={"prompt": "Alec", "max_tokens": 1}, timeout=60)
-        seconds = time.monotonic() - began
-        assert answer.status_code == 200
-        assert any(thread.is_alive() for thread in threads)
-        for thread in threads:
-            thread.join()
-        assert time.monotonic() - began > 2 * seconds
+    body = {"prompt": "Alec", "max_tokens": 3}
+    with running(demo, max_concurrent=2) as url, ThreadPoolExecutor(3) as pool:
+        sampled = [
+            pool.submit(web.post, url + "/completions", json={**body, "temperature": 2, "seed": i}) for i in range(3)
+        ]
+        until(lambda: at_work(url) == (1, 2))
+        assert web.post(url + "/completions", json=body).status_code == 200
+        assert not any(answer.done() for answer in sampled)
+        gate.set()
+    assert {answer.result().status_code for answer in sampled} == {200}

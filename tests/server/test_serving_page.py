@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
-import httpx
 import pytest
+from serving import web
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 PAGE = (Path(__file__).resolve().parents[2] / "docs/how-to/serve.md").read_text()
@@ -23,7 +23,7 @@ def test_python(code, url, capsys):
 def test_curl(url):
     body = json.loads(re.search(r"-d '(\{.*?\})'\n", PAGE, re.S).group(1))
     assert HERE + "/chat/completions" in PAGE
-    answer = httpx.post(url + "/chat/completions", json=body).json()
+    answer = web.post(url + "/chat/completions", json=body).json()
     span = body["seka"]["spans"][0]
     assert body["messages"][0]["content"][span["start"] : span["end"]] == "The home of Alec is in Lyon."
     assert answer["seka"]["tokens_edited"] == 8

@@ -1,7 +1,7 @@
 import html
-import time
 
 import pytest
+from growth import check_linear
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,17 +46,16 @@ def test_a_template_that_depends_on_its_value_is_refused():
 
 
 def test_time_is_linear_in_the_number_of_values():
-    values = {f"v{i}": f"value {i}" for i in range(20_000)}
-    began = time.perf_counter()
-    text, places = locate_values(lambda v: "\n".join(v.values()), values)
-    assert time.perf_counter() - began < 5
-    assert [text[p.start : p.end] for p in places] == [*values.values()]
+    def locate(n):
+        values = {f"v{i}": f"value {i}" for i in range(n)}
+        text, places = locate_values(lambda v: "\n".join(v.values()), values)
+        assert [text[p.start : p.end] for p in places] == [*values.values()]
+
+    check_linear(locate, 500)
 
 
 def test_values_that_fit_in_many_ways_end_in_time():
     """White space may be stripped or not, so 60 values of white space fit in 2**60 ways."""
     values = {f"v{i}": "  " for i in range(60)}
-    began = time.perf_counter()
     with pytest.raises(ProvenanceError):
         locate_values(lambda v: "".join(v.values()) + ("!" if v["v0"] == "  " else "?"), values)
-    assert time.perf_counter() - began < 5

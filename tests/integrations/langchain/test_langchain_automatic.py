@@ -13,6 +13,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, PromptTemplate
 from langchain_core.runnables import RunnableLambda, RunnableParallel, RunnablePassthrough
 from langchain_seka.capture import CAPTURE
+from patience import until_true
 
 from seka_rag import Span
 
@@ -124,8 +125,7 @@ class TestEndings:
 
         await asyncio.gather(*(one(q) for q in questions(20)))
         gc.collect()
-        await asyncio.sleep(0.1)
-        assert CAPTURE.held == 0
+        await until_true(lambda: CAPTURE.held == 0)
 
     async def test_cancelled_tasks(self, chat):
         chat.max_tokens = 200
@@ -135,8 +135,7 @@ class TestEndings:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert any(isinstance(r, asyncio.CancelledError) for r in results)
-        await asyncio.sleep(0.1)
-        assert CAPTURE.held == 0
+        await until_true(lambda: CAPTURE.held == 0)
 
     @pytest.mark.parametrize("where", ["retriever", "prompt", "model"])
     def test_failures(self, chat, where):

@@ -30,6 +30,7 @@ from langchain_core.tools import tool
 from langchain_seka import ChatSeka
 from langchain_seka.capture import CAPTURE
 from langchain_seka.middleware import SekaMiddleware
+from patience import until_true
 
 N = 50
 ASKED = questions(N)
@@ -298,8 +299,7 @@ async def test_own_highlights_and_no_others(chat, given, name):
 
     if CAPTURE.held:  # generators that nobody closed
         gc.collect()
-        await asyncio.sleep(0.1)
-    assert CAPTURE.held == 0
+    await until_true(lambda: CAPTURE.held == 0)
 
 
 def test_the_table_has_these_shapes():

@@ -231,7 +231,6 @@ class TestPerCall:
         off = rag(model).invoke(ask("Astrid"), {"configurable": {"highlight": "off"}})
         assert (sources(on), sources(off)) == (own_sources(ask("Astrid")), set())
 
-    @pytest.mark.timeout(30)
     async def test_timeout(self, engine, passes):
         model = ChatSeka(steered_model=engine, max_tokens=900, timeout=0.15)
         llm = SekaLLM(steered_model=engine, max_tokens=900, timeout=0.15)

@@ -15,6 +15,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCounti
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.llms.seka import SekaLLM, SekaLLMError, mark_message
+from patience import PATIENCE, until_true
 
 from seka_rag import Passage, Prompt, Seka, SekaError, Span, highlighting
 from seka_rag.errors import GenerationTimeoutError, ModelNotFoundError, SteeringError
@@ -123,7 +124,7 @@ def test_an_answer_that_takes_too_long_is_an_error(engine):
         llm.chat(USER)
     with pytest.raises(TimeoutError):
         list(llm.stream_chat(USER))
-    assert SekaLLM(steered_model=engine, max_tokens=2).chat(USER, timeout=60.0)
+    assert SekaLLM(steered_model=engine, max_tokens=2).chat(USER, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -217,12 +218,8 @@ def running() -> int:
 
 
 async def until_none_runs() -> None:
-    for _ in range(3000):
-        if not running():
-            return
-        gc.collect()
-        await asyncio.sleep(0.01)
-    raise AssertionError("a generation goes on after its stream was abandoned")
+    """A generation whose stream was abandoned does not go on."""
+    await until_true(lambda: gc.collect() is None or not running())
 
 
 async def test_abandoned_streams_end_the_generation(engine):
@@ -264,22 +261,21 @@ async def test_a_cancelled_task_ends_the_generation(engine, monkeypatch):
     for n, work in enumerate((llm.achat(MARKED), read()), start=1):
         started.clear()
         task = asyncio.create_task(work)
-        while not started.is_set():
-            await asyncio.sleep(0.001)
+        await until_true(started.is_set)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        while len(lengths) < n:
-            await asyncio.sleep(0.001)
+        await until_true(lambda n=n: len(lengths) == n)
     assert max(lengths) < 1900
 
 
 async def test_async_methods_leave_the_event_loop_free(engine, monkeypatch):
     llm = SekaLLM(steered_model=engine, max_tokens=1)
-    run, go_on, in_time = engine._run, threading.Event(), []
+    run, there, go_on, in_time = engine._run, threading.Event(), threading.Event(), []
 
     def waiting(call):
-        in_time.append(go_on.wait(30))  # only the event loop can end this
+        there.set()
+        in_time.append(go_on.wait(PATIENCE))  # only the event loop can end this
         return run(call)
 
     monkeypatch.setattr(engine, "_run", waiting)
@@ -295,9 +291,9 @@ async def test_async_methods_leave_the_event_loop_free(engine, monkeypatch):
         streamed(llm.astream_complete(TEXT)),
     )
     for call in calls:
-        go_on.clear()
+        there.clear(), go_on.clear()
         task = asyncio.ensure_future(call)
-        await asyncio.sleep(0.05)
+        await until_true(there.is_set)
         go_on.set()
         await task
     assert in_time == [True] * 4

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
+from growth import calls
 from llama_index.core import get_response_synthesizer
 from llama_index.core.postprocessor import LongContextReorder
 from llama_index.core.schema import NodeWithScore, TextNode
@@ -115,21 +114,14 @@ def test_the_time_is_linear(engine):
     """Accumulate gives the model one node at a time; what is done beside the model's own work."""
     chosen = HighlightPostprocessor()
     llm = SekaLLM(steered_model=engine, max_tokens=1, highlighter=chosen)
-    times = {}
+    work = {}
     for n in (20, 80):
         nodes = [
             node(f"Note {i}: the workshop of Greta has {i} windows. " + "It rained. " * 20, str(i)) for i in range(n)
         ]
         given = chosen.postprocess_nodes(nodes, query_str=QUESTION)
         contexts = [g.node.get_content() for g in given]
-        times[n] = min(_seconds(lambda own=contexts: [chosen.chosen_in(QUESTION, c) for c in own]) for _ in range(3))
+        work[n] = calls(lambda own=contexts: [chosen.chosen_in(QUESTION, c) for c in own])
         assert all(chosen.chosen_in(QUESTION, c).spans[0].source == str(i) for i, c in enumerate(contexts))
     assert llm.highlighter is chosen
-    assert times[80] < 1
-    assert times[80] < 20 * times[20]  # each looks at all nodes: 16
-
-
-def _seconds(work):
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    assert work[80] < 20 * work[20]  # each looks at all nodes: 16

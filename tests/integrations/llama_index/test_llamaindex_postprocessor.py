@@ -17,6 +17,7 @@ from llama_index.core.schema import Document, MetadataMode, NodeWithScore, Query
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 from llama_index.llms.seka import HighlightedNodes, HighlightPostprocessor, SekaLLM, SekaLLMError, collect_reports
 from llama_index.llms.seka.choices import Choice, ChoiceStore
+from patience import PATIENCE
 
 from seka_rag import Prompt, SekaError, Span
 from seka_rag.demo import words
@@ -113,7 +114,7 @@ async def test_workflows_whose_steps_are_tasks_of_their_own(scored, follower, ch
             return StopEvent(result=str(response))
 
     questions = [QUESTION, "Who works as a baker?"] * 5
-    await asyncio.gather(*(Ask(timeout=60).run(question=q) for q in questions))
+    await asyncio.gather(*(Ask(timeout=PATIENCE).run(question=q) for q in questions))
     assert sorted(texts(marked())) == sorted([EVIDENCE, "Boris works as a baker."] * 5)
 
 
