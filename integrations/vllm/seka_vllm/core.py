@@ -72,12 +72,12 @@ class Reports:
 
 def _progress(request: Any) -> Progress | None:
     """Of a request that the scheduler knows; made once, and kept with it."""
-    known = vars(request)
-    if KEY not in known:
+    if KEY not in vars(request):
         params = request.sampling_params
         highlights = read_highlights(params.extra_args) if params is not None else None
         request.seka = None if highlights is None else Progress(highlights, request.num_prompt_tokens)
-    return known[KEY]
+    progress: Progress | None = request.seka
+    return progress
 
 
 def block_keys(request: Any, start: int, stop: int) -> list[tuple[str, str]]:

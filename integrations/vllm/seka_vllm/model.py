@@ -71,7 +71,7 @@ class VllmModel:
         return f"VllmModel({self.served.name!r}, banks={list(self.served.banks)})"
 
     @overload
-    def generate(self, prompt: Input, **options: Any) -> Generation: ...  # type: ignore[overload-overlap]  # str is both
+    def generate(self, prompt: Input, **options: Any) -> Generation: ...
     @overload
     def generate(self, prompt: Sequence[Input], **options: Any) -> list[Generation]: ...
     def generate(self, prompt: Input | Sequence[Input], **options: Any) -> Generation | list[Generation]:

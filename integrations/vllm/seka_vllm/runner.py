@@ -18,8 +18,6 @@ from seka_vllm.profiles import Profile, load_profiles, plan_edits
 from seka_vllm.rotary import Gates, SteeredRotary
 from seka_vllm.settings import KEY, engine_settings
 
-_UNREAD = object()
-
 
 class Steering:
     """The banks in one loaded model.
@@ -73,11 +71,11 @@ class Steering:
 
 def _highlights_of(state: Any) -> Highlights | None:
     """Of a request that the runner knows; read once, and kept with it."""
-    found = vars(state).get(KEY, _UNREAD)
-    if found is _UNREAD:
+    if KEY not in vars(state):
         params = state.sampling_params
-        found = state.seka = read_highlights(params.extra_args) if params is not None else None
-    return found  # type: ignore[return-value]
+        state.seka = read_highlights(params.extra_args) if params is not None else None
+    highlights: Highlights | None = state.seka
+    return highlights
 
 
 def prepare(config: Any) -> tuple[dict[str, Profile], dict[str, Mapping[int, Edit]]] | None:
