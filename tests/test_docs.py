@@ -108,6 +108,7 @@ def run(tmp_path, monkeypatch, request):
     return run_all
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", BLOCKS)
 def test_page(page, run):
     if page.startswith("docs/start/") and not find_spec(WHEEL.module):

@@ -203,6 +203,7 @@ def contend(save, load, times=80):
     return wrong
 
 
+@pytest.mark.slow
 def test_readers_and_writers_at_the_same_time(tmp_path):
     versions = [{"a.json": bytes([i]) * 10, "b.bin": bytes([i]) * 5000} for i in range(4)]
     write_folder(tmp_path / "x", versions[0])
@@ -214,6 +215,7 @@ def test_readers_and_writers_at_the_same_time(tmp_path):
     assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["a.json", "b.bin"]
 
 
+@pytest.mark.slow
 @posix
 def test_writers_of_other_processes(tmp_path):
     code = (
@@ -228,6 +230,7 @@ def test_writers_of_other_processes(tmp_path):
     assert [process.wait(timeout=200) for process in running] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_banks_and_experts_are_saved_under_readers(tmp_path, qwen3, make_bank):
     banks = [make_bank(qwen3, seed=i) for i in range(2)]
     digests = {bank.digest for bank in banks}

@@ -86,6 +86,7 @@ app(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_one_that_was_not(files, tmp_path):
     demo = ["--model", "seka-demo", "--bank", "auto", "--methods", "seka"]
     run(arguments(files, tmp_path / "whole", *demo))

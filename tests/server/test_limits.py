@@ -289,6 +289,7 @@ class TestStart:
         with pytest.raises(SteeringError, match="the answer is as without"):
             create_app(faint)
 
+    @pytest.mark.slow
     def test_the_command(self):
         command = [sys.executable, "-c", "from seka_rag.cli import app; app()", "serve", "seka-demo"]
         environment = {**os.environ, "SEKA_API_KEY": "k", "COLUMNS": "200"}

@@ -198,6 +198,7 @@ class TestEnd:
         finally:
             started.kill()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM] * 2])
     def test_the_command(self, command, signals):
         """At one signal it answers what it has begun, at two it does not."""

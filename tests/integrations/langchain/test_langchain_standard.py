@@ -13,6 +13,7 @@ from langchain_seka import ChatSeka
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
+pytestmark = pytest.mark.slow
 REAL = os.environ.get("SEKA_TEST_MODEL")
 #: Test -> what it wants of the model beside well-formed answers.
 COMPETENCE = {

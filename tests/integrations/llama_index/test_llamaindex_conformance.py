@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from llama_index.llms.seka import SekaLLM
 from llm_conformance import LLMConformance
+
+pytestmark = pytest.mark.slow
 
 
 class TestSekaLLM(LLMConformance):
