@@ -13,8 +13,7 @@ import torch
 import typer
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.bench.rates import Rate, mcnemar, mean_interval
-from seka_rag.bench.text_measures import repetition
+from seka_rag.bench.rates import Rate, mean_interval
 from seka_rag.demo.real import answers_to
 from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
@@ -22,8 +21,10 @@ from seka_rag.learning.examples import record_examples
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
 from seka_rag.learning.sides import Sides, known_facts, subject_of
 from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.answers import repetition
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.questions.kinds import Kind, questions
+from seka_rag.questions.pairs import mcnemar
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
@@ -59,7 +60,8 @@ def fresh_facts(model: SteeredModel, seed: int) -> list[Fact]:
     assert bank.calibration is not None
     hf_model = model.hf_model
     known = known_facts(hf_model, model.tokenizer, find_key_sites(hf_model), load_facts(), lambda *_: None)
-    sides = Sides.of(known, bank.calibration.trials[0].examples, seed)
+    measured = bank.calibration.measured or bank.calibration.trials[0].examples
+    sides = Sides.of(known, measured, seed)
     used = {record.meta["fact"] for record in sides.training_records("conflict", _GRADIENT, seed)}
     groups = {subject_of(fact) for fact in sides.training if fact.id in used}
     return [fact for fact in sides.training if subject_of(fact) not in groups]

@@ -47,6 +47,50 @@ class Trial(BaseModel):
     disturbance: float
 
 
+class KindAnswered(BaseModel):
+    """Generated answers to questions of one kind.
+
+    Attributes:
+        n: how many.
+        right: of these, right ones.
+        won, lost: right only with steering, and only without.
+        repetition: mean share of an answer's word 3-grams that stood there before.
+        stopped: how many answers ended by themselves.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    n: int
+    right: int
+    won: int
+    lost: int
+    repetition: float
+    stopped: int
+
+
+class Answered(BaseModel):
+    """What a finalist of a calibration answered.
+
+    Attributes:
+        steering, heads, disturbance: as in its trial; of the plain model None, "none" and 0.
+        gain: mean over the kinds that count of the share of right answers, less that of the plain model.
+        harm: why it could not be chosen; None if nothing speaks against it.
+        kinds: those that count and those that are only reported.
+        chosen: whether it is what the bank suggests.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steering: dict[str, Any] | None
+    heads: str
+    disturbance: float
+    gain: float
+    harm: str | None
+    kinds: tuple[KindAnswered, ...]
+    chosen: bool = False
+
+
 class Calibration(BaseModel):
     """How the suggested method was found.
 
@@ -57,6 +101,9 @@ class Calibration(BaseModel):
         trials: the plain model first, then every setting of the last round, the chosen one among them, and controls.
         known: facts that the model knew; None where it was not recorded.
         trained: of these, facts that gave gradients and training; trials are of other subjects.
+        measured: of these, facts that trials and answers are about; None where it was as many as examples.
+        answers: the plain model first, then the finalists, in the order of their gain; empty where nobody was asked.
+        questions: digest of the questions that were answered.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +114,9 @@ class Calibration(BaseModel):
     trials: tuple[Trial, ...]
     known: int | None = None
     trained: int | None = None
+    measured: int | None = None
+    answers: tuple[Answered, ...] = ()
+    questions: str | None = None
 
     def strongest(self, method: str, field: str) -> float | None:
         """The largest strength at which a method was measured within the budget; None where it was not."""

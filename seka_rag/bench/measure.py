@@ -11,14 +11,14 @@ from torch import Tensor
 from seka_rag.bench.closed_book import first_tokens
 from seka_rag.bench.item import Item, Opening, Spans
 from seka_rag.bench.methods import Variant
-from seka_rag.bench.text_measures import entropy, length, pronouns_changed, repetition
+from seka_rag.bench.text_measures import entropy, length, pronouns_changed
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.highlight.base import whole
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.sentences import Sentences
 from seka_rag.highlight.trust import Trusted, TrustPolicy
 from seka_rag.model.steered import SteeredModel
-from seka_rag.questions.answers import abstains, contains_answer
+from seka_rag.questions.answers import abstains, contains_answer, repetition
 from seka_rag.retrieval.bm25 import BM25Retriever
 from seka_rag.text.prompt import Prompt
 

@@ -51,18 +51,3 @@ class Rate:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
-    """Exact two-sided McNemar test of two methods on the same prompts: p of no difference.
-
-    Raises:
-        ValueError: sequences of different length.
-    """
-    b = sum(x and not y for x, y in zip(first, second, strict=True))
-    c = sum(y and not x for x, y in zip(first, second, strict=True))
-    n = b + c
-    if not n:
-        return 1.0
-    tail: float = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
-    return min(1.0, 2 * tail)

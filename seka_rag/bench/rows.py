@@ -12,7 +12,8 @@ from typing import Any
 from seka_rag.bench.item import Item
 from seka_rag.bench.journal import Journal
 from seka_rag.bench.methods import Variant
-from seka_rag.bench.rates import mcnemar, mean_interval, wilson
+from seka_rag.bench.rates import mean_interval, wilson
+from seka_rag.questions.pairs import mcnemar
 
 #: Measures that are rates; all other numbers are means.
 RATES = ("right", "first", "top", "top3", "other", "abstains", "stopped")

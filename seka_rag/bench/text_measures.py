@@ -15,16 +15,6 @@ _PRONOUNS = _SUBJECTS | {"her", "him", "hers", "his", "herself", "himself"}
 _PLURAL = frozenset({"they", "them", "their", "theirs", "themselves"})
 
 
-def repetition(text: str) -> float:
-    """Share of the word 3-grams that stood there before; 0 for a text of fewer than three words.
-
-    >>> repetition("a b c a b c")
-    0.25
-    """
-    grams = _grams(words(text), 3)
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
-
-
 def entropy(text: str) -> float:
     """The fluency of Zhang et al. (2018) and ROME: (2/3 H2 + 4/3 H3) / 2, entropies of word n-grams in bits.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from seka_rag.cli.terminal import console, errors, quiet, reporting
+
+if TYPE_CHECKING:
+    from seka_rag.bank.header import Answered, Calibration, KindAnswered
 
 
 @reporting
@@ -20,7 +23,7 @@ def calibrate(
         str | None, typer.Option(help="Bank to calibrate, of all heads; by default one is learned.")
     ] = None,
     budget: Annotated[float, typer.Option(min=0, help="Most disturbance by unrelated highlights, in nats.")] = 0.3,
-    examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round.")] = 64,
+    examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round of first tokens.")] = 64,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of the vectors; 0 to train none.")] = 60,
     seed: Annotated[int, typer.Option(help="Of questions and training.")] = 0,
 ) -> None:
@@ -67,6 +70,7 @@ def show_trials(calibration: object) -> None:
     assert isinstance(calibration, Calibration)
     if calibration.known is not None:
         console.print(f"{calibration.known} facts known, {calibration.trained} of them for gradients and training only")
+    _show_answers(calibration)
     table = Table("method", "heads", "following [95%]", "margin", "disturbance")
     n, budget = calibration.trials[0].examples, calibration.budget
     table.title = f"{n} conflicts and as many unrelated highlights; budget {budget:g} nats"
@@ -79,6 +83,28 @@ def show_trials(calibration: object) -> None:
     console.print(table)
 
 
-def _method(steering: dict[str, object]) -> str:
-    shown = {k: v for k, v in steering.items() if k in ("gain", "bias", "form")}
+def _show_answers(calibration: Calibration) -> None:
+    if not calibration.answers:
+        return
+    kinds = list(dict.fromkeys(k.kind for a in calibration.answers for k in a.kinds))
+    table = Table("method", "heads", *kinds, "gain", "repeated", "harm", show_lines=True)
+    table.title = "generated answers to development questions: right of all, (won, lost) beside the plain model"
+    for answered in calibration.answers:
+        by_kind = {k.kind: k for k in answered.kinds}
+        cells = (_right(by_kind[kind], answered) if kind in by_kind else "" for kind in kinds)
+        total = sum(k.n for k in answered.kinds)
+        repeated = sum(k.repetition * k.n for k in answered.kinds) / total
+        name = "plain" if answered.steering is None else _method(answered.steering, "fade")
+        numbers = (f"{answered.gain:+.3f}", f"{repeated:.3f}", answered.harm or "")
+        table.add_row(name, answered.heads, *cells, *numbers, style="bold" if answered.chosen else None)
+    console.print(table)
+
+
+def _right(found: KindAnswered, answered: Answered) -> str:
+    changes = "" if answered.steering is None else f"\n(+{found.won}, -{found.lost})"
+    return f"{found.right}/{found.n}{changes}"
+
+
+def _method(steering: dict[str, object], *more: str) -> str:
+    shown = {k: v for k, v in steering.items() if k in ("gain", "bias", "form", "seed", *more)}
     return f"{steering['method']}({', '.join(f'{k}={v}' for k, v in shown.items())})"

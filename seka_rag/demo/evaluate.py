@@ -8,10 +8,11 @@ from typing import Literal
 
 import torch
 
-from seka_rag.bench.rates import Rate, mcnemar
+from seka_rag.bench.rates import Rate
 from seka_rag.demo.trials import Kind, Split, Trial, ask, make_trials, share, tokenized
 from seka_rag.hf.tokens import pad, pad_id
 from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.pairs import mcnemar
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling

@@ -16,13 +16,14 @@ from rich.text import Text
 
 import seka_rag
 from seka_rag.bench.closed_book import margins
-from seka_rag.bench.rates import Rate, mcnemar
+from seka_rag.bench.rates import Rate
 from seka_rag.demo.figures import Figure, write_rates, write_text
 from seka_rag.demo.library import QUESTIONS, Asked, InOrder
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import abstains, follows
 from seka_rag.questions.facts import Fact, Split, load_facts
 from seka_rag.questions.kinds import Kind, questions
+from seka_rag.questions.pairs import mcnemar
 from seka_rag.questions.records import Record
 from seka_rag.rag import Question, Rag
 from seka_rag.steering.base import SteeringMethod

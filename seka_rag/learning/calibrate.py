@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,13 @@ from torch import Tensor, nn
 
 from seka_rag.bank import ProjectionBank
 from seka_rag.bank.header import Calibration, Trial
-from seka_rag.errors import LearningError, SettingError
+from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import KeySites
+from seka_rag.learning.answering import JUDGED, REPORTED, Answering
 from seka_rag.learning.examples import digest_of
+from seka_rag.learning.finals import finals
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.progress import Progress, counting
@@ -36,6 +37,7 @@ from seka_rag.steering.seka import Seka
 
 _GRADIENT, _TRAINING = 32, 264  # examples of each kind
 _LENGTHS = (0.7, 1.0, 1.4, 2.0)  # of trained vectors
+_TWINS = 3  # seeds of random projections
 
 
 class CalibrationSettings(BaseModel):
@@ -43,9 +45,10 @@ class CalibrationSettings(BaseModel):
 
     Attributes:
         budget: most disturbance, in nats of KL(plain, steered) at the answer where a highlight does not bear on the question.
-        examples: conflicts and unrelated questions on which the last round measures, at most a third of the known facts; every
-            round before takes half as many.
+        examples: conflicts and unrelated questions on which the last round measures first tokens, at most half of the known
+            facts; every round before takes half as many.
         rounds: of successive halving; after each, the better half of the candidates goes on.
+        questions: of each kind, to which the finalists generate answers; at most half of the known facts.
         tuning: of the vectors; None to choose among untrained methods only.
         seed: of questions and training.
     """
@@ -55,6 +58,7 @@ class CalibrationSettings(BaseModel):
     budget: float = Field(default=0.3, gt=0, allow_inf_nan=False)
     examples: int = Field(default=64, ge=8)
     rounds: int = Field(default=3, ge=1)
+    questions: int = Field(default=100, ge=8)
     tuning: TuningSettings | None = TuningSettings()
     seed: int = 0
 
@@ -73,13 +77,14 @@ def calibrate(
 
     1. Facts that the model knows: closed book, it finds the true answer likelier than a false one by at least 1 nat.
     2. Of these, on the development side of the split: conflicts, and questions with unrelated evidence. Subjects are parted
-       (``Sides``): on up to a third of the facts settings are measured, each once; the others give gradients and training.
+       (``Sides``): on up to half of the facts settings are measured; the others give gradients and training.
     3. Heads by the gradient of the evidence margin (``head_gradient``), and by gap.
     4. Methods and strengths on these heads by successive halving: 16, 32, ... examples; the better half goes on, and the best
-       setting of each method. Beside the best SEKA its random twin is measured, which is never chosen.
+       setting of each method. Beside the best SEKA its random twins are measured, which are never chosen.
     5. Vectors trained from the best heads (``tune_vectors``), at 0.7, 1, 1.4 and 2 times their length.
-    6. Within the budget, of all settings whose following is at most two standard errors below the best, the one that disturbs
-       least. The bank keeps the subspaces of the heads of the best untrained setting only.
+    6. Within the budget, the best setting of each method and the trained vectors generate answers (``finals``). Chosen is, of
+       those that harm nothing, the one with most right answers over questions of four kinds (``choose``). The bank keeps the
+       subspaces of the heads of the best untrained setting only, and the trained vectors.
 
     The choice among settings is made on what was measured, so the chosen one's figures are a little too good: what it is worth
     shows on the held-out side, which is not touched here.
@@ -92,7 +97,7 @@ def calibrate(
             when the bank is saved. One of another model, bank, facts or settings starts anew, and the log says so.
 
     Raises:
-        LearningError: the model knows too few facts, or no setting stays within the budget.
+        LearningError: the model knows too few facts, no setting stays within the budget, or all do harm.
         SettingError: no tokenizer; ``unfinished`` holds other files.
     """
     settings, show = settings or CalibrationSettings(), progress or (lambda *_: None)
@@ -103,13 +108,12 @@ def calibrate(
     steps = Steps(None if unfinished is None else Path(unfinished), _run(hf_model, bank, settings, facts))
     ids = steps.json("known", lambda: [f.id for f in known_facts(hf_model, tokenizer, sites, facts, show)])
     known = [fact for fact in facts if fact.id in set(ids)]
-    sides = Sides.of(known, settings.examples, settings.seed)
-    bench = Bench(
-        hf_model,
-        sites,
-        sides.measured_examples(tokenizer, "conflict", settings.seed),
-        sides.measured_examples(tokenizer, "irrelevant", settings.seed),
+    sides = Sides.of(known, max(settings.examples, settings.questions), settings.seed)
+    measured, others = (
+        sides.measured_examples(tokenizer, kind, settings.seed)[: settings.examples]
+        for kind in ("conflict", "irrelevant")
     )
+    bench = Bench(hf_model, sites, measured, others)
     count = _GRADIENT if settings.tuning is None else _TRAINING
     conflicts, unrelated = (
         sides.training_examples(tokenizer, kind, count, settings.seed) for kind in ("conflict", "irrelevant")
@@ -127,7 +131,8 @@ def calibrate(
     )["gradient"]
     measure = Measure(bench, steps)
     trials = _halved(measure, candidates(bank, gradient), settings, show)
-    trials += [measure(twin) for twin in _twin(trials)]
+    trials += [measure(twin) for twin in _twins(trials)]
+    vectors: dict[int, Tensor] = {}
     if settings.tuning is not None:
         start = _start(unit, gradient, sites)
         advance = counting(show, "training", settings.tuning.steps)
@@ -136,8 +141,11 @@ def calibrate(
         for done, length in enumerate(_LENGTHS):
             show("trained vectors", done, len(_LENGTHS))
             trials.append(measure(Candidate(KeyVector(gain=length, fade="sentence"), trained, "all, trained")))
-    plain = bench.measure(None, None, "none", len(sides.measured))
-    best = choose(trials, settings.budget)
+    plain = bench.measure(None, None, "none", len(bench.conflicts))
+    kinds = (*JUDGED, *REPORTED)
+    asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
+    answering = Answering(hf_model, tokenizer, asked, steps)
+    best, answers = finals(answering, trials, settings.budget, show)
     record = Calibration(
         budget=settings.budget,
         data=digest_of([*bench.conflicts, *bench.unrelated]),
@@ -145,33 +153,20 @@ def calibrate(
         trials=(plain, *(t for _, t in trials)),
         known=len(known),
         trained=len(sides.training),
+        measured=len(sides.measured),
+        answers=answers,
+        questions=answering.digest,
     )
-    return _with(best.bank, steering=best.method.as_dict(), calibration=record)
+    return _with(best.bank, steering=best.method.as_dict(), calibration=record, vectors=vectors)
 
 
-def choose(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> Candidate:
-    """Within the budget, of those whose following is at most two standard errors below the best, the least disturbing.
-
-    Raises:
-        LearningError: none is within the budget.
-    """
-    some = [(c, t) for c, t in trials if not c.control]
-    allowed = [(c, t) for c, t in some if t.disturbance <= budget]
-    if not allowed:
-        least = min(t.disturbance for _, t in some)
-        raise LearningError(f"no setting stays within {budget} nats of disturbance; the least is {least:.3g}")
-    best = max(t.following for _, t in allowed)
-    error = math.sqrt(best * (1 - best) / allowed[0][1].examples)
-    good = [(c, t) for c, t in allowed if t.following >= best - 2 * error]
-    return min(good, key=lambda item: item[1].disturbance)[0]
-
-
-def _twin(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:
+def _twins(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:
     """Random subspaces of the ranks of the best SEKA, on its heads, at its gain."""
     for candidate, _ in trials:
         if isinstance(candidate.method, Seka):
-            twin = RandomProjection(gain=candidate.method.gain, fade=candidate.method.fade)
-            return [Candidate(twin, candidate.bank, candidate.heads, control=True)]
+            gain, fade = candidate.method.gain, candidate.method.fade
+            some = (RandomProjection(gain=gain, seed=seed, fade=fade) for seed in range(_TWINS))
+            return [Candidate(twin, candidate.bank, candidate.heads, control=True) for twin in some]
     return []
 
 
@@ -217,7 +212,7 @@ def _run(
 ) -> dict[str, Any]:
     """All that the steps of a calibration depend on."""
     return {
-        "procedure": [_GRADIENT, _TRAINING, _LENGTHS, [method.as_dict() for method in METHODS]],
+        "procedure": [_GRADIENT, _TRAINING, _LENGTHS, _TWINS, [method.as_dict() for method in METHODS]],
         "model": identify(hf_model).model_dump(),
         "bank": None if bank is None else bank.digest,
         "settings": settings.model_dump(),

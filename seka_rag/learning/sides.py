@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,12 +16,10 @@ from seka_rag.learning.progress import Progress
 from seka_rag.learning.scores import batches, margins, next_scores
 from seka_rag.questions.answers import normalise
 from seka_rag.questions.facts import Fact, load_facts
-from seka_rag.questions.kinds import questions
+from seka_rag.questions.kinds import Kind, questions
 from seka_rag.questions.records import Record
 
-Kind = Literal["conflict", "irrelevant"]
 FACTS_NEEDED = 24
-LEAST_MEASURED = 8
 _PASSAGES = (3, 4)  # of a question: short enough for a few minutes, with evidence at every place
 
 
@@ -42,7 +40,7 @@ class Sides:
         """Part facts by a shuffle of their subjects.
 
         Args:
-            count: how many to measure on. It is at most a third of all, so that few known facts give a smaller measurement.
+            count: how many to measure on. It is at most half of all, so that few known facts give a smaller measurement.
 
         Raises:
             LearningError: too few facts, or too many about one subject, for both sides.
@@ -52,13 +50,13 @@ class Sides:
             groups.setdefault(subject_of(fact), []).append(fact)
         names = sorted(groups)
         random.Random(f"sides {seed}").shuffle(names)
-        target = min(count, len(known) // 3)
+        target = min(count, len(known) // 2)
         measured = place = 0
         while measured < target:
             measured += len(groups[names[place]])
             place += 1
         first, second = ([f for n in some for f in groups[n]] for some in (names[:place], names[place:]))
-        if target < LEAST_MEASURED or len(second) < len(known) // 3:
+        if len(known) < FACTS_NEEDED or len(second) < len(known) // 3:
             raise LearningError(
                 f"{len(known)} known facts about {len(groups)} subjects are too few to measure on some and train on others: "
                 f"calibration needs {FACTS_NEEDED}, no subject with more than a third of them; give more facts=..."
@@ -66,7 +64,7 @@ class Sides:
         return cls(tuple(first[:target]), tuple(second))
 
     def measured_records(self, kind: Kind, seed: int) -> list[Record]:
-        """One question about each measured fact."""
+        """One question about each measured fact, or as many of a kind that is about something invented."""
         return questions(kind, "development", len(self.measured), seed, facts=self.measured, passages=_PASSAGES)
 
     def training_records(self, kind: Kind, count: int, seed: int) -> list[Record]:

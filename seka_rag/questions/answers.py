@@ -1,4 +1,4 @@
-"""Whether a generated answer says what it should: normalised words, what it follows, whether it abstains."""
+"""Whether a generated answer says what it should: normalised words, what it follows, whether it abstains or repeats itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import functools
 import re
 import unicodedata
 from collections.abc import Iterable
+
+from seka_rag.text.words import words
 
 #: Letters that no decomposition turns into plain ones.
 _LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"})
@@ -77,3 +79,14 @@ def follows(text: str, evidence: Iterable[str], remembered: Iterable[str] = ()) 
 def abstains(text: str) -> bool:
     """Whether an answer says that the answer is not there, by the patterns of ``ABSTENTIONS``."""
     return bool(_ABSTENTION.search(" ".join(_APOSTROPHE.sub("'", text).lower().split())))
+
+
+def repetition(text: str) -> float:
+    """Share of the word 3-grams that stood there before; 0 for a text of fewer than three words.
+
+    >>> repetition("a b c a b c")
+    0.25
+    """
+    tokens = words(text)
+    grams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

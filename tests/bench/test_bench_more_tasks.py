@@ -14,8 +14,9 @@ from seka_rag.bench.tasks import TASKS
 from seka_rag.bench.tasks.base import Source
 from seka_rag.bench.tasks.lost_in_the_middle import placed
 from seka_rag.bench.tasks.nq_swap import form, swapped
-from seka_rag.bench.text_measures import entropy, length, repetition
+from seka_rag.bench.text_measures import entropy, length
 from seka_rag.errors import RecordError
+from seka_rag.questions.answers import repetition
 from seka_rag.questions.records import Record
 from seka_rag.steering.seka import Seka
 

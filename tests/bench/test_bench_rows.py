@@ -9,8 +9,9 @@ from scipy.stats import t as student
 from seka_rag.bench.item import Item
 from seka_rag.bench.journal import Journal
 from seka_rag.bench.methods import Variant
-from seka_rag.bench.rates import mcnemar, mean_interval, wilson
+from seka_rag.bench.rates import mean_interval, wilson
 from seka_rag.bench.rows import Table
+from seka_rag.questions.pairs import mcnemar
 from seka_rag.questions.records import Record
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka

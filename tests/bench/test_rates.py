@@ -3,7 +3,8 @@ import random
 import pytest
 from scipy.stats import binomtest, norm, sem
 
-from seka_rag.bench.rates import Rate, mcnemar, mean_interval, wilson
+from seka_rag.bench.rates import Rate, mean_interval, wilson
+from seka_rag.questions.pairs import mcnemar
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from seka_rag import ProjectionBank, SteeredModel
-from seka_rag.bank.header import Calibration, Trial
+from seka_rag.bank.header import Answered, Calibration, KindAnswered, Trial
 from seka_rag.cli import app
 from seka_rag.learning.resume import Steps
 
@@ -26,7 +26,18 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
         found = SteeredModel.from_pretrained("seka-demo").bank
         assert isinstance(found, ProjectionBank)
         trial = Trial(steering=None, heads="none", examples=64, following=0.5, margin=0, disturbance=0)
-        record = Calibration(budget=0.3, data="", seed=0, trials=(trial,), known=247, trained=182)
+        kind = KindAnswered(kind="novel", n=9, right=7, won=4, lost=1, repetition=0.25, stopped=9)
+        steering = {"method": "KeyVector", "gain": 0.7, "fade": "sentence"}
+        answered = Answered(
+            steering=steering,
+            heads="all",
+            disturbance=0.1,
+            gain=1 / 3,
+            harm="agreement: lost",
+            kinds=(kind,),
+            chosen=True,
+        )
+        record = Calibration(budget=0.3, data="", seed=0, trials=(trial,), known=247, trained=182, answers=(answered,))
         return calibrating._with(found, calibration=record)
 
     monkeypatch.setattr(calibrating, "calibrate", calibrate)
@@ -39,6 +50,9 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["bank"]
     assert "247 facts known, 182 of them for gradients and training only" in result.output
+    shown = "".join(result.output.split())
+    for cell in ("7/9", "(+4,-1)", "+0.333", "0.250", "KeyVector(gain=0.7,", "fade=sentence)"):
+        assert cell in shown
     assert "0.500 [0.38, 0.62]" in " ".join(result.output.split())  # the 95% interval of 32 of 64
 
 

@@ -17,7 +17,7 @@ def test_no_subject_is_on_both_sides(known, seed):
     sides = Sides.of(known, 64, seed)
     assert not {subject_of(f) for f in sides.measured} & {subject_of(f) for f in sides.training}
     assert not {f.subject for f in sides.measured} & {f.subject for f in sides.training}
-    assert len(sides.measured) == min(64, len(known) // 3)
+    assert len(sides.measured) == min(64, len(known) // 2)
     assert len(set(sides.measured)) == len(sides.measured)
     assert Sides.of(known, 64, seed) == sides
 

@@ -16,9 +16,10 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.seka import HighlightPostprocessor, SekaLLM
 
 from seka_rag import SteeredModel
-from seka_rag.bench.rates import Rate, mcnemar
+from seka_rag.bench.rates import Rate
 from seka_rag.demo import words, world
 from seka_rag.demo.world import Fact
+from seka_rag.questions.pairs import mcnemar
 from seka_rag.rag import Rag
 from seka_rag.text.passages import TEMPLATE
 

@@ -1,0 +1,142 @@
+"""What a model, plain or steered, answers to development questions, and how these answers are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from seka_rag.hf.chat import render_chat
+from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.hf.types import transformer
+from seka_rag.learning.resume import Steps, short_digest
+from seka_rag.learning.trials import Candidate
+from seka_rag.questions.answers import repetition
+from seka_rag.questions.kinds import Kind
+from seka_rag.questions.records import Record
+from seka_rag.steering.base import steer
+
+#: Kinds by which a setting is chosen, and those that are only reported.
+JUDGED: tuple[Kind, ...] = ("conflict", "agreement", "novel", "irrelevant")
+REPORTED: tuple[Kind, ...] = ("wrong",)
+NEW_TOKENS, _BATCH = 24, 32
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the questions of one kind, in their order.
+
+    Attributes:
+        right: whether each says what the evidence says; without evidence, what memory says.
+        repeated: share of its word 3-grams that stood there before.
+        stopped: whether it ended by itself.
+    """
+
+    right: tuple[bool, ...]
+    repeated: tuple[float, ...]
+    stopped: tuple[bool, ...]
+
+    def __add__(self, other: Answers) -> Answers:
+        return Answers(self.right + other.right, self.repeated + other.repeated, self.stopped + other.stopped)
+
+    def first(self, count: int) -> Answers:
+        """Those to the first questions."""
+        return Answers(self.right[:count], self.repeated[:count], self.stopped[:count])
+
+
+#: Answers by kind.
+ByKind: TypeAlias = Mapping[Kind, Answers]
+
+
+class Answering:
+    """Generates answers of a model, greedily, to questions whose highlights are those of the records.
+
+    Args:
+        records: questions of each kind.
+        steps: keeps what was answered.
+    """
+
+    def __init__(
+        self, hf_model: nn.Module, tokenizer: Any, records: Mapping[Kind, Sequence[Record]], steps: Steps
+    ) -> None:
+        self.hf_model, self.tokenizer, self.steps = hf_model, tokenizer, steps
+        self.records = {kind: list(some) for kind, some in records.items()}
+        self._prompts = {kind: [_tokens(tokenizer, r) for r in some] for kind, some in self.records.items()}
+        self.digest = short_digest([r.model_dump() for some in self.records.values() for r in some])
+
+    def __call__(
+        self,
+        candidate: Candidate | None,
+        kinds: Sequence[Kind],
+        part: range,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> dict[Kind, Answers]:
+        """Answers to a part of the questions of some kinds; None as candidate is the plain model.
+
+        Args:
+            progress: called with the number of answers that are ready, since the last call.
+        """
+        return {kind: self._of_kind(candidate, kind, part, progress) for kind in kinds}
+
+    def _of_kind(
+        self, candidate: Candidate | None, kind: Kind, part: range, progress: Callable[[int], None]
+    ) -> Answers:
+        about = None if candidate is None else [candidate.method.as_dict(), candidate.bank.digest]
+        name = short_digest([about, kind, self.digest, part.start, part.stop, NEW_TOKENS, _BATCH])
+        found = self.steps.json(f"answers-{name}", lambda: self._ask(candidate, kind, part))
+        progress(len(found))
+        right, repeated, stopped = zip(*found, strict=True)
+        return Answers(right, repeated, stopped)
+
+    def _ask(self, candidate: Candidate | None, kind: Kind, part: range) -> list[tuple[bool, float, bool]]:
+        records = [self.records[kind][i] for i in part]
+        prompts = [self._prompts[kind][i] for i in part]
+        found: dict[int, tuple[bool, float, bool]] = {}
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for start in range(0, len(order), _BATCH):
+            some = order[start : start + _BATCH]
+            for i, (text, stopped) in zip(some, self._generate(candidate, [prompts[i] for i in some]), strict=True):
+                found[i] = (records[i].is_right(text), repetition(text), stopped)
+        return [found[i] for i in range(len(prompts))]
+
+    def _generate(self, candidate: Candidate | None, prompts: Sequence[TokenizedPrompt]) -> list[tuple[str, bool]]:
+        """Text of each answer, and whether it ended by itself."""
+        padding = pad_id(self.tokenizer)
+        batch = pad(prompts, padding)
+        device = next(self.hf_model.parameters()).device
+        ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
+        steering: Any = nullcontext()
+        if candidate is not None:
+            method, bank = candidate.method, candidate.bank
+            known = method.prepare(self.hf_model, bank, ids, attention, self.tokenizer)
+            steering = steer(self.hf_model, bank, batch.weights, method, prepared=known)
+        with torch.inference_mode(), steering:
+            rows = transformer(self.hf_model).generate(
+                input_ids=ids,
+                attention_mask=attention,
+                pad_token_id=padding,
+                do_sample=False,
+                max_new_tokens=NEW_TOKENS,
+            )
+        ends = _end_ids(self.hf_model, self.tokenizer)
+        found = []
+        for row in rows[:, ids.shape[1] :].tolist():
+            end = next((i for i, token in enumerate(row) if token in ends), None)
+            found.append((self.tokenizer.decode(row[:end], skip_special_tokens=True), end is not None))
+        return found
+
+
+def _tokens(tokenizer: Any, record: Record) -> TokenizedPrompt:
+    if not tokenizer.chat_template:
+        return tokenize(tokenizer, record.message)
+    return render_chat(tokenizer, [{"role": "user", "content": record.message}]).tokenize(tokenizer)
+
+
+def _end_ids(hf_model: nn.Module, tokenizer: Any) -> set[int]:
+    ids = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}

@@ -1,0 +1,180 @@
+"""The choice by generated answers: its rule on planted answers, and who is asked what."""
+
+import json
+import statistics
+
+import pytest
+from tiny import random_bank, tiny_model
+
+from seka_rag import KeyScaling, KeyVector, Prompt, RandomProjection, Seka, SteeredModel
+from seka_rag.bank.header import Trial
+from seka_rag.errors import LearningError
+from seka_rag.learning.answering import JUDGED, REPORTED, Answering, Answers
+from seka_rag.learning.choice import Finalist, choose, error, gain, harm, record
+from seka_rag.learning.finals import finalists, finals
+from seka_rag.learning.resume import Steps
+from seka_rag.learning.trials import Candidate
+from seka_rag.questions.answers import repetition
+from seka_rag.questions.kinds import questions
+from seka_rag.questions.pairs import mean_difference
+
+BANK = random_bank(tiny_model("llama"))
+N = 100
+
+
+def answers(right: list[bool], repeated: float = 0.0) -> Answers:
+    return Answers(tuple(right), (repeated,) * len(right), (True,) * len(right))
+
+
+def first(count: int, n: int = N) -> list[bool]:
+    """The first so many right."""
+    return [i < count for i in range(n)]
+
+
+def by_kind(conflict=40, agreement=70, novel=50, irrelevant=40, repeated=0.0):
+    rights = {"conflict": conflict, "agreement": agreement, "novel": novel, "irrelevant": irrelevant}
+    return {kind: answers(r if isinstance(r, list) else first(r), repeated) for kind, r in rights.items()}
+
+
+def finalist(by, disturbance: float) -> Finalist:
+    method = KeyScaling(gain=disturbance)
+    trial = Trial(steering=method.as_dict(), heads="h", examples=8, following=0, margin=0, disturbance=disturbance)
+    return Finalist(Candidate(method, BANK, "h"), trial, by)
+
+
+PLAIN = by_kind()
+
+
+def test_the_gain_is_the_mean_over_kinds_and_its_error_is_paired():
+    better = by_kind(conflict=80, agreement=90, novel=80, irrelevant=30)
+    assert gain(PLAIN, better) == pytest.approx((0.4 + 0.2 + 0.3 - 0.1) / 4)
+    moved = [1.0] * 20 + [0.0] * 80  # of two settings that differ in 20 conflicts and in nothing else
+    expected = statistics.stdev(moved) / N**0.5 / 4
+    assert error(by_kind(conflict=60), by_kind(conflict=80)) == pytest.approx(expected)
+    assert mean_difference([0, 1, 0], [1, 1, 1]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    with pytest.raises(ValueError, match="no pairs"):
+        mean_difference([], [])
+
+
+def test_harm_needs_size_and_evidence():
+    assert harm(PLAIN, by_kind(irrelevant=38)) is None  # 2 points, no more
+    assert harm(PLAIN, by_kind(irrelevant=36)) is None  # 4 lost and none won: p = .125
+    assert harm(PLAIN, by_kind(irrelevant=35)) == "irrelevant: 5% fewer right (p = 0.062)"
+    swapped = [i < 30 or 90 <= i < 95 for i in range(N)]  # 10 lost, 5 won: 5 points, p = .3
+    assert harm(PLAIN, by_kind(irrelevant=swapped)) is None
+    assert "agreement: 10% fewer" in harm(PLAIN, by_kind(agreement=60))
+    assert harm(PLAIN, by_kind(conflict=20, novel=20)) is None  # what steering is for counts in the gain
+    assert harm(PLAIN, by_kind(repeated=0.02)) is None
+    assert harm(PLAIN, by_kind(repeated=0.03)) == "repetition: +3.0%"
+    rare = by_kind()
+    rare["novel"] = Answers(rare["novel"].right, (1.0,) * 3 + (0.0,) * 97, rare["novel"].stopped)
+    assert harm(PLAIN, rare) is None  # 0.75 points over all kinds
+
+
+def test_chosen_is_the_least_disturbing_of_those_within_one_error_of_the_best():
+    best = finalist(by_kind(conflict=90), 0.3)
+    near = finalist(by_kind(conflict=89), 0.2)  # 1 of 100 conflicts below: one standard error is one of 100
+    far = finalist(by_kind(conflict=85), 0.1)
+    harmful = finalist(by_kind(conflict=100, agreement=100, irrelevant=30), 0.05)
+    assert gain(PLAIN, harmful.answers) > gain(PLAIN, best.answers)
+    for order in ([best, near, far, harmful], [harmful, far, near, best]):
+        assert choose(PLAIN, order) is near
+    assert choose(PLAIN, [best, far, harmful]) is best
+    with pytest.raises(LearningError, match=r"none is chosen: KeyScaling\(gain=0.05.*irrelevant: 10% fewer"):
+        choose(PLAIN, [harmful])
+
+
+def test_what_a_bank_keeps_of_answers():
+    steered = by_kind(conflict=[i >= 30 for i in range(N)], repeated=0.01)
+    kept = record(PLAIN, steered, finalist(steered, 0.2).trial, chosen=True)
+    conflict = kept.kinds[0]
+    assert (conflict.kind, conflict.n, conflict.right, conflict.won, conflict.lost) == ("conflict", N, 70, 60, 30)
+    assert (conflict.stopped, kept.disturbance, kept.chosen) == (N, 0.2, True)
+    assert conflict.repetition == pytest.approx(0.01)
+    few = {kind: some.first(10) for kind, some in steered.items()}
+    assert record(PLAIN, few).kinds[0].n == 10
+
+
+def test_finalists_are_the_first_of_each_method_and_all_vectors_but_no_controls():
+    def tried(method, disturbance=0.1, control=False):
+        trial = Trial(steering=method.as_dict(), heads="", examples=8, following=0, margin=0, disturbance=disturbance)
+        return Candidate(method, BANK, "", control), trial
+
+    seka, twin = tried(Seka(gain=1.0)), tried(RandomProjection(gain=1.0), control=True)
+    vectors = [tried(KeyVector(gain=g), g / 5) for g in (0.7, 1.0, 2.0)]
+    some = [tried(KeyScaling(gain=1.0), 0.5), seka, tried(Seka(gain=0.5)), tried(KeyScaling(gain=0.5)), twin, *vectors]
+    assert finalists(some, 0.3) == [seka, some[3], *vectors[:2]]
+    with pytest.raises(LearningError, match=r"no setting stays within 0.05 nats of disturbance; the least is 0.1"):
+        finalists(some, 0.05)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    model = SteeredModel.from_pretrained("seka-demo")
+    return model, {kind: questions(kind, "development", 6, passages=(3, 3)) for kind in (*JUDGED, *REPORTED)}
+
+
+def test_answers_are_those_of_the_steered_model(asked, monkeypatch):
+    model, records = asked
+    seen = []
+    monkeypatch.setattr("seka_rag.learning.answering.repetition", lambda text: seen.append(text) or repetition(text))
+    answering = Answering(model.hf_model, model.tokenizer, records, Steps(None, {}))
+    method = KeyScaling(gain=1.0, fade="sentence")
+    found = answering(Candidate(method, model.bank, "all"), ["novel"], range(2, 6))["novel"]
+    some = records["novel"][2:6]
+    messages = [model.tokenize_chat([{"role": "user", "content": r.message}]) for r in some]
+    outs = model.generate(messages, steering=method, max_new_tokens=24)
+    assert sorted(seen) == sorted(out.text for out in outs)
+    assert found.right == tuple(r.is_right(out.text) for r, out in zip(some, outs, strict=True))
+    assert found.stopped == tuple(out.finish_reason == "stop" for out in outs)
+    plain = answering(None, ["novel"], range(2, 6))["novel"]
+    outs = model.generate(messages, steering=None, max_new_tokens=24)
+    assert plain.right == tuple(r.is_right(out.text) for r, out in zip(some, outs, strict=True))
+    assert all(isinstance(r.message, Prompt) for r in some)
+
+
+def test_the_finals_ask_all_a_part_and_the_best_everything_and_go_on_after_a_kill(asked, tmp_path, monkeypatch):
+    model, records = asked
+    methods = [Seka(gain=1.0), KeyScaling(gain=0.5), *(KeyVector(gain=g, fade="sentence") for g in (1.0, 2.0))]
+    right = {"Seka": 3, "KeyScaling": 1, "KeyVector": 6}
+    calls = []
+
+    def ask(self, candidate, kind, part):
+        calls.append((None if candidate is None else repr(candidate.method), kind, part))
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+        limit = 0 if candidate is None else right.get(type(candidate.method).__name__, 0)
+        return [(i < limit, 0.0, True) for i in part]
+
+    monkeypatch.setattr(Answering, "_ask", ask)
+
+    def run():
+        trials = []
+        for method in [*methods, RandomProjection(gain=1.0)]:
+            trial = Trial(
+                steering=method.as_dict(), heads="h", examples=8, following=0, margin=0, disturbance=method.gain / 10
+            )
+            trials.append((Candidate(method, model.bank, "h", isinstance(method, RandomProjection)), trial))
+        done = []
+        answering = Answering(model.hf_model, model.tokenizer, records, Steps(tmp_path, {}))
+        return finals(answering, trials, 0.3, lambda _, n, total: done.append((n, total))), done
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    (best, kept), done = run()
+    assert best.method == KeyVector(gain=1.0, fade="sentence")
+    assert done[-1][0] == done[-1][1]
+    assert len(calls) == len(set(calls)) + 1  # only what the kill interrupted is asked twice
+    answered = [(a.steering["method"], a.steering["gain"], a.kinds[0].n) for a in kept[1:]]
+    assert sorted(answered[:4]) == [
+        ("KeyVector", 1.0, 6),
+        ("KeyVector", 1.0, 6),
+        ("KeyVector", 2.0, 6),
+        ("Seka", 1.0, 6),
+    ]
+    assert answered[4:] == [("KeyScaling", 0.5, 2)]
+    assert {a.steering["fade"] for a in kept[1:] if a.steering["method"] == "KeyVector"} == {None, "sentence"}
+    assert [a.chosen for a in kept].count(True) == 1
+    assert kept[0].steering is None
+    assert {k.kind for k in kept[0].kinds} == {*JUDGED, *REPORTED}
+    assert json.loads(kept[1].model_dump_json())["gain"] == kept[1].gain
