@@ -91,6 +91,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", CASES)
 def test_without_its_packages_the_extra_is_named(extra, tmp_path):
     blocked, code, packages = CASES[extra]
@@ -100,6 +101,7 @@ def test_without_its_packages_the_extra_is_named(extra, tmp_path):
         assert f"{package} is not installed. Install it with: pip install 'seka-rag[{extra}]'" in line
 
 
+@pytest.mark.slow
 def test_without_tenacity_the_client_names_it(tmp_path):
     lines = _run("tenacity", "message(lambda: seka_rag.RemoteModel('http://127.0.0.1:1/v1'))", tmp_path, "library")
     assert lines == ["tenacity is not installed. Install it with: pip install 'seka-rag[server]'"]

@@ -215,6 +215,7 @@ def test_the_card_of_experts_says_what_they_are(qwen3):
     assert "highlight only" in card.text
 
 
+@pytest.mark.slow
 def test_the_python_of_both_cards_runs(bank, qwen3, tokenizer, monkeypatch, capsys):
     """What a reader copies out of a card: with the model and bank that it names, it answers."""
     experts = ExpertBank({"one": random_expert(qwen3, 1), "two": random_expert(qwen3, 2)})

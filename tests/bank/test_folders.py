@@ -86,6 +86,7 @@ def run_steps(folder, how, look):
     return ended, said
 
 
+@pytest.mark.slow
 @posix
 def test_a_kill_at_any_step_leaves_the_old_or_the_new(tmp_path):
     folder, seen = tmp_path / "bank", []

@@ -196,6 +196,7 @@ def test_a_bank_of_the_unquantised_model_is_used_and_the_report_says_so(tmp_path
     assert "the weights of m.gguf and the model has weights that come from no GGUF file" in note
 
 
+@pytest.mark.slow
 def test_the_command_and_the_chains_take_a_file(tmp_path, monkeypatch):
     from langchain_seka import ChatSeka
     from llama_index.llms.seka import SekaLLM

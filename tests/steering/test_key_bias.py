@@ -77,6 +77,7 @@ def gained(model, bank, method, ids=IDS, mask=MASK, layer=None, **inputs):
     return gain, report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(set(FAMILIES) - REFUSED))
 def test_scores_gain_the_bias_after_the_models_own_rotation(family):
     model = tiny_model(family)
