@@ -150,8 +150,7 @@ def test_several_kinds_in_one_run(tmp_path, monkeypatch):
     assert all(i.groups[1:] == (("all",) if i.groups[0] != "irrelevant" else ()) for i in items)
     assert len({i.unit for i in items}) == len(items)
     assert all(i.opening is not None and i.gold is not None and not i.new_tokens for i in items)
-    assert {len(i.passages) for i in by_kind["needle"]} == {12}
-    assert all(1 < len(i.passages) <= 6 for i in by_kind["conflict"])
+    assert [len(by_kind[kind][0].passages) for kind in ("conflict", "needle", "irrelevant")] == [3, 10, 3]
     for one, other in zip(by_kind["conflict"], by_kind["needle"], strict=True):  # the same facts, more hay
         assert one.record.meta["fact"] == other.record.meta["fact"]
     with pytest.raises(RecordError, match="several: has our own questions only"):
@@ -248,7 +247,7 @@ def test_experts_each_alone_together_and_dealt_at_random():
     bank = ExpertBank({"a": random_expert(model, 1), "b": random_expert(model, 2)})
     methods = {v.method: v for v in choose(None, bank)}
     assert {"adaseka", "adaseka-uniform", "adaseka-random", "expert a", "expert b"} <= set(methods)
-    assert methods["expert b"].steering == AdaSeka(expert="b", gain=4.0)
+    assert methods["expert b"].steering == AdaSeka(expert="b", gain=2.0)
     assert "seka" not in methods
     assert not {m for m in (v.method for v in choose(None, random_bank(model))) if "adaseka" in m or "expert" in m}
     with pytest.raises(SettingError, match="the bank that ships with a model: this one has none"):
@@ -257,7 +256,7 @@ def test_experts_each_alone_together_and_dealt_at_random():
 
 def test_the_shipped_bank_beside_experts(tmp_path):
     shipped = load_bank(PACKAGED["smollm2"].bank)
-    half, whole = choose(["calibrated"], ExpertBank({"a": shipped}))[2:4]
+    half, whole = choose(["calibrated"], ExpertBank({"a": shipped}))[1:3]
     assert whole.steering == suggested(shipped)
     assert half.strength == whole.strength / 2
     assert whole.settings["bank"] == SHIPPED

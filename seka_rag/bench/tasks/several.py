@@ -16,14 +16,14 @@ from seka_rag.errors import RecordError
 from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import Kind
 
-#: Passages among which a needle stands.
-_HAY = 12
+#: Passages of a conflict, and of one that is a needle among them.
+_FEW, _MANY = 3, 10
 
 
 class Several(Task):
     """Five kinds of task, by first tokens; the evidence or the instruction is highlighted.
 
-    conflict: one of three to six passages contradicts memory. needle: the same questions, one of twelve passages.
+    conflict: one of three passages contradicts memory. needle: the same questions, one of ten passages.
     statement: an edited fact in the prompt of CounterFact. biography: the occupation in the first sentence (biasbios).
     proverb: the word in which a proverb is to end (memotrap; there are thirty). all: these five. irrelevant: no passage
     answers, and some sentence is highlighted; its ``kl`` is the harm.
@@ -44,7 +44,7 @@ class Several(Task):
         statements = (item for item in CounterFact().items(source) if "ES" in item.groups)
         return [
             *_of("conflict", _asked(source, "conflict")),
-            *_of("needle", _asked(source, "conflict", (_HAY, _HAY))),
+            *_of("needle", _asked(source, "conflict", _MANY)),
             *_of("statement", statements),
             *_of("biography", BiasBios().items(source)),
             *_of("proverb", MemoTrap().items(source)),
@@ -52,9 +52,9 @@ class Several(Task):
         ]
 
 
-def _asked(source: Source, kind: Kind, passages: tuple[int, int] = (3, 6)) -> list[Item]:
+def _asked(source: Source, kind: Kind, passages: int = _FEW) -> list[Item]:
     facts = {fact.id: fact for fact in load_facts()}
-    records = source.questions(kind, passages=passages)
+    records = source.questions(kind, passages=(passages, passages))
     return [question_item(record, kind, facts[record.meta["fact"]]) for record in records]
 
 
