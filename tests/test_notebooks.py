@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tools.notebooks import FOLDER, cells, quick, sources
+from tools.notebooks import FOLDER, cells, quick, run_quickly, sources
 
 SOURCES = {path.stem: path for path in sources()}
 #: What a notebook that measures may import beside the users' doors.
@@ -71,7 +71,24 @@ def test_it_imports_from_the_doors(name):
 
 def test_sizes_are_lowered_to_see_whether_the_code_runs():
     assert quick("N = 24  # size\nM = 3\n") == "N = 1  # size\nM = 3\n"
-    assert all("  # size" in SOURCES[name].read_text(encoding="utf-8") for name in SOURCES if name[0] in "237")
+    assert all("  # size" in path.read_text(encoding="utf-8") for path in SOURCES.values())
+
+
+SHOWN = "class Shown:\n    def _repr_html_(self):\n        raise KeyError('no picture')\n\n\nShown()"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("x = 1\ny = x.gone", "cell 1 fails with AttributeError"),
+        ("1 / 0", "cell 1 fails with ZeroDivisionError"),
+        (SHOWN, "cell 1 fails with KeyError: 'no picture'"),
+    ],
+)
+def test_a_cell_that_no_longer_runs_is_named(code, error):
+    with pytest.raises(RuntimeError, match=error):
+        run_quickly(f"# %% [markdown]\n# Text.\n\n# %%\n{code}\n")
+    run_quickly("# %%\nN = 24  # size\nassert N == 1\n\n# %%\nN + 1\n")
 
 
 def test_cells_are_cut_at_their_marks():

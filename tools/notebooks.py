@@ -2,7 +2,7 @@
 
     python -m tools.notebooks            # all, written with their outputs
     python -m tools.notebooks start      # those whose names contain this
-    python -m tools.notebooks --quick    # run all with the smallest sizes and write nothing: does the code still run?
+    python -m tools.notebooks --quick    # run the code of all with the smallest sizes and write nothing: does it still run?
 
 A source is Python that a reader can review: ``# %%`` begins a cell of code, ``# %% [markdown]`` one of text, in comments.
 A line ``N = 8  # size`` is a size, which ``--quick`` sets to 1.
@@ -10,6 +10,10 @@ A line ``N = 8  # size`` is a size, which ``--quick`` sets to 1.
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import io
+import os
 import re
 import sys
 import time
@@ -72,6 +76,27 @@ def run(source: str) -> Any:
     return made
 
 
+def run_quickly(source: str) -> None:
+    """Run the code with the smallest sizes in this process, whose imports are shared, and make what the cells would show.
+
+    Raises:
+        RuntimeError: a cell fails; says which, and the cause is its error.
+    """
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, (kind, text) in enumerate(cells(quick(source))):
+        if kind == "code":
+            *body, last = ast.parse(f"{text}\nNone").body  # None, which is shown if the cell ends in no expression
+            if body and isinstance(body[-1], ast.Expr):
+                last = body.pop()
+            assert isinstance(last, ast.Expr)
+            try:
+                exec(compile(ast.Module(body, []), f"cell {number}", "exec"), names)
+                shown = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names)
+                getattr(shown, "_repr_html_", str)()
+            except Exception as error:
+                raise RuntimeError(f"cell {number} fails with {type(error).__name__}: {error}\n\n{text}") from error
+
+
 def _tidy(outputs: list[Any]) -> list[Any]:
     """Without what bars and libraries write to stderr, and what was printed in pieces as one."""
     found: list[Any] = []
@@ -93,11 +118,19 @@ def main(*arguments: str) -> None:
     for path in sources():
         if names and not any(name in path.name for name in names):
             continue
-        start, source = time.monotonic(), path.read_text(encoding="utf-8")
-        made = run(quick(source) if "--quick" in arguments else source)
-        if "--quick" not in arguments:
-            nbformat.write(made, path.with_suffix(".ipynb"))
-        print(f"{path.stem}: {time.monotonic() - start:.0f} s", flush=True)
+        start, source = (time.monotonic(), _cpu()), path.read_text(encoding="utf-8")
+        if "--quick" in arguments:
+            os.chdir(FOLDER)
+            with contextlib.redirect_stdout(io.StringIO()):
+                run_quickly(source)
+        else:
+            nbformat.write(run(source), path.with_suffix(".ipynb"))
+        print(f"{path.stem}: {time.monotonic() - start[0]:.0f} s, {_cpu() - start[1]:.0f} of a core", flush=True)
+
+
+def _cpu() -> float:
+    """Seconds that this process and its children have computed."""
+    return sum(os.times()[:4])
 
 
 if __name__ == "__main__":

@@ -37,8 +37,11 @@ def plain_text(text):
 folder = Path(tempfile.mkdtemp())
 for name, text in topics.items():
     (folder / f"{name}.txt").write_text(plain_text(text), encoding="utf-8")
+K = 10  # size
+TOKENS = 32  # size
+QUESTIONS = 5  # size
 documents = read_documents(folder) + read_documents("../../docs/how-to")
-retriever = BM25Retriever(split(documents, max_chars=400), k=10)
+retriever = BM25Retriever(split(documents, max_chars=400), k=K)
 print(len(documents), "documents,", len(retriever.passages), "passages")
 
 # %% [markdown]
@@ -67,8 +70,8 @@ print(repr(model.usual_steering))
 # %%
 question = "What happens when a pass statement is executed?"
 prepared = rag.prepare(question)
-plain = rag.answer(prepared, steering=None, max_new_tokens=32)
-steered = rag.answer(prepared, max_new_tokens=32)
+plain = rag.answer(prepared, steering=None, max_new_tokens=TOKENS)
+steered = rag.answer(prepared, max_new_tokens=TOKENS)
 show(steered, plain=plain)
 
 # %% [markdown]
@@ -79,7 +82,7 @@ show(steered, plain=plain)
 
 # %%
 reading = read_attention(
-    model, prepared.messages, prepared.places, max_new_tokens=32
+    model, prepared.messages, prepared.places, max_new_tokens=TOKENS
 )
 passage_attention(reading)
 
@@ -106,7 +109,9 @@ token_attention(reading)
 # %%
 method = model.usual_steering
 answers = {
-    s: rag.answer(prepared, steering=method.with_strength(s), max_new_tokens=32)
+    s: rag.answer(
+        prepared, steering=method.with_strength(s), max_new_tokens=TOKENS
+    )
     for s in (method.strength * factor for factor in (0, 0.5, 1, 2))
 }
 strengths(answers, right=lambda text: "nothing" in text or "null" in text)
@@ -132,15 +137,17 @@ WAYS = {
     "top_k": ("top_k", "auto"),
 }
 right = dict.fromkeys(WAYS, 0)
-for question, expected in questions.items():
+for question, expected in list(questions.items())[:QUESTIONS]:
     print(question)
     for name, (highlighter, steering) in WAYS.items():
         asked = Rag(model, retriever, highlighter=highlighter)
-        text = asked.answer(question, steering=steering, max_new_tokens=24).text
+        text = asked.answer(
+            question, steering=steering, max_new_tokens=min(24, TOKENS)
+        ).text
         found = expected.lower() in text.lower()
         right[name] += found
         print("  ", name.ljust(10), "✓" if found else "✗", *text.split())
-print(right, "of", len(questions))
+print(right, "of", QUESTIONS)
 
 # %% [markdown]
 # Five questions prove nothing; they show what answers look like. What is

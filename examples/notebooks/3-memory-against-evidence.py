@@ -15,7 +15,8 @@ from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import questions
 from seka_rag.views import Point, chart, show, strengths
 
-ROUNDS = 2  # size
+ROUNDS = 4  # size
+TOKENS = 24  # size
 model = SteeredModel.from_pretrained("smollm2")
 method = model.usual_steering
 print(method)
@@ -29,7 +30,7 @@ print(method)
 
 # %%
 facts = [fact for fact in load_facts() if fact.split == "development"][
-    : 40 * ROUNDS
+    : 20 * ROUNDS
 ]
 known = [
     fact
@@ -57,7 +58,7 @@ def answers(records, steering):
     found = []
     for start in range(0, len(prompts), 8):
         found += model.generate(
-            prompts[start : start + 8], steering=steering, max_new_tokens=24
+            prompts[start : start + 8], steering=steering, max_new_tokens=TOKENS
         )
     return found
 
@@ -68,7 +69,7 @@ def answers(records, steering):
 # The first one, and its answer at each strength:
 
 # %%
-n = 6 * ROUNDS
+n = 3 * ROUNDS
 records = {
     kind: questions(kind, "development", n, facts=known, passages=(3, 3))
     for kind in ("conflict", "irrelevant")
@@ -81,9 +82,9 @@ print(
     first.gold_context_answer[0],
 )
 show(
-    model.chat(message(first), max_new_tokens=24),
+    model.chat(message(first), max_new_tokens=TOKENS),
     message(first),
-    plain=model.chat(message(first), steering=None, max_new_tokens=24),
+    plain=model.chat(message(first), steering=None, max_new_tokens=TOKENS),
     title=first.question,
 )
 
@@ -91,7 +92,9 @@ show(
 strengths(
     {
         s: model.chat(
-            message(first), steering=method.with_strength(s), max_new_tokens=24
+            message(first),
+            steering=method.with_strength(s),
+            max_new_tokens=TOKENS,
         )
         for s in (0, 0.25, 0.5, 1)
     },

@@ -80,7 +80,8 @@ class Reference(BaseRetriever):
 
 # %%
 chosen = HighlightPostprocessor(TopK())
-llm = SekaLLM(model="smollm2", max_tokens=32, highlighter=chosen)
+TOKENS = 32  # size
+llm = SekaLLM(model="smollm2", max_tokens=TOKENS, highlighter=chosen)
 Settings.tokenizer = (
     llm.engine.tokenizer.tokenize
 )  # LlamaIndex counts tokens with it when it packs the context

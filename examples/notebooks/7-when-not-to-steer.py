@@ -19,7 +19,8 @@ from seka_rag.bench.rates import Rate
 from seka_rag.questions.kinds import questions
 from seka_rag.views import show
 
-ROUNDS = 2  # size
+ROUNDS = 8  # size
+TOKENS = 24  # size
 model = SteeredModel.from_pretrained("smollm2")
 
 # %% [markdown]
@@ -45,7 +46,7 @@ for name, marked in {
     print(
         name.ljust(20),
         model.chat(
-            [{"role": "user", "content": marked}], max_new_tokens=24
+            [{"role": "user", "content": marked}], max_new_tokens=TOKENS
         ).text,
     )
 
@@ -76,7 +77,7 @@ passages = [OTHER, BAD, GOOD]
 def ask(highlighter, steering="auto"):
     return Rag(
         model, lambda question: passages, highlighter=highlighter
-    ).answer(QUESTION, steering=steering, max_new_tokens=24)
+    ).answer(QUESTION, steering=steering, max_new_tokens=TOKENS)
 
 
 show(ask(Sentences()), plain=ask(Sentences(), None))
@@ -100,7 +101,7 @@ show(ask(trusted))
 # one.
 
 # %%
-n = 8 * ROUNDS
+n = 2 * ROUNDS
 records = questions("wrong", "development", n, passages=(3, 3))
 
 
@@ -129,7 +130,7 @@ def share(make, right):
         texts += [
             g.text
             for g in model.generate(
-                prompts[start : start + 8], max_new_tokens=24
+                prompts[start : start + 8], max_new_tokens=TOKENS
             )
         ]
     return Rate.of(

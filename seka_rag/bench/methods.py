@@ -144,7 +144,7 @@ def _adaseka(name: str, method: AdaSeka, *gains: float) -> Family:
 
 def _each_expert(bank: Bank | None) -> list[Variant]:
     names = () if bank is None else bank.names
-    return [v for name in names for v in _at(f"expert {name}", AdaSeka(expert=name), (0.5, 1.0, 2.0), bank)]
+    return [v for name in names for v in _at(f"expert {name}", AdaSeka(expert=name), (1.0, 2.0), bank)]
 
 
 def _calibrated(bank: Bank | None) -> list[Variant]:
@@ -178,12 +178,11 @@ _FAMILIES = (
     _prism("prism", DIFFERENCE_HEADS, 0.0, 0.25, 0.5, 1.0),
     _prism("prism-values", DIFFERENCE_HEADS, 0.25, 0.25, 0.5, 1.0),  # the paper's shares of gain: .4 and .1
     _prism("prism-all", DIFFERENCE, 0.25, 0.1, 0.2, 0.4),
-    _adaseka("adaseka", AdaSeka(), 0.125, 0.25, 0.5),
-    _adaseka("adaseka-choice", AdaSeka(temperature=0.1), 0.5, 1.0, 2.0),  # nearly one expert a head
+    _adaseka("adaseka", AdaSeka(), 0.5, 1.0),
+    _adaseka("adaseka-choice", AdaSeka(temperature=0.1), 1.0, 2.0),  # nearly one expert a head
     _adaseka("adaseka-signed", AdaSeka(router="signed"), 0.25),  # the paper's
-    _adaseka("adaseka-uniform", AdaSeka(router="uniform"), 0.125, 0.25, 0.5),
-    _adaseka("adaseka-random", AdaSeka(router="random"), 0.125, 0.25, 0.5),
-    _adaseka("adaseka-random-choice", AdaSeka(router="random", temperature=0.1), 0.5, 1.0, 2.0),
+    _adaseka("adaseka-uniform", AdaSeka(router="uniform"), 0.5, 1.0),
+    _adaseka("adaseka-random", AdaSeka(router="random", temperature=0.1), 1.0, 2.0),
     Family("expert", _each_expert, needs="names"),
     Family("calibrated", _calibrated, usual=False),
     steered("attention-bias", AttentionBias(), 1.0, 2.0, 4.0),  # InstABoost

@@ -16,24 +16,19 @@ from seka_rag.errors import RecordError
 from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import Kind
 
-#: Passages of a conflict, and of one that is a needle among them.
-_FEW, _MANY = 3, 10
-
 
 class Several(Task):
-    """Five kinds of task, by first tokens; the evidence or the instruction is highlighted.
+    """Four kinds of task, by first tokens; the evidence or the instruction is highlighted.
 
-    conflict: one of three passages contradicts memory. needle: the same questions, one of ten passages.
-    statement: an edited fact in the prompt of CounterFact. biography: the occupation in the first sentence (biasbios).
-    proverb: the word in which a proverb is to end (memotrap; there are thirty). all: these five. irrelevant: no passage
-    answers, and some sentence is highlighted; its ``kl`` is the harm.
+    conflict: one of three passages contradicts memory. statement: an edited fact in the prompt of CounterFact. biography:
+    the occupation in the first sentence (biasbios). proverb: the word in which a proverb is to end (memotrap; there are
+    thirty). all: these four. irrelevant: no passage answers, and some sentence is highlighted; its ``kl`` is the harm.
     """
 
     name: ClassVar[str] = "several"
-    about: ClassVar[str] = "Tasks of five kinds in one run, for experts among which a query chooses (AdaSEKA)."
+    about: ClassVar[str] = "Tasks of four kinds in one run, for experts among which a query chooses (AdaSEKA)."
     columns: ClassVar[tuple[str, ...]] = (
-        "all.first", "conflict.first", "needle.first", "statement.first", "biography.first", "proverb.first",
-        "irrelevant.kl",
+        "all.first", "conflict.first", "statement.first", "biography.first", "proverb.first", "irrelevant.kl",
     )  # fmt: skip
     curves: ClassVar[tuple[Curve, ...]] = (Curve("all.first", "irrelevant.kl"),)
     limit: ClassVar[int] = 60
@@ -44,7 +39,6 @@ class Several(Task):
         statements = (item for item in CounterFact().items(source) if "ES" in item.groups)
         return [
             *_of("conflict", _asked(source, "conflict")),
-            *_of("needle", _asked(source, "conflict", _MANY)),
             *_of("statement", statements),
             *_of("biography", BiasBios().items(source)),
             *_of("proverb", MemoTrap().items(source)),
@@ -52,9 +46,9 @@ class Several(Task):
         ]
 
 
-def _asked(source: Source, kind: Kind, passages: int = _FEW) -> list[Item]:
+def _asked(source: Source, kind: Kind) -> list[Item]:
     facts = {fact.id: fact for fact in load_facts()}
-    records = source.questions(kind, passages=(passages, passages))
+    records = source.questions(kind, passages=(3, 3))
     return [question_item(record, kind, facts[record.meta["fact"]]) for record in records]
 
 
