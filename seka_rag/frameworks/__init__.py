@@ -9,7 +9,14 @@ from seka_rag.frameworks.disputed import DISPUTED, undisputed
 from seka_rag.frameworks.engines import Engine, EngineSlot
 from seka_rag.frameworks.highlights import Highlights, highlights_off, unique
 from seka_rag.frameworks.instructions import INSTRUCTIONS, QUESTION, QUESTION_VARIABLES, own_words, said
-from seka_rag.frameworks.kinds import HIGHLIGHT_OPTIONS, HighlightMode, HighlightSettings, chooser, kinds
+from seka_rag.frameworks.kinds import (
+    HIGHLIGHT_OPTIONS,
+    HighlighterField,
+    HighlightMode,
+    HighlightSettings,
+    chooser,
+    kinds,
+)
 from seka_rag.frameworks.marks import KEY, Marks, digest, is_report, read_marks, read_span, write_marks
 from seka_rag.frameworks.placing import Place, Squeezed, place_passages, unexplained
 from seka_rag.frameworks.reports import report_of, usage
@@ -47,6 +54,7 @@ __all__ = [
     "HighlightMode",
     "HighlightSettings",
     "Highlighter",
+    "HighlighterField",
     "Highlights",
     "InvalidToolCall",
     "Marks",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, PlainSerializer
 
 from seka_rag.errors import SettingError
 from seka_rag.frameworks.unmarked import OnUnmarked, as_on_unmarked
@@ -42,6 +44,20 @@ def chooser(value: Any) -> Highlighter:
     if value == "off":
         raise SettingError("highlighter='off': use highlight='off', or a list of kinds without 'context'")
     return as_highlighter(getattr(value, "highlighter", value) if hasattr(value, "chosen_in") else value)
+
+
+def _checked(value: Any) -> Any:
+    chooser(value)
+    return value
+
+
+def _written(value: Any) -> str:
+    # the name of a callable is not a known highlighter: reading it back fails, rather than taking another one
+    return value if isinstance(value, str) else repr(value)
+
+
+#: A field of pydantic that holds what ``chooser`` reads.
+HighlighterField = Annotated[Any, AfterValidator(_checked), PlainSerializer(_written)]
 
 
 @dataclass(frozen=True)

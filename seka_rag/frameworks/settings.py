@@ -21,7 +21,7 @@ from typing_extensions import Self
 
 from seka_rag.errors import SettingError
 from seka_rag.frameworks.engines import Engine, EngineSlot
-from seka_rag.frameworks.kinds import HIGHLIGHT_OPTIONS, HighlightMode, HighlightSettings, chooser, kinds
+from seka_rag.frameworks.kinds import HIGHLIGHT_OPTIONS, HighlighterField, HighlightMode, HighlightSettings, kinds
 from seka_rag.frameworks.tools import schema_of
 from seka_rag.frameworks.unmarked import OnUnmarked
 from seka_rag.model.shared import bank_name, shared_model
@@ -47,7 +47,7 @@ class ModelSettings(BaseModel):
     highlight: HighlightMode = "auto"
     """"auto": marks on messages, else what was retrieved. "off": nothing. A list names what is found by itself: "context"
     (what was retrieved), "instructions" (what the application says in system messages and templates), "question"."""
-    highlighter: Any = "sentences"
+    highlighter: HighlighterField = "sentences"
     """Chooses what to highlight in retrieved passages: a name, or a callable (question, passages) -> spans."""
     highlight_tools: bool | list[str] = False
     """Also highlight what tools return: those with these names, or with True all. Trust them first."""
@@ -173,17 +173,6 @@ class ModelSettings(BaseModel):
     def _read_highlight(cls, value: Any) -> Any:
         kinds(value)
         return value
-
-    @field_validator("highlighter")
-    @classmethod
-    def _read_highlighter(cls, value: Any) -> Any:
-        chooser(value)
-        return value
-
-    @field_serializer("highlighter")
-    def _write_highlighter(self, value: Any) -> str:
-        # the name of a callable is not a known highlighter: reading it back fails, rather than taking another one
-        return value if isinstance(value, str) else repr(value)
 
     @field_validator("bank")
     @classmethod

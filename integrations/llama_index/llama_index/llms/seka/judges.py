@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate, default_prompts
@@ -17,7 +18,13 @@ def is_judge(template: BasePromptTemplate) -> bool:
     A template of one's own is not known to be one: give the evaluator a model with ``highlight="off"``.
     """
     text = _text(template)
-    return text is not None and text in {*_templates(*_ROOMS)} - {*_templates(default_prompts.__name__)}
+    return text is not None and text in _judging(len(sys.modules))
+
+
+@lru_cache(maxsize=1)
+def _judging(modules: int) -> frozenset[str]:
+    """The texts of these templates, looked for anew when more modules are loaded."""
+    return frozenset(_templates(*_ROOMS)) - frozenset(_templates(default_prompts.__name__))
 
 
 def _templates(*rooms: str) -> Iterator[str]:

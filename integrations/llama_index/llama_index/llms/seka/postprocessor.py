@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llama_index.core.bridge.pydantic import Field, field_serializer, field_validator
+from llama_index.core.bridge.pydantic import Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.llms.seka.choices import CHOICES, Choice
@@ -15,7 +15,17 @@ from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.flow import Flow, watch
 
 from seka_rag import Passage, Prompt, SekaError, Span, Trusted
-from seka_rag.frameworks import KEY, Highlighter, Marks, as_passage, choose_spans, chooser, locate_values, write_marks
+from seka_rag.frameworks import (
+    KEY,
+    Highlighter,
+    HighlighterField,
+    Marks,
+    as_passage,
+    choose_spans,
+    chooser,
+    locate_values,
+    write_marks,
+)
 
 
 class HighlightPostprocessor(BaseNodePostprocessor):
@@ -29,7 +39,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         SekaLLMError: ``weight_by_score`` and a node has no score, or no score is above 0.
     """
 
-    highlighter: Any = Field(
+    highlighter: HighlighterField = Field(
         default="sentences",
         description="A name or a callable. Trusted(Sentences(), TrustPolicy(...)) sees each node's source and metadata.",
     )
@@ -46,16 +56,6 @@ class HighlightPostprocessor(BaseNodePostprocessor):
     @classmethod
     def class_name(cls) -> str:
         return "HighlightPostprocessor"
-
-    @field_validator("highlighter")
-    @classmethod
-    def _read_highlighter(cls, value: Any) -> Any:
-        chooser(value)
-        return value
-
-    @field_serializer("highlighter")
-    def _write_highlighter(self, value: Any) -> str:
-        return value if isinstance(value, str) else repr(value)
 
     def chosen_in(self, question: str, context: str) -> Marks:
         """The highlights in a context that is made of nodes from here, and what the report should say of them."""
