@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seka_rag.learning.learn import learn_bank
     from seka_rag.learning.tasks.lookup import template_triples
     from seka_rag.learning.triples import ContrastiveTriple, read_triples, write_triples
+    from seka_rag.model.citations import Citation
     from seka_rag.model.generation import Generation
     from seka_rag.model.scope import highlighting
     from seka_rag.model.steered import SteeredModel
@@ -60,6 +61,7 @@ _MODULES = {
     "seka_rag.learning.learn": ("learn_bank",),
     "seka_rag.learning.tasks.lookup": ("template_triples",),
     "seka_rag.learning.triples": ("ContrastiveTriple", "read_triples", "write_triples"),
+    "seka_rag.model.citations": ("Citation",),
     "seka_rag.model.generation": ("Generation",),
     "seka_rag.model.scope": ("highlighting",),
     "seka_rag.model.steered": ("SteeredModel",),
@@ -91,6 +93,7 @@ __all__ = [
     "AllPassages",
     "AttentionBias",
     "BM25Retriever",
+    "Citation",
     "ContextAware",
     "ContrastiveTriple",
     "ExpertBank",

@@ -11,13 +11,15 @@ from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.select import NoPassages
 from seka_rag.highlight.trust import choose_spans
+from seka_rag.model.citations import Citation, Excerpt, cite
 from seka_rag.model.generation import Generation
 from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
 from seka_rag.retrieval.retrievers import as_retriever
 from seka_rag.text.passages import TEMPLATE, Passage
 from seka_rag.text.prompt import Prompt
-from seka_rag.text.spans import Span
+from seka_rag.text.sentences import sentences
+from seka_rag.text.spans import Span, shift
 
 NOTHING_FOUND = "(no passage was found)"
 
@@ -132,6 +134,22 @@ class Rag:
             report = replace(generation.report, warnings=[*generation.report.warnings, *prepared.warnings])
             generation = replace(generation, report=report)
         return Answer(generation.text.strip(), prepared, generation)
+
+    def cite(self, answer: Answer) -> tuple[Citation, ...]:
+        """Which passages each sentence of an answer rests on, the best first; costs one pass over prompt and answer.
+
+        ``answer.passages[c.passage].text[c.start : c.end]`` is the sentence that the model looked at most.
+        """
+        question = answer.question
+        chat = bool(self.model.tokenizer.chat_template)
+        prompt = question.messages if chat else _as_text(question)
+        message, before = (len(question.messages) - 1, 0) if chat else (0, len(prompt) - len(question.prompt))
+        excerpts = [
+            Excerpt(i, s.start, s.end, message, shift([s], place.start + before)[0])
+            for i, (passage, place) in enumerate(zip(question.passages, question.places, strict=True))
+            for s in sentences(passage.text)
+        ]
+        return cite(self.model, prompt, answer.text, excerpts)
 
     def stream(self, question: str | Question, **options: Any) -> TextStream[Generation]:
         """The answer in pieces; ``.result`` is the Generation. Warnings of the question are in ``prepare(...).warnings``."""

@@ -5,6 +5,7 @@ Beside ``seka_rag`` itself, integrations import this package and nothing else.
 
 from seka_rag.errors import MissingExtraError
 from seka_rag.frameworks.calls import Request
+from seka_rag.frameworks.citing import Citable, Cited, CitedDocument
 from seka_rag.frameworks.disputed import DISPUTED, undisputed
 from seka_rag.frameworks.engines import Engine, EngineSlot
 from seka_rag.frameworks.highlights import Highlights, highlights_off, unique
@@ -18,7 +19,7 @@ from seka_rag.frameworks.kinds import (
     kinds,
 )
 from seka_rag.frameworks.marks import KEY, Marks, digest, is_report, read_marks, read_span, write_marks
-from seka_rag.frameworks.placing import Place, Squeezed, place_passages, unexplained
+from seka_rag.frameworks.placing import Place, Squeezed, mover, place_passages, unexplained
 from seka_rag.frameworks.reports import report_of, usage
 from seka_rag.frameworks.settings import ModelSettings
 from seka_rag.frameworks.tools import tool_choice
@@ -42,6 +43,9 @@ from seka_rag.text.spans import shift, trimmed
 from seka_rag.text.toolcalls import InvalidToolCall, ToolCall
 
 __all__ = [
+    "Citable",
+    "Cited",
+    "CitedDocument",
     "DISPUTED",
     "HIGHLIGHT_OPTIONS",
     "INSTRUCTIONS",
@@ -82,6 +86,7 @@ __all__ = [
     "is_report",
     "kinds",
     "locate_values",
+    "mover",
     "open_highlighting",
     "own_words",
     "place_passages",

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seka_rag.errors import SettingError
+from seka_rag.frameworks.citing import Cited, as_cited
 from seka_rag.frameworks.engines import Engine
 from seka_rag.frameworks.highlights import Highlights
+from seka_rag.model.citations import cite
 from seka_rag.model.generation import Generation
 from seka_rag.model.scope import no_highlighting
+from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
 from seka_rag.text.prompt import Prompt
 
@@ -27,6 +32,10 @@ class Request:
         if isinstance(self.prompt, Prompt):  # no chat template is applied to it
             options = {name: value for name, value in self.options.items() if name != "template"}
             object.__setattr__(self, "options", options)
+        if self.highlights.citable is not None and not isinstance(self.engine, SteeredModel):
+            raise SettingError(
+                "citations are read from the attention of a model in this process: with base_url, leave citations out"
+            )
 
     def run(self) -> Generation:
         ask = self.engine.generate if isinstance(self.prompt, Prompt) else self.engine.chat
@@ -44,3 +53,19 @@ class Request:
         ask = self.engine.stream if isinstance(self.prompt, Prompt) else self.engine.stream_chat
         with no_highlighting():
             return ask(self.prompt, **self.options)
+
+    def cite(self, generation: Generation) -> tuple[Cited, ...]:
+        """The documents that the answer rests on, if that is asked for; a pass of the model."""
+        citable = self.highlights.citable
+        if citable is None:
+            return ()
+        assert isinstance(self.engine, SteeredModel)
+        tools = self.options.get("tools")
+        template = {**self.options.get("template", {}), **({"tools": tools} if tools else {})}
+        found = cite(self.engine, self.prompt, generation.text, citable.excerpts, template=template)
+        messages = [{"content": self.prompt}] if isinstance(self.prompt, Prompt) else self.prompt
+        return as_cited(found, citable, [str(message.get("content") or "") for message in messages])
+
+    async def acite(self, generation: Generation) -> tuple[Cited, ...]:
+        """``cite`` without blocking the event loop."""
+        return () if self.highlights.citable is None else await asyncio.to_thread(self.cite, generation)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from seka_rag.frameworks.citing import Citable
 from seka_rag.model.scope import open_highlighting
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
@@ -19,11 +20,13 @@ class Highlights:
         spans: (index of the message, span in its text).
         warnings: for the report.
         unmarked: why nothing is marked in retrieved passages that are there; see ``decide``.
+        citable: the documents that the answer may cite; None if it is not to cite any.
     """
 
     spans: tuple[tuple[int, Span], ...] = ()
     warnings: tuple[str, ...] = ()
     unmarked: str | None = None
+    citable: Citable | None = None
 
     @classmethod
     def of_prompts(

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, PlainSerializer
 
 from seka_rag.errors import SettingError
+from seka_rag.frameworks.citing import CitationMode, as_citation_mode
 from seka_rag.frameworks.unmarked import OnUnmarked, as_on_unmarked
 from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
@@ -16,8 +17,8 @@ from seka_rag.highlight.registry import as_highlighter
 Kind = Literal["context", "instructions", "question"]
 HighlightMode = Literal["auto", "off"] | Sequence[Kind]
 _KINDS = ("context", "instructions", "question")
-#: Fields, and options of a call, that say what to highlight.
-HIGHLIGHT_OPTIONS = ("highlight", "highlighter", "highlight_tools", "on_unmarked")
+#: Fields, and options of a call, that say what to highlight and whether to cite.
+HIGHLIGHT_OPTIONS = ("highlight", "highlighter", "highlight_tools", "on_unmarked", "citations")
 
 
 def kinds(mode: Any) -> frozenset[str] | None:
@@ -69,12 +70,14 @@ class HighlightSettings:
         highlighter: chooses in passages.
         tools: whose output may be highlighted: the names of tools, or True for all.
         on_unmarked: see ``decide``.
+        citations: whether the answer is to name the documents that it rests on, and with their text.
     """
 
     kinds: frozenset[str] | None
     highlighter: Highlighter
     tools: bool | tuple[str, ...] = False
     on_unmarked: OnUnmarked = "warn"
+    citations: CitationMode = False
 
     @classmethod
     def of(cls, *sources: Mapping[str, Any]) -> HighlightSettings:
@@ -93,6 +96,7 @@ class HighlightSettings:
             chooser(first("highlighter", "sentences")),
             tools if isinstance(tools, bool) else (tools,) if isinstance(tools, str) else tuple(tools),
             as_on_unmarked(first("on_unmarked", "warn")),
+            as_citation_mode(first("citations", False)),
         )
 
     def has(self, kind: Kind) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from seka_rag.errors import SpanError
+from seka_rag.frameworks.citing import Citable
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
 
@@ -23,11 +24,13 @@ class Marks:
     Attributes:
         warnings: what the report should say of them.
         unmarked: why nothing is marked in the retrieved passages that it holds.
+        citable: the documents that it holds, where the answer is to cite them.
     """
 
     spans: tuple[Span, ...] = ()
     warnings: tuple[str, ...] = ()
     unmarked: str | None = None
+    citable: Citable = field(default_factory=Citable)
 
 
 def digest(text: str) -> str:
@@ -36,7 +39,12 @@ def digest(text: str) -> str:
 
 
 def write_marks(
-    text: str, spans: Iterable[Span], *, warnings: Sequence[str] = (), unmarked: str | None = None
+    text: str,
+    spans: Iterable[Span],
+    *,
+    warnings: Sequence[str] = (),
+    unmarked: str | None = None,
+    citable: Citable | None = None,
 ) -> dict[str, Any]:
     """Highlights as plain data, tied to their text.
 
@@ -49,6 +57,8 @@ def write_marks(
         marks["warnings"] = list(warnings)
     if unmarked is not None:
         marks["unmarked"] = unmarked
+    if citable is not None and citable.excerpts:
+        marks["citable"] = citable.as_data()
     return marks
 
 
@@ -57,7 +67,7 @@ def is_report(value: Any) -> bool:
     return isinstance(value, Mapping) and "highlights" in value and "spans" not in value
 
 
-def read_marks(value: Any, text: str) -> Marks:
+def read_marks(value: Any, text: str, message: int = 0) -> Marks:
     """The marks for this text. If it was cut or edited since, other characters stand there: then none, and a warning.
 
     Raises:
@@ -76,7 +86,12 @@ def read_marks(value: Any, text: str) -> Marks:
         return Marks(
             (), (*warnings, "its text changed after it was highlighted; the highlights were dropped"), unmarked
         )
-    return Marks(Prompt(text, tuple(map(read_span, value["spans"]))).spans, warnings, unmarked)
+    citable = (
+        Citable.of_data(value["citable"], message)
+        if "citable" in value and value["digest"] == digest(text)
+        else Citable()
+    )
+    return Marks(Prompt(text, tuple(map(read_span, value["spans"]))).spans, warnings, unmarked, citable)
 
 
 def read_span(entry: Any) -> Span:

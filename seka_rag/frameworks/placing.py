@@ -77,6 +77,11 @@ class Place:
         return Span(where[first + by], where[last - 1 + by] + 1, span.weight, span.source)
 
 
+def mover(places: Sequence[Place]) -> Callable[[Span], list[Span]]:
+    """From a span of a passage to where it stands in a text, at each of its places there that hold it."""
+    return lambda span: [moved for place in places if (moved := place.move(span)) is not None]
+
+
 @dataclass(frozen=True)
 class _Fit:
     """A way in which one passage, or a part of it, can stand in the text."""

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -53,6 +53,8 @@ class ModelSettings(BaseModel):
     """Also highlight what tools return: those with these names, or with True all. Trust them first."""
     on_unmarked: OnUnmarked = "warn"
     """If passages were retrieved and nothing is marked: "warn" (log and warning, once for each cause), "raise", "ignore"."""
+    citations: bool | Literal["text"] = False
+    """Name the documents that an answer rests on (one more pass of the model); "text" for the cited sentences as well."""
     temperature: float | None = Field(default=None, ge=0)
     """Above 0 the model samples; otherwise it is greedy."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -141,8 +143,13 @@ class ModelSettings(BaseModel):
                 "steering=None to run the plain model"
             )
         if self.base_url is not None:
-            own = {"steered_model": given, "bank": self.bank, "model_kwargs": self.model_kwargs}
-            for name in (name for name, value in own.items() if value not in (None, "auto", {})):
+            own = {
+                "steered_model": given,
+                "bank": self.bank,
+                "model_kwargs": self.model_kwargs,
+                "citations": self.citations,
+            }
+            for name in (name for name, value in own.items() if value not in (None, "auto", {}, False)):
                 raise ValueError(
                     f"{name} is of a model in this process, and base_url is of a server: give one of the two"
                 )

@@ -20,7 +20,13 @@ from seka_rag.hf.types import Arguments
 
 
 @contextmanager
-def seeing_attention(hf_model: nn.Module, receive: Callable[[Tensor], None]) -> Iterator[None]:
+def seeing_attention(
+    hf_model: nn.Module,
+    receive: Callable[[Tensor], None],
+    *,
+    last: int = 1,
+    reduce: Callable[[Tensor], Tensor] = lambda weights: weights[:, -1],
+) -> Iterator[None]:
     """Call ``receive`` after each forward pass inside the ``with``, in this thread, with the weights of its last position.
 
     The model runs as ever, by whatever kernel it has. Beside each attention the weights of one position are computed again
@@ -30,13 +36,15 @@ def seeing_attention(hf_model: nn.Module, receive: Callable[[Tensor], None]) -> 
     Args:
         receive: gets ``[L, Q, T]``: L layers, Q query heads and the T tokens until then. Rows sum to 1; they are zero in a
             layer without attention (hybrid models). With attention sinks the rest is in the sink.
+        last: how many positions at the end are looked at; at most as many as a pass has.
+        reduce: makes of a layer's weights ``[Q, last, T]`` what is kept of them; ``receive`` gets that, of all layers.
 
     Raises:
         UnsupportedModelError: a pass of several rows, or a kernel that does not let its inputs be seen.
     """
     sites = find_key_sites(hf_model)
     layers = list(sites.modules)
-    seen = _Weights()
+    seen = _Weights(last, reduce)
 
     def enter(arguments: Arguments) -> Iterable[tuple[nn.Module, Tap]]:
         finish()
@@ -58,7 +66,7 @@ def seeing_attention(hf_model: nn.Module, receive: Callable[[Tensor], None]) -> 
                 f"{len(rows)} attentions were seen in a {sites.model_type} model with {len(layers)} layers of keys: its "
                 "kernel does not let them be seen. Load the model with attn_implementation='sdpa' or 'eager'"
             )
-        weights = torch.zeros(sites.layers, *rows[0].shape)
+        weights = rows[0].new_zeros(sites.layers, *rows[0].shape)
         weights[list(places)] = torch.stack(rows)
         receive(weights)
 
@@ -85,10 +93,11 @@ def attention_to(attention: Tensor, prompt: TokenizedPrompt, ranges: Sequence[tu
 
 
 class _Weights(TorchFunctionMode):
-    """Sees the weights ``[Q, T]`` of the last position in every attention of a pass, in this thread and in order."""
+    """Sees the weights ``[Q, last, T]`` of the last positions in every attention of a pass, in this thread and in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int, reduce: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
+        self._last, self._reduce = last, reduce
         self._rows: list[Tensor] = []
         self._positions, self._length = 0, None  # type: int, int | None
 
@@ -112,23 +121,28 @@ class _Weights(TorchFunctionMode):
         if func is functional.scaled_dot_product_attention:
             given = sdpa_arguments(args, named)
             if given["query"].shape[-2] == self._positions:
-                self._keep(_of_last(given["query"], given["key"], given.get("attn_mask"), given.get("scale")))
+                query = given["query"][:, :, -self._last :]
+                self._keep(_of_last(query, given["key"], given.get("attn_mask"), given.get("scale")))
         elif func in SOFTMAX and output.ndim == 4 and output.shape[0] == 1 and output.shape[-2] == self._positions:
-            self._keep(output[0, :, -1].detach())
+            self._keep(output[0, :, -self._last :].detach())
         return output
 
     def _keep(self, weights: Tensor) -> None:
         assert self._length is not None
-        weights = weights[:, : self._length].float().cpu()  # beyond: room of a static cache, or a sink
-        if missing := self._length - weights.shape[1]:  # a cache that holds a sliding window only
+        weights = weights[..., : self._length].float()  # beyond: room of a static cache, or a sink
+        if missing := self._length - weights.shape[-1]:  # a cache that holds a sliding window only
             weights = functional.pad(weights, (missing, 0))
-        self._rows.append(weights)
+        self._rows.append(self._reduce(weights).cpu())
 
 
 def _of_last(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
-    """The weights ``[Q, T]`` of the last position, from ``[1, Q, t, D]`` and ``[1, H, T, D]``."""
-    scores = sdpa_scores(query[0, :, -1:].detach().float(), key[0].detach().float(), scale)[:, 0]
+    """The weights ``[Q, n, T]`` of the last n positions, from ``[1, Q, n, D]`` and ``[1, H, T, D]``."""
+    scores = sdpa_scores(query[0].detach().float(), key[0].detach().float(), scale)
+    n, length = scores.shape[-2:]
     if mask is not None:
-        last = mask.expand(*mask.shape[:-3], len(scores), *mask.shape[-2:])[0, :, -1]
-        scores = scores.masked_fill(~last, -torch.inf) if last.dtype == torch.bool else scores + last.float()
+        some = mask.expand(*mask.shape[:-3], len(scores), *mask.shape[-2:])[0, :, -n:]
+        scores = scores.masked_fill(~some, -torch.inf) if some.dtype == torch.bool else scores + some.float()
+    elif n > 1:  # without a mask it is causal
+        later = torch.ones(n, length, dtype=torch.bool, device=scores.device).triu(length - n + 1)
+        scores = scores.masked_fill(later, -torch.inf)
     return scores.softmax(-1)

@@ -49,6 +49,26 @@ def test_each_step_of_an_answer_is_seen_as_in_one_pass():
     assert len(found) == count  # nothing is seen after the `with`
 
 
+@pytest.mark.parametrize("family", [kind for kind in KINDS if not kind.startswith("falcon")])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_several_positions_are_what_eager_attention_returns(family, attention):
+    model = copy.deepcopy(tiny_model(family))
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        whole = [a for a in model(input_ids=IDS, output_attentions=True, use_cache=False).attentions if a is not None]
+    if attention == "sdpa":
+        if not model._supports_sdpa:
+            pytest.skip("has eager attention only")
+        model.set_attn_implementation("sdpa")
+    found: list[torch.Tensor] = []
+    with torch.inference_mode(), seeing_attention(model, found.append, last=4, reduce=lambda weights: weights):
+        model(input_ids=IDS, use_cache=False)
+    rows = [row for row in found[0] if row.any()]
+    assert len(rows) == len(whole) > 0
+    for row, one in zip(rows, whole, strict=True):
+        torch.testing.assert_close(row, one[0, :, -4:, :19].float(), atol=1e-5, rtol=0)
+
+
 def test_a_batch_is_refused():
     model = tiny_model("qwen3")
     with pytest.raises(UnsupportedModelError, match="one prompt at a time"), seeing_attention(model, print):

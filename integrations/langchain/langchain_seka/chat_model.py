@@ -20,6 +20,7 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough, ensure_config
 
+from langchain_seka.citations import in_conversation, with_annotations
 from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import for_messages, messages_made
 from langchain_seka.messages import thoughts, to_chat
@@ -27,7 +28,7 @@ from langchain_seka.settings import SekaSettings
 from langchain_seka.structured import Method, options_and_parser
 from langchain_seka.tools import Tool, bound, calls, chunks, invalid_calls
 from seka_rag import Generation
-from seka_rag.frameworks import Highlights, Request, usage
+from seka_rag.frameworks import Cited, Highlights, Request, usage
 
 # `stream` calls `_stream` without a run manager, so the run that it belongs to is left here for it.
 _origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
@@ -147,7 +148,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
 
     def _highlights(self, messages: Sequence[BaseMessage], origin: Origin, call: dict[str, Any]) -> Highlights:
         tools = [str(tool.get("function", tool).get("name")) for tool in call.get("tools") or ()]
-        return self._found(messages_made(messages), origin, call, partial(for_messages, messages, tools=tools))
+        find = partial(for_messages, messages, tools=tools)
+        return self._found(messages_made(messages), origin, call, find, partial(in_conversation, messages))
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: list[str] | None, origin: Origin, call: dict[str, Any]
@@ -166,7 +168,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         request = self._request(messages, stop, _origin(run_manager), kwargs)
-        return self._result(request.run(), request)
+        generation = request.run()
+        return self._result(generation, request, request.cite(generation))
 
     async def _agenerate(
         self,
@@ -176,7 +179,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
-        return self._result(await request.arun(), request)
+        generation = await request.arun()
+        return self._result(generation, request, await request.acite(generation))
 
     def _stream(
         self,
@@ -188,8 +192,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         request = self._request(messages, stop, _origin(run_manager), kwargs)
         with request.stream() as stream:
             for piece in stream:
-                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-        yield self._last_chunk(stream.result, request)
+                yield ChatGenerationChunk(message=AIMessageChunk(content=_piece(piece, request)))
+        yield self._last_chunk(stream.result, request, request.cite(stream.result))
 
     async def _astream(
         self,
@@ -202,8 +206,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
             async for piece in pieces:
-                yield ChatGenerationChunk(message=AIMessageChunk(content=piece))
-        yield self._last_chunk(stream.result, request)
+                yield ChatGenerationChunk(message=AIMessageChunk(content=_piece(piece, request)))
+        yield self._last_chunk(stream.result, request, await request.acite(stream.result))
 
     def stream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
@@ -221,24 +225,24 @@ class ChatSeka(SekaSettings, BaseChatModel):
             async for chunk in chunks:
                 yield chunk
 
-    def _result(self, generation: Generation, request: Request) -> ChatResult:
+    def _result(self, generation: Generation, request: Request, cited: Sequence[Cited]) -> ChatResult:
         message = AIMessage(
-            content=generation.text,
+            content=with_annotations(generation.text, cited),
             additional_kwargs=thoughts(generation),
             tool_calls=calls(generation),
             invalid_tool_calls=invalid_calls(generation),
             usage_metadata=_usage(generation),
-            response_metadata=self._metadata(generation, request),
+            response_metadata=self._metadata(generation, request, cited),
         )
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _last_chunk(self, generation: Generation, request: Request) -> ChatGenerationChunk:
+    def _last_chunk(self, generation: Generation, request: Request, cited: Sequence[Cited]) -> ChatGenerationChunk:
         message = AIMessageChunk(
-            content="",
+            content=_piece("", request, cited),
             additional_kwargs=thoughts(generation),
             tool_call_chunks=chunks(generation),
             usage_metadata=_usage(generation),
-            response_metadata=self._metadata(generation, request),
+            response_metadata=self._metadata(generation, request, cited),
             chunk_position="last",
         )
         return ChatGenerationChunk(message=message)
@@ -268,6 +272,14 @@ class ChatSeka(SekaSettings, BaseChatModel):
         return await super()._agenerate_with_cache(
             messages, stop=stop, run_manager=run_manager, **{**kwargs, "seka_highlights": highlights}
         )
+
+
+def _piece(piece: str, request: Request, cited: Sequence[Cited] = ()) -> Any:
+    """A piece of an answer: where there may be citations, of the one block that has them at last."""
+    if request.highlights.citable is None:
+        return piece
+    (block,) = with_annotations(piece, cited, always=True)
+    return [{**block, "index": 0}]
 
 
 def _usage(generation: Generation) -> UsageMetadata:

@@ -9,7 +9,7 @@ another sentence must not highlight it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -18,8 +18,8 @@ from langchain_seka.capture import Evidence, FilledPrompt, Message
 from langchain_seka.instructions import Follow, said_spans
 from langchain_seka.marks import has_marks, marks_of
 from langchain_seka.messages import artifact_documents, role_of, text_of
-from langchain_seka.retrievals import Found, Retrieval
-from langchain_seka.templates import Filled, RenderedMessage, rebuild
+from langchain_seka.passages import followable, passages_of, place_in_messages
+from langchain_seka.templates import Filled, RenderedMessage
 from seka_rag import Passage, Span
 from seka_rag.frameworks import (
     DISPUTED,
@@ -27,9 +27,6 @@ from seka_rag.frameworks import (
     Highlighter,
     Highlights,
     HighlightSettings,
-    Place,
-    Placement,
-    Squeezed,
     as_passage,
     choose_spans,
     place_passages,
@@ -63,13 +60,8 @@ def for_messages(
     explicit = _explicit(messages, settings)
     if explicit.spans:
         return explicit
-    # what the model or a tool said is no place for retrieved passages
-    targets = [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
+    targets, follow = followable(messages), follow_messages
     found = from_tools(messages, settings, tools) if settings.has("context") else Highlights()
-
-    def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
-        return filled.messages(names)
-
     if not found.spans and settings.has("context"):
         automatic = _automatic(targets, evidence, settings.highlighter, follow)
         found = replace(
@@ -85,15 +77,21 @@ def for_text(
     prompt: str, evidence: Evidence | None, settings: HighlightSettings, prompts: Sequence[FilledPrompt] = ()
 ) -> Highlights:
     """Highlights of a completion prompt."""
-
-    def follow(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
-        rendered = filled.text(names)
-        return None if rendered is None else [rendered]
-
-    targets = [("text", prompt)]
+    targets, follow = [("text", prompt)], follow_text
     context = settings.has("context")
     found = _automatic(targets, evidence, settings.highlighter, follow) if context else Highlights()
     return _with_said(found, targets, evidence, settings, prompts, follow).in_open_block({0: prompt})
+
+
+def follow_messages(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
+    """Where variables stand in the messages of a template."""
+    return filled.messages(names)
+
+
+def follow_text(filled: Filled, names: Sequence[str]) -> list[RenderedMessage] | None:
+    """Where variables stand in a template's text."""
+    rendered = filled.text(names)
+    return None if rendered is None else [rendered]
 
 
 def _with_said(
@@ -190,32 +188,13 @@ def _automatic(
 ) -> Highlights:
     if evidence is None:
         return Highlights()
-    passages = _found(evidence.retrievals)
+    passages = passages_of(evidence)
     if not passages:
         return Highlights(warnings=("the retriever found no passage",))
-    queries = {r.query.strip() for r in evidence.retrievals}
-    warnings, reasons = list[str](), list[str]()
-    placed: list[tuple[int, Placement, dict[int, tuple[Place, ...]]]] = []
-    for prompt in evidence.prompts:
-        filled = rebuild(prompt)
-        if filled is None:
-            reasons.append("the template that made this prompt cannot be followed (a class or function of your own)")
-            continue
-        carriers, unclear = _carriers(filled.values, [p.text for p in passages], queries)
-        rendered = follow(filled, list(carriers)) if carriers or unclear else None
-        if not carriers and not unclear:
-            names = ", ".join(filled.values) or "none"
-            reasons.append(f"their text does not stand unchanged in any variable of the template ({names})")
-        elif rendered is None:
-            reasons.append(f"the template changes what it is given for {', '.join(carriers)}")
-        for message in rendered or ():
-            for i, target in enumerate(targets):
-                if target == (message.type, message.text):
-                    placed += [(i, p, carriers[p.name]) for p in message.placements if p.name in carriers]
-                    if unclear:
-                        warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
+    standing = place_in_messages(passages, targets, evidence, follow)
+    placed, warnings = standing.placed, list(standing.warnings)
     if not placed:
-        why = unique(reasons) or ("no template of LangChain is known to have made this prompt",)
+        why = unique(standing.reasons) or ("no template of LangChain is known to have made this prompt",)
         unmarked = f"the retrieved passages could not be followed into this prompt: {'; '.join(why)}. {_HOW}"
         return Highlights(warnings=unique(warnings), unmarked=unmarked)
     there = sorted({k for _, _, places in placed for k in places})
@@ -237,37 +216,6 @@ def _automatic(
     if not spans:
         return Highlights((), unique(warnings), DISPUTED if disputed else NOTHING_CHOSEN)
     return Highlights(tuple(in_order), unique([*warnings, *([DISPUTED] if disputed else [])]))
-
-
-def _found(retrievals: Sequence[Retrieval]) -> list[Found]:
-    """The passages of all retrievals, in their order. One that was found twice counts once, for the later query."""
-    seen: set[tuple[str, str | None, str]] = set()
-    kept: list[Found] = []
-    for retrieval in reversed(retrievals):
-        kept[:0] = [found for found in retrieval.found if found.identity not in seen]
-        seen |= {found.identity for found in retrieval.found}
-    return kept
-
-
-def _carriers(
-    values: Mapping[str, str], passages: Sequence[Squeezed], queries: Container[str]
-) -> tuple[dict[str, dict[int, tuple[Place, ...]]], int]:
-    """Which variable holds which passages, each passage in one variable only; and how many stay undecided.
-
-    A passage that stands in several variables belongs to the one with the most passages, and rather to another than
-    to the question: the others are text that it repeats. If that does not decide it, nothing may be marked for it.
-    """
-    found = {name: places for name, text in values.items() if (places := place_passages(passages, text))}
-    ranks = {name: (-len(places), values[name].strip() in queries) for name, places in found.items()}
-    carriers: dict[str, dict[int, tuple[Place, ...]]] = {}
-    unclear = 0
-    for k in range(len(passages)):
-        names = sorted((name for name in found if k in found[name]), key=ranks.__getitem__)
-        if len(names) > 1 and ranks[names[0]] == ranks[names[1]]:
-            unclear += 1
-        elif names:
-            carriers.setdefault(names[0], {})[k] = found[names[0]][k]
-    return carriers, unclear
 
 
 def _chosen(

@@ -20,6 +20,7 @@ from langchain_core.runnables import RunnableConfig, ensure_config
 from pydantic import Field, PrivateAttr
 
 from langchain_seka.capture import aside
+from langchain_seka.citations import in_text
 from langchain_seka.handler import Origin, explicit, origin_in
 from langchain_seka.highlights import for_text
 from langchain_seka.marks import has_marks
@@ -67,7 +68,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         return value
 
     def _highlights(self, prompt: str, origin: Origin, call: dict[str, Any]) -> Highlights:
-        return self._found([("text", prompt)], origin, call, partial(for_text, prompt))
+        return self._found([("text", prompt)], origin, call, partial(for_text, prompt), partial(in_text, prompt))
 
     def _request(self, prompt: str, stop: list[str] | None, origin: Origin, call: dict[str, Any]) -> Request:
         options = self._generate_options(stop, call)
@@ -120,7 +121,7 @@ class SekaLLM(SekaSettings, BaseLLM):
             await self._await_turn()
             with no_highlighting():
                 generations = await self.engine.agenerate([r.prompt for r in batch], **batch[0].options)
-            rows += self._rows(generations, batch)
+            rows += await asyncio.to_thread(self._rows, generations, batch)
         return LLMResult(generations=rows)
 
     def _wait(self) -> None:
@@ -171,7 +172,7 @@ class SekaLLM(SekaSettings, BaseLLM):
                 if run_manager:
                     await run_manager.on_llm_new_token(piece, chunk=chunk)
                 yield chunk
-        yield GenerationChunk(text="", generation_info=self._info(stream.result, request))
+        yield GenerationChunk(text="", generation_info=await asyncio.to_thread(self._info, stream.result, request))
 
     async def astream(
         self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
@@ -191,7 +192,7 @@ class SekaLLM(SekaSettings, BaseLLM):
 
     def _info(self, generation: Generation, request: Request) -> dict[str, Any]:
         counts = usage(generation, "input_tokens", "output_tokens")
-        return {**self._metadata(generation, request), "usage": counts}
+        return {**self._metadata(generation, request, request.cite(generation)), "usage": counts}
 
     # --- several prompts: each belongs to a chain of its own, and only here it is known to which
 

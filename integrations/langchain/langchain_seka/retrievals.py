@@ -20,12 +20,14 @@ class Found:
 
     Attributes:
         text: its text, ready to be placed.
+        document: as the retriever returned it.
     """
 
     query: str
     passage: Passage
     text: Squeezed
     identity: Identity
+    document: Any
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Retrieval:
     @cached_property
     def found(self) -> tuple[Found, ...]:
         """The documents that are not blank. Made once for all calls of a chain."""
-        passages = (p for p in map(as_passage, self.documents) if p.text.strip())
-        return tuple(Found(self.query, p, Squeezed(p.text), _identity(p)) for p in passages)
+        passages = ((as_passage(document), document) for document in self.documents)
+        return tuple(Found(self.query, p, Squeezed(p.text), _identity(p), own) for p, own in passages if p.text.strip())
 
 
 def _identity(passage: Passage) -> Identity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from langchain_core.load.serializable import Serializable
@@ -12,6 +13,8 @@ from langchain_seka.handler import Origin
 from seka_rag import Generation, RemoteModel
 from seka_rag.frameworks import (
     KEY,
+    Citable,
+    Cited,
     Highlights,
     HighlightSettings,
     ModelSettings,
@@ -25,7 +28,17 @@ from seka_rag.frameworks import (
 #: Call options that say nothing to the engine.
 _OURS = ("stream", "seka_highlights")
 #: Fields that can change an answer, as they are.
-_PLAIN = ("model", "base_url", "highlight", "highlight_tools", "on_unmarked", "temperature", "max_tokens", "seed")
+_PLAIN = (
+    "model",
+    "base_url",
+    "highlight",
+    "highlight_tools",
+    "on_unmarked",
+    "citations",
+    "temperature",
+    "max_tokens",
+    "seed",
+)
 
 Find = Callable[[Evidence | None, HighlightSettings, Sequence[FilledPrompt]], Highlights]
 
@@ -69,11 +82,23 @@ class SekaSettings(ModelSettings, Serializable):
             params["ls_stop"] = stop or self.stop
         return params
 
-    def _found(self, messages: Sequence[Message], origin: Origin, call: Mapping[str, Any], find: Find) -> Highlights:
-        """The highlights of a call: what ``find`` makes of what was retrieved for it and the prompts that made it."""
+    def _found(
+        self,
+        messages: Sequence[Message],
+        origin: Origin,
+        call: Mapping[str, Any],
+        find: Find,
+        cite: Callable[[Evidence | None], Citable],
+    ) -> Highlights:
+        """The highlights of a call: what ``find`` makes of what was retrieved for it and the prompts that made it.
+
+        Args:
+            cite: which documents stand in it, where the answer is to cite them.
+        """
         parent, handler = origin
         settings = self.highlight_settings(call, handler.settings if handler else {})
-        if settings.kinds is None or not self.steers(call):
+        marks = settings.kinds is not None and self.steers(call)
+        if not marks and not settings.citations:
             return highlights_off()
         evidence: Evidence | None = None
         prompts: Sequence[FilledPrompt] = ()
@@ -81,15 +106,18 @@ class SekaSettings(ModelSettings, Serializable):
             if capture is not None and evidence is None:
                 evidence = capture.evidence(parent, messages)
                 prompts = evidence.prompts if evidence else prompts or capture.prompts(parent, messages)
-        return decide(find(evidence, settings, prompts), settings.on_unmarked)
+        highlights = decide(find(evidence, settings, prompts), settings.on_unmarked) if marks else highlights_off()
+        if not settings.citations:
+            return highlights
+        return replace(highlights, citable=replace(cite(evidence), with_text=settings.citations == "text"))
 
     def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:
         return self.call_options({**{k: v for k, v in call.items() if k not in _OURS}, "stop": stop})
 
-    def _metadata(self, generation: Generation, request: Request) -> dict[str, Any]:
+    def _metadata(self, generation: Generation, request: Request, cited: Sequence[Cited] = ()) -> dict[str, Any]:
         return {
             "model_name": request.engine.name,
             "model_provider": "seka",
             "finish_reason": generation.finish_reason,
-            KEY: report_of(generation, request.highlights),
+            KEY: report_of(generation, request.highlights, cited),
         }

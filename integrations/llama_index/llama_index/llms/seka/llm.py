@@ -43,11 +43,12 @@ from llama_index.llms.seka.tools import only_first_call, tool_options, tool_sele
 from llama_index_instrumentation.dispatcher import DISPATCHER_SPAN_DECORATED_ATTR
 
 from seka_rag import Generation, Prompt
+from seka_rag.frameworks import Cited
 
 dispatcher = get_dispatcher(__name__)
 Response = TypeVar("Response", ChatResponse, CompletionResponse)
-#: Text so far or the whole answer, the new piece of it, further fields of the response.
-Respond = Callable[["str | Generation", "str | None", Mapping[str, Any]], Response]
+#: Takes the text so far or the whole answer, the new piece of it, further fields of the response, and citations.
+Respond = Callable[..., Response]
 
 
 def _without_span(method: Any) -> Any:
@@ -100,7 +101,7 @@ class SekaLLM(SekaSettings):
 
     def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
         settings = self._highlighting({})
-        if settings is None or is_judge(self._selected(prompt)):
+        if (settings.kinds is None and not settings.citations) or is_judge(self._selected(prompt)):
             return None
         chosen = self.highlighter if isinstance(self.highlighter, HighlightPostprocessor) else None
         return read_filling(self._selected(prompt), values, self.context_variables, settings, chosen)
@@ -126,7 +127,7 @@ class SekaLLM(SekaSettings):
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = self._chat_request(messages, kwargs)
-        return self._answered(request, self._generate(request), chat_response)
+        return self._respond(request, self._generate(request), chat_response)
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
@@ -135,7 +136,7 @@ class SekaLLM(SekaSettings):
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         request = await asyncio.to_thread(self._chat_request, messages, kwargs)
-        return self._answered(request, await self._agenerate(request), chat_response)
+        return await self._arespond(request, await self._agenerate(request), chat_response)
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
@@ -149,7 +150,7 @@ class SekaLLM(SekaSettings):
         A chat model that is given an unformatted prompt answers it as the user's message, as ``predict`` would have it.
         """
         request = self._completion_request(self._announced(prompt, formatted), formatted, kwargs)
-        return self._answered(request, self._generate(request), completion_response)
+        return self._respond(request, self._generate(request), completion_response)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
@@ -160,7 +161,7 @@ class SekaLLM(SekaSettings):
     async def acomplete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         announced = self._announced(prompt, formatted)  # here, because another thread could not use it up
         request = await asyncio.to_thread(self._completion_request, announced, formatted, kwargs)
-        return self._answered(request, await self._agenerate(request), completion_response)
+        return await self._arespond(request, await self._agenerate(request), completion_response)
 
     @llm_completion_callback()
     async def astream_complete(
@@ -246,7 +247,7 @@ class SekaLLM(SekaSettings):
             for piece in stream:
                 text += piece
                 yield respond(text, piece, {})
-            yield self._answered(request, stream.result, respond, delta="")
+            yield self._respond(request, stream.result, respond, delta="")
 
     async def _astream(self, request: SekaRequest, respond: Respond[Response]) -> AsyncIterator[Response]:
         text = ""
@@ -256,12 +257,29 @@ class SekaLLM(SekaSettings):
                 async for piece in pieces:
                     text += piece
                     yield respond(text, piece, {})
-            yield self._answered(request, stream.result, respond, delta="")
+            yield await self._arespond(request, stream.result, respond, delta="")
 
-    def _answered(
+    def _respond(
         self, request: SekaRequest, generation: Generation, respond: Respond[Response], delta: str | None = None
     ) -> Response:
-        report = make_report(generation, request.highlights, request.listeners)
+        with raised_as_own():
+            return self._answered(request, generation, request.cite(generation), respond, delta)
+
+    async def _arespond(
+        self, request: SekaRequest, generation: Generation, respond: Respond[Response], delta: str | None = None
+    ) -> Response:
+        with raised_as_own():
+            return self._answered(request, generation, await request.acite(generation), respond, delta)
+
+    def _answered(
+        self,
+        request: SekaRequest,
+        generation: Generation,
+        cited: Sequence[Cited],
+        respond: Respond[Response],
+        delta: str | None,
+    ) -> Response:
+        report = make_report(generation, request.highlights, request.listeners, cited)
         request.answers.append(generation.text)
         dispatcher.event(HighlightEvent(model_name=self.model, prompts=request.prompts, report=report))
-        return respond(generation, delta, response_fields(self.model, generation, report))
+        return respond(generation, delta, response_fields(self.model, generation, report), cited)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 
 from seka_rag import Prompt, Span
-from seka_rag.frameworks import KEY, Highlights, Marks, is_report, read_marks, write_marks
+from seka_rag.frameworks import KEY, Citable, Highlights, Marks, is_report, read_marks, write_marks
 
 #: What a model or a tool said may not highlight; neither is written by the user or by a template.
 _UNTRUSTED = frozenset(
@@ -22,7 +23,12 @@ _UNTRUSTED = frozenset(
 
 
 def mark_message(
-    message: ChatMessage, spans: Iterable[Span], *, warnings: Sequence[str] = (), unmarked: str | None = None
+    message: ChatMessage,
+    spans: Iterable[Span],
+    *,
+    warnings: Sequence[str] = (),
+    unmarked: str | None = None,
+    citable: Citable | None = None,
 ) -> ChatMessage:
     """A copy of the message whose content is highlighted at the spans.
 
@@ -30,16 +36,17 @@ def mark_message(
         spans: characters of ``message.content``.
         warnings: what the report of the answer should say about them.
         unmarked: why nothing is marked in the retrieved text that the message holds.
+        citable: documents in it that the answer may cite.
 
     Raises:
         SpanError: a span beyond the content.
     """
-    marks = write_marks(message.content or "", spans, warnings=warnings, unmarked=unmarked)
+    marks = write_marks(message.content or "", spans, warnings=warnings, unmarked=unmarked, citable=citable)
     return message.model_copy(update={"additional_kwargs": {**message.additional_kwargs, KEY: marks}})
 
 
-def marks_of(message: ChatMessage) -> Marks:
-    """The highlights of one message.
+def marks_of(message: ChatMessage, number: int = 0) -> Marks:
+    """The highlights of one message, and what it holds that may be cited.
 
     Raises:
         SpanError: marks that are not of the form that ``mark_message`` writes, or a span beyond the content.
@@ -47,7 +54,7 @@ def marks_of(message: ChatMessage) -> Marks:
     value = message.additional_kwargs.get(KEY)
     if value is None or is_report(value):
         return Marks()
-    marks = read_marks(value, message.content or "")
+    marks = read_marks(value, message.content or "", number)
     if not marks.spans or message.role not in _UNTRUSTED:
         return marks
     why = f"{message.role.value} messages are not trusted; the highlights were dropped"
@@ -60,11 +67,12 @@ def marked(messages: Sequence[ChatMessage]) -> Highlights:
     Raises:
         SpanError: as ``marks_of``.
     """
-    own = [marks_of(message) for message in messages]
+    own = [marks_of(message, i) for i, message in enumerate(messages)]
     return Highlights(
         tuple((i, span) for i, marks in enumerate(own) for span in marks.spans),
         tuple(f"message {i}: {warning}" for i, marks in enumerate(own) for warning in marks.warnings),
         next((marks.unmarked for marks in own if marks.unmarked is not None), None),
+        reduce(Citable.join, (marks.citable for marks in own), Citable()),
     )
 
 
@@ -75,10 +83,11 @@ class Announced:
     prompt: Prompt
     warnings: tuple[str, ...] = ()
     unmarked: str | None = None
+    citable: Citable = field(default_factory=Citable)
 
     @property
     def highlights(self) -> Highlights:
-        return Highlights.of_prompts([self.prompt], self.warnings, self.unmarked)
+        return replace(Highlights.of_prompts([self.prompt], self.warnings, self.unmarked), citable=self.citable)
 
 
 _announced: ContextVar[tuple[object, Announced] | None] = ContextVar("seka_announced_prompt", default=None)

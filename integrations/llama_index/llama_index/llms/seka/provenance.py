@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
+from llama_index.llms.seka.citations import nodes_in
 from llama_index.llms.seka.context import choose, context_passages, is_answer
 from llama_index.llms.seka.flow import current_flow
 from llama_index.llms.seka.instructions import SYSTEM_ROLES, last_of_user
@@ -26,6 +28,7 @@ from seka_rag.frameworks import (
     NOTHING_CHOSEN,
     QUESTION,
     QUESTION_VARIABLES,
+    Citable,
     Highlighter,
     HighlightSettings,
     Marks,
@@ -47,6 +50,7 @@ class Filling:
         instructions: whether the template's own words are highlighted, too.
         exact: whether nothing else in the messages is a highlight, such as the user's message as a whole.
         unmarked: why nothing is chosen in the retrieved text that is there.
+        citable: what may be cited in them, where the answer is to cite.
     """
 
     texts: Mapping[str, str]
@@ -55,10 +59,16 @@ class Filling:
     exact: bool = False
     warnings: tuple[str, ...] = ()
     unmarked: str | None = None
+    citable: Mapping[str, Citable] = field(default_factory=dict)
 
     def spans(self, placements: Sequence[Placement]) -> list[Span]:
         """The highlights in the values, in characters of the rendered text."""
         return [span for p in placements for span in p.place(self.chosen.get(p.name, ()))]
+
+    def cited(self, placements: Sequence[Placement]) -> Citable:
+        """What may be cited, in characters of the rendered text."""
+        there = (self.citable[p.name].placed(p) for p in placements if p.name in self.citable)
+        return reduce(Citable.join, there, Citable())
 
 
 def as_text(template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str]) -> dict[str, Any]:
@@ -113,10 +123,14 @@ def read_filling(
         reasons += [f"{name}: {marks.unmarked}"] if marks.unmarked else []
         if marks.spans:
             texts[name] = text
+    citable: dict[str, Citable] = {}
+    for name in (v for v in variables if isinstance(joined.get(v), str)) if settings.citations else ():
+        if (own := nodes_in(joined[name])).excerpts:
+            citable[name], texts[name] = own, joined[name]
     if not texts and not warnings and not reasons and not exact:
         return None
     unmarked = None if any(chosen.get(name) for name in variables) else next(iter(reasons), None)
-    return Filling(texts, chosen, instructions, exact, tuple(warnings), unmarked)
+    return Filling(texts, chosen, instructions, exact, tuple(warnings), unmarked, citable)
 
 
 def _chosen_in_text(question: str, name: str, text: str, highlighter: Highlighter, *, by_line: bool) -> Marks:
@@ -148,7 +162,7 @@ def highlight_text(text: str, render: Callable[[Mapping[str, str]], str], fillin
     spans = filling.spans(placements or ())
     if filling.instructions and placements is not None:
         spans += own_words(text, placements)
-    return Announced(Prompt(text, tuple(sorted(spans))), tuple(warnings), unmarked)
+    return Announced(Prompt(text, tuple(sorted(spans))), tuple(warnings), unmarked, filling.cited(placements or ()))
 
 
 def highlight_messages(
@@ -161,7 +175,7 @@ def highlight_messages(
     separator = f"Qz{secrets.token_hex(12)}zQ"  # no value can contain it, so none can reach into another message
     text, starts = _joined(messages, separator)
     placements, warnings, unmarked = _placements(text, lambda values: _joined(render(values), separator)[0], filling)
-    spans = filling.spans(placements or ())
+    spans, cited = filling.spans(placements or ()), filling.cited(placements or ())
     marked, user = list(messages), last_of_user(messages)
     for i, (message, start) in enumerate(zip(messages, starts, strict=True)):
         end, last = start + len(message.content or ""), i == len(messages) - 1
@@ -169,10 +183,11 @@ def highlight_messages(
         if filling.instructions and placements is not None and (message.role in SYSTEM_ROLES or i == user):
             inside += own_words(text, placements, start, end)
         own = sorted(shift(inside, -start))
+        citable = cited.within(start, end)
         told, why = (warnings, unmarked) if last else ([], None)
         # an empty list of marks says that nothing else in the message is a highlight
-        if (own or told or why or filling.exact) and KEY not in message.additional_kwargs:
-            marked[i] = mark_message(message, own, warnings=told, unmarked=why)
+        if (own or told or why or filling.exact or citable.excerpts) and KEY not in message.additional_kwargs:
+            marked[i] = mark_message(message, own, warnings=told, unmarked=why, citable=citable)
     return marked
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, CompletionResponse, MessageRole, TextBlock
+from llama_index.llms.seka.citations import citation_blocks
 from llama_index.llms.seka.flow import collecting, current_flow
 from llama_index.llms.seka.tools import answer_blocks, invalid_calls
 
 from seka_rag import Generation
-from seka_rag.frameworks import KEY, Highlights, report_of, usage
+from seka_rag.frameworks import KEY, Cited, Highlights, report_of, usage
 
 
 @contextmanager
@@ -43,10 +44,13 @@ def listeners() -> tuple[list[dict[str, Any]], ...]:
 
 
 def make_report(
-    generation: Generation, highlights: Highlights, listeners: Iterable[list[dict[str, Any]]]
+    generation: Generation,
+    highlights: Highlights,
+    listeners: Iterable[list[dict[str, Any]]],
+    cited: Sequence[Cited] = (),
 ) -> dict[str, Any]:
     """The report of one call, which goes to those who collect as well."""
-    report = report_of(generation, highlights)
+    report = report_of(generation, highlights, cited)
     for reports in listeners:
         reports.append(report)
     return report
@@ -60,16 +64,20 @@ def response_fields(model: str, generation: Generation, report: dict[str, Any]) 
     return {"raw": raw, "additional_kwargs": {**counts, KEY: report, **invalid}}
 
 
-def chat_response(answer: str | Generation, delta: str | None, fields: Mapping[str, Any]) -> ChatResponse:
+def chat_response(
+    answer: str | Generation, delta: str | None, fields: Mapping[str, Any], cited: Sequence[Cited] = ()
+) -> ChatResponse:
     """A chat response: of the text so far while it is streamed, of the Generation with its ``response_fields`` at last."""
     # on the message as well: chat engines hand on the message alone
     own = {KEY: fields["additional_kwargs"][KEY]} if fields else {}
-    blocks = [TextBlock(text=answer)] if isinstance(answer, str) else answer_blocks(answer)
+    blocks = [TextBlock(text=answer)] if isinstance(answer, str) else [*answer_blocks(answer), *citation_blocks(cited)]
     message = ChatMessage(role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=own)
     return ChatResponse(message=message, delta=delta, **fields)
 
 
-def completion_response(answer: str | Generation, delta: str | None, fields: Mapping[str, Any]) -> CompletionResponse:
-    """A completion response; as ``chat_response``."""
+def completion_response(
+    answer: str | Generation, delta: str | None, fields: Mapping[str, Any], cited: Sequence[Cited] = ()
+) -> CompletionResponse:
+    """A completion response; as ``chat_response``, but with citations in the report alone, as it has no blocks."""
     text = answer if isinstance(answer, str) else answer.text
     return CompletionResponse(text=text, delta=delta, **fields)

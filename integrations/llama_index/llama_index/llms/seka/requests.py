@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, MessageRole, VideoBlock
@@ -17,7 +17,7 @@ from llama_index.llms.seka.reports import listeners
 from llama_index.llms.seka.tools import earlier_calls, tool_highlights
 
 from seka_rag import Prompt
-from seka_rag.frameworks import Engine, Highlights, HighlightSettings, Request, decide, highlights_off
+from seka_rag.frameworks import Citable, Engine, Highlights, HighlightSettings, Request, decide, highlights_off
 
 _ROLES = {
     MessageRole.CHATBOT: "assistant",
@@ -45,14 +45,14 @@ class SekaRequest(Request):
 def chat_request(
     engine: Engine,
     messages: Sequence[ChatMessage],
-    settings: HighlightSettings | None,
+    settings: HighlightSettings,
     options: Mapping[str, Any],
     to_prompt: Callable[[Sequence[ChatMessage]], str],
 ) -> SekaRequest:
     """A conversation through the model's chat template or, where it has none, through ``to_prompt``.
 
     Args:
-        settings: what to highlight; None for nothing.
+        settings: what to highlight, and whether to cite.
     """
     for i, message in enumerate(messages):
         for block in message.blocks:
@@ -60,9 +60,10 @@ def chat_request(
                 raise SekaLLMError(f"message {i} holds {type(block).__name__}: SekaLLM reads text only")
     texts = [m.content or "" for m in messages]
     highlights = highlights_off()
-    if settings is not None:
+    if settings.kinds is not None:
         said = {i: texts[i] for i, m in enumerate(messages) if _role(m) in ("user", "system")}
         highlights = _settled(_found(messages, settings), said, settings)
+    highlights = _citing(highlights, marked(messages).citable, settings)
     prompts = tuple(highlights.prompts(texts))
     if engine.can_chat:
         turns = [_turn(m, prompt) for m, prompt in zip(messages, prompts, strict=True)]
@@ -75,15 +76,16 @@ def chat_request(
 def completion_request(
     engine: Engine,
     announced: Announced,
-    settings: HighlightSettings | None,
+    settings: HighlightSettings,
     options: Mapping[str, Any],
     *,
     as_message: bool,
 ) -> SekaRequest:
     """A prompt to continue or, ``as_message``, to answer as the user's message."""
     text, highlights = announced.prompt.text, highlights_off()
-    if settings is not None:
+    if settings.kinds is not None:
         highlights = _settled(announced.highlights, {0: text}, settings)
+    highlights = _citing(highlights, announced.citable, settings)
     (prompt,) = highlights.prompts([text])
     asked = [{"role": "user", "content": prompt}] if as_message and engine.can_chat else prompt
     return SekaRequest(engine, asked, options, highlights, (prompt,))
@@ -94,6 +96,11 @@ def _found(messages: Sequence[ChatMessage], settings: HighlightSettings) -> High
     own = marked(mark_said(messages, settings))
     tools = tool_highlights(messages, settings) if settings.has("context") else Highlights()
     return Highlights((*own.spans, *tools.spans), (*own.warnings, *tools.warnings), own.unmarked or tools.unmarked)
+
+
+def _citing(highlights: Highlights, citable: Citable | None, settings: HighlightSettings) -> Highlights:
+    asked = settings.citations
+    return replace(highlights, citable=replace(citable or Citable(), with_text=asked == "text") if asked else None)
 
 
 def _settled(highlights: Highlights, said: Mapping[int, str], settings: HighlightSettings) -> Highlights:

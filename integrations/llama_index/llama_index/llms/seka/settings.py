@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import LLMMetadata
@@ -63,7 +64,7 @@ class SekaSettings(ModelSettings, StructuredPrediction):
             return self.is_function_calling_model
         return self._is_chat(engine) and engine is not None and engine.can_call_tools
 
-    def _highlighting(self, call: Mapping[str, Any]) -> HighlightSettings | None:
-        """What a call is to highlight; None for nothing."""
+    def _highlighting(self, call: Mapping[str, Any]) -> HighlightSettings:
+        """What a call is to highlight, and whether its answer is to cite."""
         settings = self.highlight_settings(call)
-        return None if settings.kinds is None or not self.steers(call) else settings
+        return settings if self.steers(call) else replace(settings, kinds=None)

@@ -147,7 +147,9 @@ def _with_schema(messages: list[ChatMessage], schema: dict[str, Any]) -> list[Ch
     longer = last.model_copy(update={"blocks": [*last.blocks, asked]})
     if KEY in last.additional_kwargs:
         marks = marks_of(last)
-        longer = mark_message(longer, marks.spans, warnings=marks.warnings, unmarked=marks.unmarked)
+        longer = mark_message(
+            longer, marks.spans, warnings=marks.warnings, unmarked=marks.unmarked, citable=marks.citable
+        )
     return [*before, longer]
 
 

@@ -1,0 +1,99 @@
+"""Where retrieved passages stand in the messages of a call: in the variables of the templates that made them, nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+from langchain_core.messages import BaseMessage
+
+from langchain_seka.capture import Evidence, Message
+from langchain_seka.instructions import Follow
+from langchain_seka.messages import text_of
+from langchain_seka.retrievals import Found
+from langchain_seka.templates import rebuild
+from seka_rag.frameworks import Place, Placement, Squeezed, place_passages, unique
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where passages stand.
+
+    Attributes:
+        placed: the number of a message, where a variable stands in it, and the places of passages in that variable.
+        warnings: for the report.
+        reasons: why passages were not followed into the messages.
+    """
+
+    placed: tuple[tuple[int, Placement, Mapping[int, tuple[Place, ...]]], ...]
+    warnings: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def followable(messages: Sequence[BaseMessage]) -> list[Message | None]:
+    """The messages in which retrieved passages may be looked for: not what the model or a tool said."""
+    return [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
+
+
+def passages_of(evidence: Evidence) -> list[Found]:
+    """The passages of all retrievals, in their order. One that was found twice counts once, for the later query."""
+    seen: set[tuple[str, str | None, str]] = set()
+    kept: list[Found] = []
+    for retrieval in reversed(evidence.retrievals):
+        kept[:0] = [found for found in retrieval.found if found.identity not in seen]
+        seen |= {found.identity for found in retrieval.found}
+    return kept
+
+
+def place_in_messages(
+    passages: Sequence[Found], targets: Sequence[Message | None], evidence: Evidence, follow: Follow
+) -> Standing:
+    """Follow passages through the templates that made a call's messages.
+
+    Args:
+        targets: type and text of each message; None for those in which no passage may be looked for.
+        follow: says where variables stand in the messages of a template.
+    """
+    queries = {r.query.strip() for r in evidence.retrievals}
+    warnings, reasons = list[str](), list[str]()
+    placed: list[tuple[int, Placement, dict[int, tuple[Place, ...]]]] = []
+    for prompt in evidence.prompts:
+        filled = rebuild(prompt)
+        if filled is None:
+            reasons.append("the template that made this prompt cannot be followed (a class or function of your own)")
+            continue
+        carriers, unclear = _carriers(filled.values, [p.text for p in passages], queries)
+        rendered = follow(filled, list(carriers)) if carriers or unclear else None
+        if not carriers and not unclear:
+            names = ", ".join(filled.values) or "none"
+            reasons.append(f"their text does not stand unchanged in any variable of the template ({names})")
+        elif rendered is None:
+            reasons.append(f"the template changes what it is given for {', '.join(carriers)}")
+        for message in rendered or ():
+            for i, target in enumerate(targets):
+                if target == (message.type, message.text):
+                    placed += [(i, p, carriers[p.name]) for p in message.placements if p.name in carriers]
+                    if unclear:
+                        warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
+    return Standing(tuple(placed), unique(warnings), unique(reasons))
+
+
+def _carriers(
+    values: Mapping[str, str], passages: Sequence[Squeezed], queries: Container[str]
+) -> tuple[dict[str, dict[int, tuple[Place, ...]]], int]:
+    """Which variable holds which passages, each passage in one variable only; and how many stay undecided.
+
+    A passage that stands in several variables belongs to the one with the most passages, and rather to another than
+    to the question: the others are text that it repeats. If that does not decide it, nothing may be marked for it.
+    """
+    found = {name: places for name, text in values.items() if (places := place_passages(passages, text))}
+    ranks = {name: (-len(places), values[name].strip() in queries) for name, places in found.items()}
+    carriers: dict[str, dict[int, tuple[Place, ...]]] = {}
+    unclear = 0
+    for k in range(len(passages)):
+        names = sorted((name for name in found if k in found[name]), key=ranks.__getitem__)
+        if len(names) > 1 and ranks[names[0]] == ranks[names[1]]:
+            unclear += 1
+        elif names:
+            carriers.setdefault(names[0], {})[k] = found[names[0]][k]
+    return carriers, unclear
