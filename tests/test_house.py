@@ -20,12 +20,16 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 DOORS = {"seka_rag", "seka_rag.views", "langchain_seka", "llama_index.llms.seka"}
-#: Pages for those who measure, not for users: they may name the rooms of the benchmarks.
+#: Pages for those who measure or operate, not for users: they may name these rooms.
 MEASURING = {
     "docs/how-to/questions.md": ("seka_rag.questions", "seka_rag.bench"),
     "docs/benchmarks/harness.md": ("seka_rag.bench",),
+    "docs/how-to/ray.md": ("seka_rag.server",),
+    "examples/ray/benchmark.py": ("seka_rag.bench",),
+    "examples/ray/learning.py": ("seka_rag.hf.identity", "seka_rag.learning"),
+    "examples/ray/serving.py": ("seka_rag.server",),
 }
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.py"))]
 
 
 def test_the_public_door():
