@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from seka_rag.errors import SteeringError
+from seka_rag.errors import SettingError, SteeringError
 from seka_vllm.highlights import Highlights
+from seka_vllm.profiles import Profile
 from seka_vllm.settings import KEY
 
 log = logging.getLogger("vllm.seka")  # below vLLM's, so that it is written where vLLM's are
@@ -16,12 +17,12 @@ _LENGTH, _MARKED = 48, (16, 32)
 _STEPS = 1000  # of the engine, until a trial request must be ready
 
 
-def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], Any], banks: Sequence[str]) -> None:
+def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], Any], banks: Mapping[str, Profile]) -> None:
     """Ask for one token, plain and steered with each bank; and look at how its blocks would be cached.
 
     Raises:
         SteeringError: the edits are not in the model, were not seen in all their layers, change nothing, were not reported,
-            or a steered block has the identity of a plain one.
+            a probe gave no routing, or a steered block has the identity of a plain one.
     """
     (described, *others) = core.collective_rpc("seka_describe", kwargs={"forget": True})
     if described is None or any(other is None for other in others):
@@ -29,9 +30,10 @@ def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], Any], banks
     core.scheduler.seka = reports(described)
     plain, _ = _scores(core, None)
     noise = _distance(plain, _scores(core, None)[0])
-    for bank in banks:
-        scores, report = _scores(core, Highlights(((*_MARKED, 1.0),), bank=bank))
+    for bank, profile in banks.items():
         where = f"a trial request with the bank {bank!r}"
+        routing = _routing(core, bank, profile, where)
+        scores, report = _scores(core, Highlights(((*_MARKED, 1.0),), bank=bank, routing=routing))
         marked = _MARKED[1] - _MARKED[0]
         if report.get("tokens_edited") != marked:
             raise SteeringError(f"{where} reports {report.get('tokens_edited')} edited tokens of {marked}")
@@ -43,7 +45,20 @@ def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], Any], banks
             raise SteeringError(f"{where} did not edit the keys of layers {missing}")
         log.info("bank %r steers: %s on %d heads of layers %s", bank, *(described[bank][k] for k in _SHOWN))
     if core.request_block_hasher is not None:
-        _check_blocks(core, banks[0])
+        _check_blocks(core, next(iter(banks)))
+
+
+def _routing(core: Any, bank: str, profile: Profile, where: str) -> tuple[float, ...] | None:
+    """What a probe gives for the trial prompt; None for a bank without experts."""
+    if not profile.experts:
+        return None
+    _, report = _scores(core, Highlights((), bank=bank, probe=True))
+    weights = report.get("routing") or ()
+    try:
+        profile.routing(tuple(weights))
+    except SettingError as error:
+        raise SteeringError(f"{where} was not routed: {error}") from None
+    return tuple(weights)
 
 
 def _distance(scores: list[float], others: list[float]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from seka_vllm.canary import check_steering
@@ -18,11 +19,13 @@ class Progress:
     Attributes:
         done: which positions of the prompt were computed, with their edits.
         first: the first position that was computed; those before it were in the prefix cache, with the same edits.
+        routing: what a probe found.
         report: of what is done so far, if it was asked for: every token of the answer comes with it.
     """
 
     def __init__(self, highlights: Highlights, length: int) -> None:
         self.highlights, self.done, self.first = highlights, bytearray(length), length
+        self.routing: list[float] | None = None
         self.report: dict[str, Any] | None = None
 
     def add(self, start: int, stop: int) -> None:
@@ -48,12 +51,18 @@ class Reports:
     def __init__(self, profiles: Mapping[str, Profile], described: Mapping[str, Mapping[str, Any]]) -> None:
         self.profiles, self.described = profiles, described
 
-    def note(self, requests: Mapping[str, Any], edited: Mapping[str, tuple[int, int]]) -> None:
-        """Take note of what one step computed."""
+    def note(
+        self,
+        requests: Mapping[str, Any],
+        edited: Mapping[str, tuple[int, int]],
+        routings: Mapping[str, list[float]] = MappingProxyType({}),
+    ) -> None:
+        """Take note of what one step computed, and of what its probes found."""
         for name, (start, stop) in edited.items():
             progress = _progress(requests[name]) if name in requests else None
             if progress is not None:
                 progress.add(start, stop)
+                progress.routing = routings.get(name, progress.routing)
 
     def of(self, progress: Progress) -> dict[str, Any]:
         """The report of one request, as ``SteeringReport.as_dict`` has it, and the tokens that were cached."""
@@ -66,8 +75,17 @@ class Reports:
         profile, about = self.profiles[name], self.described[name]
         strength = profile.method.strength if progress.highlights.strength is None else progress.highlights.strength
         fixed = {key: about[key] for key in ("method", "layers", "heads", "bank")}
+        if progress.highlights.probe:
+            return {**fixed, "gain": 0.0, **progress.counts(), "routing": progress.routing}
         counts = progress.counts() if strength else {**progress.counts(), "tokens_edited": 0, "tokens_cached": 0}
-        return {**fixed, "gain": strength, **counts, "experts": [], "warnings": profile.warnings(progress.highlights)}
+        experts = profile.weights(progress.highlights)
+        return {
+            **fixed,
+            "gain": strength,
+            **counts,
+            "experts": experts,
+            "warnings": profile.warnings(progress.highlights),
+        }
 
 
 def _progress(request: Any) -> Progress | None:
@@ -90,7 +108,8 @@ def block_keys(request: Any, start: int, stop: int) -> list[tuple[str, str]]:
     inside = progress.highlights.inside(start, stop) if progress is not None else ()
     if progress is None or not inside:
         return []
-    return [(KEY, repr((progress.highlights.bank, progress.highlights.strength, inside)))]
+    asked = progress.highlights
+    return [(KEY, repr((asked.bank, asked.strength, asked.routing, inside)))]
 
 
 def patch() -> None:
@@ -111,7 +130,8 @@ def patch() -> None:
         reports: Reports | None = getattr(self, KEY, None)
         if reports is None:
             return original(self, scheduler_output, model_runner_output)
-        reports.note(self.requests, getattr(model_runner_output, KEY, {}))
+        routings = getattr(model_runner_output, f"{KEY}_routings", {})
+        reports.note(self.requests, getattr(model_runner_output, KEY, {}), routings)
         steered = {
             name: progress
             for name in scheduler_output.num_scheduled_tokens
@@ -148,4 +168,4 @@ def _check_once(core: Any) -> None:
     settings = engine_settings(core.vllm_config)
     if settings is not None:
         profiles = load_profiles(settings)
-        check_steering(core, lambda described: Reports(profiles, described), list(profiles))
+        check_steering(core, lambda described: Reports(profiles, described), profiles)

@@ -1,4 +1,4 @@
-"""What one request asks for, in the arguments that vLLM passes on: token positions, weights, a strength, a bank.
+"""What one request asks for, in the arguments that vLLM passes on: token positions, weights, a strength, a bank, a routing.
 
 They are numbers, strings and flat lists, so that they also go through ``vllm_xargs`` of its HTTP API.
 """
@@ -13,7 +13,14 @@ from typing import Any
 
 from seka_rag.errors import SettingError, SpanError
 
-_SPANS, _WEIGHTS, _STRENGTH, _BANK = NAMES = ("seka_spans", "seka_weights", "seka_strength", "seka_bank")
+_SPANS, _WEIGHTS, _STRENGTH, _BANK, _PROBE, _ROUTING = NAMES = (
+    "seka_spans",
+    "seka_weights",
+    "seka_strength",
+    "seka_bank",
+    "seka_probe",
+    "seka_routing",
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,15 @@ class Highlights:
         spans: ``(start, stop, weight)``, token positions in the prompt; in order, none overlaps another.
         strength: of the method, in place of the one that it has; None for that.
         bank: its name; None for the engine's first.
+        routing: weights of the bank's experts, as the report of a probe has them; None for a bank without experts.
+        probe: whether nothing is steered, and the report says how the prompt's last query weighs the experts.
     """
 
     spans: tuple[tuple[int, int, float], ...]
     strength: float | None = None
     bank: str | None = None
+    routing: tuple[float, ...] | None = None
+    probe: bool = False
 
     @classmethod
     def of_weights(
@@ -57,12 +68,16 @@ class Highlights:
     def as_args(self) -> dict[str, Any]:
         """As ``read_highlights`` reads them."""
         args: dict[str, Any] = {_SPANS: [place for a, b, _ in self.spans for place in (a, b)]}
+        if self.probe:
+            args = {_PROBE: True}
         if any(weight != 1 for *_, weight in self.spans):
             args[_WEIGHTS] = [weight for *_, weight in self.spans]
         if self.strength is not None:
             args[_STRENGTH] = self.strength
         if self.bank is not None:
             args[_BANK] = self.bank
+        if self.routing is not None:
+            args[_ROUTING] = list(self.routing)
         return args
 
 
@@ -75,13 +90,18 @@ def read_highlights(args: Mapping[str, Any] | None, length: int | None = None) -
     Raises:
         SpanError: spans that are empty, overlap, reach beyond the prompt or are not in pairs; weights that are not one each,
             not positive, or not finite.
-        SettingError: an argument that begins like ours and is unknown, a strength that is no finite number, spans missing.
+        SettingError: an argument that begins like ours and is unknown, a strength or a weight of an expert that is no finite
+            number, spans missing, or a probe with highlights.
     """
     ours = {name: value for name, value in (args or {}).items() if name.startswith("seka_")}
     if not ours:
         return None
     if unknown := sorted(ours.keys() - set(NAMES)):
         raise SettingError(f"unknown arguments {', '.join(unknown)}: there are {', '.join(NAMES)}")
+    if ours.get(_PROBE):
+        if beside := sorted(ours.keys() - {_PROBE, _BANK}):
+            raise SettingError(f"{_PROBE} asks for a routing and steers nothing: leave {', '.join(beside)} out")
+        return Highlights((), bank=ours.get(_BANK), probe=True)
     if not isinstance(ours.get(_SPANS), Sequence) or isinstance(ours[_SPANS], str):
         raise SettingError(f"{_SPANS}={ours.get(_SPANS)!r}: give a flat list of token positions, [start, stop, ...]")
     places = [_position(value) for value in ours[_SPANS]]
@@ -104,7 +124,12 @@ def read_highlights(args: Mapping[str, Any] | None, length: int | None = None) -
     strength, bank = ours.get(_STRENGTH), ours.get(_BANK)
     if strength is not None and (isinstance(strength, str | bool) or not math.isfinite(strength)):
         raise SettingError(f"{_STRENGTH}={strength!r}: give a finite number")
-    return Highlights(tuple(spans), None if strength is None else float(strength), bank) if spans else None
+    routing = ours.get(_ROUTING)
+    if routing is not None:
+        if isinstance(routing, str) or not all(isinstance(w, int | float) and math.isfinite(w) for w in routing):
+            raise SettingError(f"{_ROUTING} is no flat list of finite numbers")
+        routing = tuple(map(float, routing))
+    return Highlights(tuple(spans), None if strength is None else float(strength), bank, routing) if spans else None
 
 
 def _position(value: Any) -> int:

@@ -156,9 +156,17 @@ class _Work:
         output = RequestOutputKind.DELTA if self.in_pieces else RequestOutputKind.FINAL_ONLY
         self.params = served.params(self.tokens, self.request.options, self.request.choices, output_kind=output)
 
-    def outputs(self, engine: Any) -> Any:
-        prompt = {"prompt_token_ids": self.tokens.ids}
-        return engine.generate(prompt, self.params, f"{self.form.id}-{secrets.token_hex(4)}")
+    async def outputs(self, engine: Any) -> AsyncGenerator[Any, None]:
+        prompt, name = {"prompt_token_ids": self.tokens.ids}, f"{self.form.id}-{secrets.token_hex(4)}"
+        probe = self.served.probe(self.params)
+        if probe is not None:
+            async with aclosing(engine.generate(prompt, probe, f"{name}-probe")) as probed:
+                async for output in probed:
+                    last = output
+            self.served.route(self.params, last)
+        async with aclosing(engine.generate(prompt, self.params, name)) as outputs:
+            async for output in outputs:
+                yield output
 
     async def whole(self, engine: Any) -> dict[str, Any]:
         """All answers, when they are ready."""

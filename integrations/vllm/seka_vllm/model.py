@@ -115,10 +115,21 @@ class VllmModel:
     def _run(self, prompts: Sequence[TokenizedPrompt], options: Mapping[str, Any]) -> list[Generation]:
         params = [self.served.params(tokens, options) for tokens in prompts]  # all are checked before any runs
         given = [{"prompt_token_ids": tokens.ids} for tokens in prompts]
+        self._route(given, params)
         outputs = self.llm.generate(given, params, use_tqdm=False) if given else []
         return [
             self.served.answers(tokens, options, output)[0] for tokens, output in zip(prompts, outputs, strict=True)
         ]
+
+    def _route(self, given: Sequence[Any], params: Sequence[Any]) -> None:
+        """Ask for the weights of experts, for prompts that need them."""
+        probes = [
+            (prompt, of, probe) for prompt, of in zip(given, params, strict=True) if (probe := self.served.probe(of))
+        ]
+        if probes:
+            asked = self.llm.generate([prompt for prompt, *_ in probes], [p for *_, p in probes], use_tqdm=False)
+            for (_, of, _), output in zip(probes, asked, strict=True):
+                self.served.route(of, output)
 
     def close(self) -> None:
         """End the engine and free its memory."""

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from seka_rag.bank import ProjectionBank, load_bank
+from seka_rag.bank import Bank, load_bank
 from seka_rag.errors import SettingError, UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
 from seka_rag.hf.packaged import PACKAGED
 from seka_rag.ops.edits import Edit
+from seka_rag.ops.routing import RoutedEdit
+from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.base import SteeringMethod
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.registry import as_steering, suggested
+from seka_rag.steering.report import mean_weights
 from seka_rag.steering.strength import check_strength, strength_warnings
 from seka_vllm.highlights import Highlights
 from seka_vllm.settings import BankSettings, EngineSettings
@@ -31,7 +36,7 @@ class Profile:
         fades: whether the bank suggests a method that puts keys back after a while, which vLLM does not do.
     """
 
-    bank: ProjectionBank
+    bank: Bank
     method: KeyEditing
     fades: bool
 
@@ -41,17 +46,22 @@ class Profile:
 
         Raises:
             BankError: not a bank, damaged, or not of the kind that the method needs.
-            SettingError: a method that needs more than a token's key, or that does nothing.
+            SettingError: a method that needs more than a token's key or a probe tells, or that does nothing.
         """
         packaged = PACKAGED.get(settings.bank)
         bank = load_bank(packaged.bank if packaged else settings.bank)
         method = suggested(bank) if settings.steering is None else as_steering(settings.steering)
         assert isinstance(method, SteeringMethod)  # "auto" and None are no stored forms
         method.check(bank)
-        if not isinstance(bank, ProjectionBank) or not isinstance(method, KeyEditing):
+        if not isinstance(method, KeyEditing):
             raise SettingError(
-                f"{settings.bank}: vLLM steers with one bank and a method that edits keys, such as KeyVector, KeyBias or "
-                "Seka. Experts are routed by the prompt's last query, which is not there when vLLM computes the first keys"
+                f"{settings.bank}: vLLM steers with a method that edits keys, such as KeyVector, KeyBias or Seka, and "
+                f"{method!r} does not"
+            )
+        if isinstance(method, AdaSeka) and not method.two_pass:
+            raise SettingError(
+                f"{settings.bank}: AdaSeka routes by the prompt's last query, which is not there when vLLM computes the first "
+                'keys. Take "two_pass": true, whose routing a probe request gives: {"method": "AdaSeka", "two_pass": true}'
             )
         if settings.steering is not None and method.fade is not None:
             raise SettingError(
@@ -60,6 +70,30 @@ class Profile:
         if not method.strength:
             raise SettingError(f"{settings.bank}: the {method.strength_field} of its method is 0, so it steers nothing")
         return cls(bank, method.model_copy(update={"fade": None}), method.fade is not None)
+
+    @cached_property
+    def experts(self) -> dict[int, RoutedEdit]:
+        """Layer -> edit whose weights ``[h, M]`` come from a probe; empty if the method routes nothing."""
+        if not isinstance(self.method, AdaSeka):
+            return {}
+        assert isinstance(self.bank, AdaSeka.bank_type)
+        return dict(sorted(self.method.edits(self.bank, None).items()))  # type: ignore[arg-type]  # it looks at no site
+
+    def routing(self, weights: tuple[float, ...]) -> dict[int, Tensor]:
+        """Layer -> weights of the experts ``[h, M]``, from those of all layers in a row.
+
+        Raises:
+            SettingError: there are too many or too few.
+        """
+        shapes = {layer: (len(e.heads), len(e.experts.names)) for layer, e in self.experts.items()}
+        sizes = [heads * experts for heads, experts in shapes.values()]
+        if len(weights) != sum(sizes):
+            raise SettingError(
+                f"seka_routing holds {len(weights)} weights of experts, and {self.bank!r} takes {sum(sizes)}: send those of "
+                "the probe's report as they are"
+            )
+        parts = torch.tensor(weights).split(sizes)
+        return {layer: part.view(shapes[layer]) for layer, part in zip(shapes, parts, strict=True)}
 
     def factor(self, highlights: Highlights) -> float:
         """By what the edits, which are planned for the strength of the method, are multiplied."""
@@ -82,11 +116,30 @@ class Profile:
         """Refuse a strength that cannot be, or that overflows in the dtype of the model (anything with ``dtype``).
 
         Raises:
-            SettingError: says what the bank suggests.
+            SettingError: says what the bank suggests; or a routing that is missing or is not one of this bank.
         """
+        if highlights.probe or highlights.routing is not None:
+            if not self.experts:
+                raise SettingError(f"{self.bank!r} holds no experts: leave seka_probe and seka_routing out")
+        elif self.experts:
+            raise SettingError(
+                "the experts are weighted by the prompt's last query: send the prompt with seka_probe first, and what its "
+                "report has as routing with the highlights as seka_routing"
+            )
+        if highlights.probe:
+            return
+        if highlights.routing is not None:
+            self.routing(highlights.routing)
         self.check_strength(highlights)
         strength = self.method.strength if highlights.strength is None else highlights.strength
         check_strength(self.method.with_strength(strength), self.bank, max(w for *_, w in highlights.spans), model)
+
+    def weights(self, highlights: Highlights) -> list[dict[str, float]]:
+        """Expert -> mean weight over the steered heads, as a report has it: one entry, or none without experts."""
+        if highlights.routing is None:
+            return []
+        names = next(iter(self.experts.values())).experts.names
+        return mean_weights(names, {layer: alpha[None] for layer, alpha in self.routing(highlights.routing).items()})
 
     def warnings(self, highlights: Highlights) -> list[str]:
         """What the report of a request should say."""
@@ -122,7 +175,7 @@ def plan_edits(profile: Profile, config: Any) -> Mapping[int, Edit]:
     profile.bank.model.check(identify(_without_weights(config)))
     edits = profile.method.edits(profile.bank, find_key_sites(_twin(config)))
     for edit in edits.values():
-        if edit.needs_query or edit.needs_distance:
+        if (edit.needs_query and not profile.experts) or edit.needs_distance:
             raise UnsupportedModelError(
                 f"{profile.method!r} needs the end of the prompt, which is not there when vLLM computes the first keys: use "
                 "KeyBias(form='constant'), KeyVector or Seka"

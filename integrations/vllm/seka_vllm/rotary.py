@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seka_rag.ops.edits import Edit, Part
+from seka_rag.ops.edits import Edit, Part, last_queries
 from seka_rag.ops.shapes import unflatten
 
 #: ``(bank, first row, end row, weight)`` in one step of the engine, whose rows are the tokens of all its requests.
@@ -26,6 +26,8 @@ class Gates:
         weights: ``[banks, rows]``, at an address that does not change.
         busy: whether anything is edited in this step.
         seen: ``(bank, layer)`` for which keys were edited since it was last emptied; not known if the model is compiled.
+        probes: request -> bank whose experts it asks for, and the row of its prompt's last token, in this step.
+        found: request -> layer -> weights of the experts ``[h, M]``, of the probes of this step.
     """
 
     def __init__(self, banks: int, rows: int, device: torch.device, *, fixed: bool) -> None:
@@ -35,12 +37,25 @@ class Gates:
         self._every = torch.arange(rows, device=device)
         self._parts: list[Part | None] = [None] * banks
         self._used = 0
+        self._routed: list[tuple[int, int, Mapping[int, Tensor]]] = []
+        self.probes: Mapping[str, tuple[int, int]] = {}
+        self.found: dict[str, dict[int, Tensor]] = {}
         self.busy = False
         self.seen: set[tuple[int, int]] = set()
 
-    def fill(self, rows: Rows, count: int) -> None:
-        """Begin a step of so many rows."""
+    def fill(self, rows: Rows, count: int, routings: Sequence[Mapping[int, Tensor] | None] = ()) -> None:
+        """Begin a step of so many rows.
+
+        Args:
+            routings: for each of ``rows``, which then are in order, layer -> weights of its bank's experts ``[h, M]``; None
+                for a bank without experts.
+        """
         rows = list(rows)
+        self._routed = [
+            (bank, end - first, routing)
+            for (bank, first, end, weight), routing in zip(rows, routings, strict=False)
+            if routing is not None and weight  # as a part leaves out what has weight 0
+        ]
         if not rows and not self.busy:
             return
         self.busy = bool(rows)
@@ -63,6 +78,11 @@ class Gates:
         if self.fixed:
             return _part(self._every[:count], self.weights[bank, :count])
         return self._parts[bank]
+
+    def state(self, bank: int, layer: int) -> Tensor:
+        """What a routed edit needs for each token of its part: ``[k, h, M]``."""
+        of_rows = [routing[layer].expand(n, -1, -1) for number, n, routing in self._routed if number == bank]
+        return torch.cat(of_rows).to(self.device)
 
 
 def _part(columns: Tensor, weights: Tensor) -> Part:
@@ -87,9 +107,20 @@ class SteeredRotary(nn.Module):
         self.edits = [None if edit is None else edit.to(gates.device) for edit in edits]
 
     def forward(self, positions: Tensor, query: Tensor, key: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        if key is not None and self.gates.probes:
+            self.probe(query, key.shape[-1] // self.head_dim)
         if key is not None and (self.gates.fixed or self.gates.busy):
             key = self.steered(key)
         return self.inner(positions, query, key, *args, **kwargs)
+
+    def probe(self, query: Tensor, heads: int) -> None:
+        """Read from queries ``[rows, Q D]`` how the last tokens of prompts weigh the experts of this layer."""
+        queries = unflatten(query, -1, (-1, self.head_dim))
+        for request, (bank, row) in self.gates.probes.items():
+            edit = self.edits[bank]
+            if edit is not None:
+                last = last_queries(queries[None], torch.tensor([row]), queries.shape[1] // heads)
+                self.gates.found.setdefault(request, {})[self.layer] = edit.read_query(last[:, edit.heads])[0].cpu()
 
     def steered(self, key: Tensor) -> Tensor:
         """Keys ``[rows, H D]`` with those of highlighted tokens edited; a new tensor."""
@@ -97,7 +128,8 @@ class SteeredRotary(nn.Module):
         for bank, edit in enumerate(self.edits):
             part = None if edit is None else self.gates.part(bank, len(key))
             if edit is not None and part is not None:
-                keys = edit.apply(keys, part, None)
+                state = self.gates.state(bank, self.layer) if edit.needs_query else None
+                keys = edit.apply(keys, part, state)
                 if not torch.compiler.is_compiling():
                     self.gates.seen.add((bank, self.layer))
         return keys.reshape(key.shape)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from seka_rag.errors import UnsupportedModelError
 from seka_rag.ops.edits import Edit
@@ -18,6 +18,8 @@ from seka_vllm.profiles import Profile, load_profiles, plan_edits
 from seka_vllm.rotary import Gates, SteeredRotary
 from seka_vllm.settings import KEY, engine_settings
 
+_KEPT = 1024  # routings that are kept as tensors
+
 
 class Steering:
     """The banks in one loaded model.
@@ -25,17 +27,21 @@ class Steering:
     Attributes:
         edits: bank -> layer -> edit, of the whole model, at the strength of the bank's method.
         gates: what the current step edits.
-        edited: request -> positions of its prompt ``(start, stop)`` that the current step computes, if it has highlights.
+        edited: request -> positions of its prompt ``(start, stop)`` that the current step computes, if it has highlights or is
+            a probe.
     """
 
     def __init__(self, profiles: Mapping[str, Profile], edits: Mapping[str, Mapping[int, Edit]], gates: Gates) -> None:
         self.profiles, self.edits, self.gates = profiles, edits, gates
         self._number = {name: i for i, name in enumerate(profiles)}
         self.edited: dict[str, tuple[int, int]] = {}
+        self._routings: dict[tuple[float, ...], dict[int, Tensor]] = {}
 
     def begin(self, runner: Any, scheduled: Any) -> None:
         """Say which tokens the step edits, of those that are scheduled for each request of the batch."""
         rows: list[tuple[int, int, int, float]] = []
+        routings: list[Mapping[int, Tensor] | None] = []
+        probes: dict[str, tuple[int, int]] = {}
         batch, row, self.edited = runner.input_batch, 0, {}
         for i, (request, count) in enumerate(zip(batch.req_ids, scheduled.tolist(), strict=False)):
             highlights = _highlights_of(runner.requests[request])
@@ -44,11 +50,33 @@ class Steering:
                 if start < length:
                     self.edited[request] = (start, min(start + count, length))
                     rows += self._rows(highlights, *self.edited[request], row)
+                    routing = self._routing(highlights)
+                    routings += [routing] * (len(rows) - len(routings))
+                    if highlights.probe and start + count >= length:
+                        probes[request] = self._number[self._bank(highlights)], row + length - 1 - start
             row += count
-        self.gates.fill(rows, row)
+        self.gates.probes, self.gates.found = probes, {}
+        self.gates.fill(rows, row, routings)
+
+    def routings(self) -> dict[str, list[float]]:
+        """Request -> weights of the experts of all layers in a row, of the probes that the step completed."""
+        found = self.gates.found.items()
+        return {name: [w for layer in sorted(of) for w in of[layer].flatten().tolist()] for name, of in found}
+
+    def _bank(self, highlights: Highlights) -> str:
+        return highlights.bank or next(iter(self.profiles))
+
+    def _routing(self, highlights: Highlights) -> Mapping[int, Tensor] | None:
+        if highlights.routing is None:
+            return None
+        if highlights.routing not in self._routings:  # a prompt comes in several steps
+            if len(self._routings) >= _KEPT:
+                self._routings.clear()
+            self._routings[highlights.routing] = self.profiles[self._bank(highlights)].routing(highlights.routing)
+        return self._routings[highlights.routing]
 
     def _rows(self, highlights: Highlights, start: int, stop: int, row: int) -> Iterator[tuple[int, int, int, float]]:
-        name = highlights.bank or next(iter(self.profiles))
+        name = self._bank(highlights)
         factor = self.profiles[name].factor(highlights)
         for first, end, weight in highlights.inside(start, stop):
             yield self._number[name], row + first, row + end, weight * factor
@@ -89,6 +117,8 @@ def prepare(config: Any) -> tuple[dict[str, Profile], dict[str, Mapping[int, Edi
         return None
     check_engine(config)
     profiles = load_profiles(settings)
+    if any(profile.experts for profile in profiles.values()):
+        _check_experts(config)
     return profiles, {name: plan_edits(profile, config.model_config.hf_config) for name, profile in profiles.items()}
 
 
@@ -107,6 +137,18 @@ def install(runner: Any, profiles: dict[str, Profile], edits: dict[str, Mapping[
     gates = Gates(len(profiles), rows, runner.device, fixed=fixed)
     _wrap(runner.model, runner.model_config, [edits[name] for name in profiles], gates)
     runner.seka = Steering(profiles, edits, gates)
+
+
+def _check_experts(config: Any) -> None:
+    """Experts are routed in Python, by the queries of all heads.
+
+    Raises:
+        UnsupportedModelError: a compiled model, CUDA graphs, or heads that are split among processes.
+    """
+    if not config.model_config.enforce_eager:
+        raise UnsupportedModelError("AdaSeka was shown to work in an eager engine alone: start it with --enforce-eager")
+    if config.parallel_config.tensor_parallel_size > 1:
+        raise UnsupportedModelError("AdaSeka was not shown to work with tensor parallelism")
 
 
 def _wrap(model: nn.Module, model_config: Any, edits: list[Mapping[int, Edit]], gates: Gates) -> None:
@@ -178,7 +220,8 @@ def patch() -> None:
         steering = getattr(self, "seka", None)
         if steering is not None and steering.edited and output is not None:
             result = getattr(output, "_model_runner_output", output)  # inside of one that is still being computed
-            result.seka, steering.edited = steering.edited, {}
+            result.seka, result.seka_routings = steering.edited, steering.routings()
+            steering.edited = {}
         return output
 
     def describe(self: Any, *, forget: bool = False) -> dict[str, dict[str, Any]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from seka_rag.errors import ContextLengthError, SettingError, SteeringError
@@ -16,7 +16,7 @@ from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import SteeringMethod, SteeringReport
 from seka_rag.steering.registry import as_steering
 from seka_rag.text.prompt import Prompt
-from seka_vllm.highlights import Highlights
+from seka_vllm.highlights import Highlights, read_highlights
 from seka_vllm.profiles import Profile
 from seka_vllm.settings import KEY
 
@@ -112,6 +112,31 @@ class Served:
             **given,
             **more,
         )
+
+    def probe(self, params: SamplingParams) -> SamplingParams | None:
+        """The request that must come first, with the same prompt, if these parameters steer with experts; else None."""
+        from vllm import SamplingParams
+
+        highlights = read_highlights(params.extra_args)
+        if highlights is None or not self._profile(highlights).experts:
+            return None
+        args = Highlights((), bank=highlights.bank, probe=True).as_args()
+        return SamplingParams(max_tokens=1, temperature=0.0, extra_args=args)
+
+    def route(self, params: SamplingParams, probed: RequestOutput) -> None:
+        """Take the routing of a probe that was answered over into the parameters.
+
+        Raises:
+            SteeringError: it has none.
+        """
+        routing = ((probed.kv_transfer_params or {}).get(KEY) or {}).get("routing")
+        highlights = read_highlights(params.extra_args)
+        if routing is None or highlights is None:
+            raise SteeringError("vLLM answered a probe without a routing, so the experts cannot be weighted")
+        params.extra_args = replace(highlights, routing=tuple(routing)).as_args()
+
+    def _profile(self, highlights: Highlights) -> Profile:
+        return self.banks[highlights.bank or next(iter(self.banks))]
 
     def _highlights(self, tokens: TokenizedPrompt, steering: object) -> Highlights | None:
         method = as_steering(steering)

@@ -99,7 +99,9 @@ def test_engines_that_do_not_start(tiny_llama, tmp_path, monkeypatch):
     refused(UnsupportedModelError, "edits values too", model, bank, Prism(gain_value=0.1))
     refused(BankError, "AdaSeka takes a bank of type ExpertBank", model, bank, AdaSeka())
     ExpertBank({"a": random_expert(tiny_llama[1], 1)}).save(tmp_path / "experts")
-    refused(SettingError, "Experts are routed by the prompt's last query", model, tmp_path / "experts")
+    refused(SettingError, '"two_pass": true', model, tmp_path / "experts")
+    compiled = {"enforce_eager": False}
+    refused(UnsupportedModelError, "eager engine", model, tmp_path / "experts", AdaSeka(two_pass=True), **compiled)
     refused(SettingError, "fade=3", model, bank, KeyVector(fade=3))
     refused(SettingError, "the gain of its method is 0", model, bank, KeyVector(gain=0.0))
     refused(SettingError, "additional_config.*gain", model, bank, additional_config={"seka": {"gain": 1}})

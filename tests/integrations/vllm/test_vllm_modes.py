@@ -6,9 +6,15 @@ import random
 from dataclasses import replace
 
 import pytest
-from vllm_engines import Asked, answers, engine, largest_difference, mixed, params, reference, save_tiny
+import torch
+from seka_vllm import VllmModel
+from tiny import demo_tokenizer, random_expert
+from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm_engines import OPTIONS, Asked, answers, engine, largest_difference, mixed, params, reference, save_tiny
 
-from seka_rag import KeyBias, KeyScaling, KeyVector, Seka
+from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyScaling, KeyVector, Prompt, Seka, SteeredModel
+from seka_rag.steering.adaseka import route
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 CLOSE = 1e-4
@@ -65,6 +71,54 @@ def test_methods(method, tiny_llama, record_property):
     with engine(folder / "model", folder / "bank", method) as llm:
         expected = reference(model, bank, method, asked)
         check(llm, asked, expected, record_property, f"llama, {method!r}")
+
+
+def test_experts_routed_by_a_probe(tiny_llama, tmp_path, record_property):
+    """The probe gives the weights of an unsteered pass of transformers; with them the answers are its two-pass answers."""
+    folder, model, _ = tiny_llama
+    bank = ExpertBank({"a": random_expert(model, 1), "b": random_expert(model, 2)})
+    bank.save(tmp_path / "experts")
+    method = AdaSeka(gain=0.8, top_k=3, two_pass=True)
+    asked = mixed(model.config.vocab_size)
+    expected = reference(model, bank, method, asked)
+    assert largest_difference(expected[1:2], expected[:1]) > 0.01
+    with VllmModel(str(folder / "model"), bank=str(tmp_path / "experts"), steering=method, **OPTIONS) as there:
+        routed = [one if one.highlights is None else probed(there.llm, one) for one in asked]
+        for one in routed:
+            if one.highlights is not None:
+                alone = route(model, bank, method, torch.tensor([one.prompt]))
+                wanted = torch.cat([alone[layer].flatten() for layer in sorted(alone)])
+                assert torch.allclose(torch.tensor(one.highlights.routing), wanted, atol=1e-5)
+        check(there.llm, routed, expected, record_property, "llama, AdaSeka with a probe")
+        check(there.llm, routed, expected, record_property, "llama, AdaSeka with a probe, prefix cache")
+        other = replace(routed[1].highlights, routing=tuple(1 - w for w in routed[1].highlights.routing))
+        mixed_up = answers(there.llm, [replace(routed[1], highlights=other)])
+        assert (
+            largest_difference(mixed_up, expected[1:2]) > 1e-3
+        )  # it is kept apart in the prefix cache, and it matters
+        with pytest.raises(VLLMValidationError, match="send the prompt with seka_probe first"):
+            answers(there.llm, [asked[1]])
+        here = SteeredModel(model, demo_tokenizer(), bank=bank, steering=method)
+        fact = "The home of Alec is in Lyon."
+        prompt = Prompt(f"The home of Vera is in Turin. {fact} Which city is the home of Alec?").highlight(fact)
+        found, wanted = (
+            there.generate([prompt, str(prompt)], max_new_tokens=12),
+            here.generate(prompt, max_new_tokens=12),
+        )
+        assert found[0].text == wanted.text != found[1].text
+        assert found[0].report.tokens_edited == wanted.report.tokens_edited > 3
+        assert found[0].report.experts[0] == pytest.approx(wanted.report.experts[0], abs=1e-5)
+
+
+def probed(llm, one: Asked) -> Asked:
+    """The request with the routing of a probe."""
+    args = {"seka_probe": True}
+    (output,) = llm.generate(
+        [{"prompt_token_ids": list(one.prompt)}], SamplingParams(max_tokens=1, extra_args=args), use_tqdm=False
+    )
+    report = output.kv_transfer_params["seka"]
+    assert report["tokens_edited"] == 0
+    return replace(one, highlights=replace(one.highlights, routing=tuple(report["routing"])))
 
 
 def test_whole_prompts_without_a_prefix_cache(tiny_llama, record_property):
@@ -126,8 +180,6 @@ def test_preempted_requests_and_random_arrival(tiny_llama, record_property, monk
 
 def _arriving(llm, asked: list[Asked], steps: int):
     """Tokens and sparse log-probabilities of requests of which up to three arrive between two steps of the engine."""
-    import torch
-
     draw, waiting, done = random.Random(1), list(enumerate(asked)), {}
     while waiting or llm.llm_engine.has_unfinished_requests():
         for _ in range(draw.randrange(4)):

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from seka_vllm import VllmModel
@@ -14,11 +15,11 @@ from seka_vllm.highlights import Highlights
 from seka_vllm.profiles import Profile, plan_edits
 from seka_vllm.rotary import Gates, SteeredRotary
 from seka_vllm.runner import Steering
-from seka_vllm.settings import engine_settings
-from tiny import random_bank, tiny_model
+from seka_vllm.settings import BankSettings, engine_settings
+from tiny import random_bank, random_expert, tiny_model
 from vllm_engines import with_vectors
 
-from seka_rag import KeyBias, KeyVector, Seka
+from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyVector, Seka
 from seka_rag.errors import BankError, SettingError, UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
 
@@ -60,6 +61,98 @@ def test_the_keys_of_highlighted_rows_change_and_no_others(llama, fixed):
         assert torch.equal(found[untouched], key[untouched])
         assert gates.seen == {(number, 1) for number, *_ in rows} or fixed
         gates.seen.clear()
+
+
+def test_a_probe_and_routed_rows_are_those_of_the_oracle():
+    """The last token of a prompt weighs the experts; tokens of two requests are edited by the weights of each."""
+    model = tiny_model("llama")
+    experts = ExpertBank({"a": random_expert(model, 1), "b": random_expert(model, 2, without=((1, 0),))})
+    profile = Profile(experts, AdaSeka(gain=0.7, top_k=3, two_pass=True), False)
+    edits = plan_edits(profile, model.config)
+    gates = Gates(1, 16, torch.device("cpu"), fixed=False)
+    generator = torch.Generator().manual_seed(0)
+    key, query = (torch.randn(11, n * 16, generator=generator) for n in (2, 4))
+    steering = Steering({"main": profile}, {"main": edits}, gates)
+
+    def state(args):
+        return SimpleNamespace(sampling_params=SimpleNamespace(extra_args=args))
+
+    def step(requests, scheduled, computed, lengths):
+        batch = SimpleNamespace(
+            req_ids=list(requests), num_computed_tokens_cpu=np.array(computed), num_prompt_tokens=np.array(lengths)
+        )
+        steering.begin(SimpleNamespace(requests=requests, input_batch=batch), np.array(scheduled))
+        return {
+            layer: SteeredRotary(Straight(), layer, [edit], gates, 16)(None, query, key)[1]
+            for layer, edit in edits.items()
+        }
+
+    probe = {"p": state({"seka_probe": True}), "q": state({"seka_probe": True})}
+    found = step(probe, [6, 5], [4, 0], [10, 9])  # the prompt of q goes on in another step
+    assert all(torch.equal(keys, key) for keys in found.values())
+    assert list(steering.routings()) == ["p"]
+    weights = steering.routings()["p"]
+    pairs = [
+        [(experts[n].positive[1][h].numpy(), experts[n].singular_values[1][h].numpy()) for h in range(2)] for n in "ab"
+    ]
+    pairs[1][0] = None
+    for head in range(2):
+        mean = query.view(11, 4, 16)[5, 2 * head : 2 * head + 2].mean(0).numpy()
+        alpha = oracle.expert_weights(mean / np.linalg.norm(mean), [pairs[m][head] for m in range(2)], "energy", 3)
+        assert profile.routing(weights)[1][head].tolist() == pytest.approx(list(alpha), abs=1e-5)
+    others = [0.5] * len(weights)
+    requests = {
+        "plain": state(None),
+        "one": state({"seka_spans": [1, 3], "seka_routing": weights}),
+        "two": state({"seka_spans": [0, 2], "seka_weights": [0.5], "seka_routing": others}),
+    }
+    found = step(requests, [3, 4, 4], [0, 0, 0], [3, 4, 4])
+    for layer, keys in found.items():
+        wanted = key.view(11, 2, 16).clone()
+        for row, weight, routing in ((4, 1.0, weights), (5, 1.0, weights), (7, 0.5, others), (8, 0.5, others)):
+            for head in range(2):
+                for m, name in enumerate("ab"):
+                    u = experts[name].positive[layer][head][:, :3]
+                    alpha = float(profile.routing(routing)[layer][head, m])
+                    wanted[row, head] += weight * 0.7 * alpha * (u @ (u.T @ key.view(11, 2, 16)[row, head]))
+        assert torch.allclose(keys.view(11, 2, 16), wanted, atol=1e-5)
+    assert not torch.equal(found[1], key)
+
+
+def test_experts_need_the_routing_of_a_probe(llama):
+    model, bank = llama
+    one = Profile(bank, KeyVector(), False)
+    experts = ExpertBank({"a": random_expert(model, 1), "b": random_expert(model, 2)})
+    routed = Profile(experts, AdaSeka(two_pass=True), False)
+    size = sum(edit.experts.values[..., 0].numel() for edit in routed.experts.values())
+    routed.check(Highlights((), probe=True), model)
+    routed.check(Highlights(((0, 2, 1.0),), routing=(0.5,) * size), model)
+    assert routed.weights(Highlights(((0, 2, 1.0),), routing=(0.25,) * size)) == [{"a": 0.25, "b": 0.25}]
+    for profile, highlights, message in (
+        (routed, Highlights(((0, 2, 1.0),)), "send the prompt with seka_probe first"),
+        (routed, Highlights(((0, 2, 1.0),), routing=(0.5,) * (size - 1)), f"takes {size}"),
+        (one, Highlights(((0, 2, 1.0),), routing=(0.5,)), "holds no experts"),
+        (one, Highlights((), probe=True), "holds no experts"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            profile.check(highlights, model)
+
+
+def test_a_method_that_fades_or_needs_queries_of_its_pass_is_no_surprise(llama, tmp_path):
+    """Named by the operator it is refused; suggested by a bank it does not fade, and every report says so."""
+    model, bank = llama
+    bank.save(tmp_path / "bank")
+    settings = BankSettings(bank=str(tmp_path / "bank"), steering=KeyVector(fade="sentence").as_dict())
+    with pytest.raises(SettingError, match=r"fade='sentence', but vLLM's cache is not written back"):
+        Profile.load(settings)
+    bank.steering = KeyVector(fade="sentence").as_dict()
+    bank.save(tmp_path / "fading")
+    profile = Profile.load(BankSettings(bank=str(tmp_path / "fading")))
+    assert profile.method == KeyVector()
+    assert "suggests fading, which vLLM does not do" in profile.warnings(Highlights(((0, 2, 1.0),)))[-1]
+    ExpertBank({"a": random_expert(model, 1)}).save(tmp_path / "experts")
+    with pytest.raises(SettingError, match='"two_pass": true'):
+        Profile.load(BankSettings(bank=str(tmp_path / "experts")))
 
 
 def test_rows_of_a_step_are_those_of_each_request(llama):

@@ -57,6 +57,9 @@ def test_a_plain_request_has_none():
         ({"seka_spans": [0, 2], "seka_strength": "1"}, "seka_strength='1'", SettingError),
         ({"seka_spans": "0 2"}, "flat list", SettingError),
         ({"seka_strength": 1.0}, "flat list", SettingError),
+        ({"seka_probe": True, "seka_spans": [0, 2]}, "steers nothing: leave seka_spans out", SettingError),
+        ({"seka_spans": [0, 2], "seka_routing": [math.nan]}, "no flat list of finite", SettingError),
+        ({"seka_spans": [0, 2], "seka_routing": "1"}, "no flat list of finite", SettingError),
         ({"seka_spans": [0, 2], "seka_gain": 1}, "unknown arguments seka_gain", SettingError),
     ],
 )

@@ -15,7 +15,7 @@ import torch
 from seka_vllm.highlights import Highlights
 from tiny import demo_tokenizer, random_bank, tiny_model
 
-from seka_rag import ProjectionBank, SteeringMethod, steer
+from seka_rag import AdaSeka, ProjectionBank, SteeringMethod, steer
 from seka_rag.hf.find import find_key_sites
 
 STEPS = 6
@@ -81,16 +81,18 @@ def reference(
     hf_model: Any, bank: ProjectionBank, method: SteeringMethod, asked: Sequence[Asked], steps: int = STEPS
 ) -> list[tuple[list[int], torch.Tensor]]:
     """Greedy tokens of transformers, and the log-probabilities ``[steps, vocabulary]`` that they were chosen from."""
-    results = []
+    results, usual = [], method.strength
     for one in asked:
         ids = torch.tensor([one.prompt])
         mask = torch.zeros(1, len(one.prompt))
-        strength = method.strength
+        strength = usual
         if one.highlights is not None:
             strength = one.highlights.strength or strength
             for start, stop, weight in one.highlights.spans:
                 mask[0, start:stop] = weight
-        with steer(hf_model, bank, mask, method.with_strength(strength)):
+        method = method.with_strength(strength)
+        prepared = method.prepare(hf_model, bank, ids, torch.ones_like(ids)) if isinstance(method, AdaSeka) else None
+        with steer(hf_model, bank, mask, method, prepared=prepared):
             out = hf_model.generate(
                 ids,
                 max_new_tokens=steps,
@@ -104,6 +106,20 @@ def reference(
     return results
 
 
+#: Of engines in tests: chunks of 64 tokens, a prefix cache, all log-probabilities.
+OPTIONS = {
+    "dtype": "float32",
+    "max_model_len": 512,
+    "enforce_eager": True,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "block_size": 32,
+    "enable_prefix_caching": True,
+    "max_logprobs": -1,
+    "seed": 0,
+}
+
+
 @contextmanager
 def engine(
     model: str | Path, bank: str | Path | None, steering: SteeringMethod | None = None, **options: Any
@@ -112,19 +128,7 @@ def engine(
     from vllm import LLM
 
     seka = {"banks": {"main": {"bank": str(bank), "steering": steering and steering.as_dict()}}}
-    given = {
-        "dtype": "float32",
-        "max_model_len": 512,
-        "enforce_eager": True,
-        "max_num_seqs": 8,
-        "max_num_batched_tokens": 64,
-        "block_size": 32,
-        "enable_prefix_caching": True,
-        "max_logprobs": -1,
-        "seed": 0,
-        "additional_config": {} if bank is None else {"seka": seka},
-        **options,
-    }
+    given = {**OPTIONS, "additional_config": {} if bank is None else {"seka": seka}, **options}
     llm = LLM(str(model), **given)
     try:
         yield llm
