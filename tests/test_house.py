@@ -29,7 +29,8 @@ MEASURING = {
     "examples/ray/learning.py": ("seka_rag.hf.identity", "seka_rag.learning"),
     "examples/ray/serving.py": ("seka_rag.server",),
 }
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.py"))]
+EXAMPLES = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "ray").glob("*.py")])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *EXAMPLES]
 
 
 def test_the_public_door():
