@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from seka_rag.errors import SpanError
@@ -19,6 +20,9 @@ _ASKING = frozenset(
     should will would""".split()
 )
 
+_MARKS = ("?", "\uff1f", "\u061f")
+_HEADING = re.compile(r"#{1,6}\s")
+
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
@@ -28,7 +32,8 @@ class Sentences:
     the sentences of the same passage. A passage that shares less than ``min_overlap`` with it is left unmarked.
     Sentences that tie with the last one chosen are all marked: nothing tells them apart, and taking the first would
     favour whoever writes first. A sentence that repeats the question word by word is no evidence: so writes who wants to
-    be chosen. What a passage says twice counts once: of its sentences with the same content words the first is marked.
+    be chosen. What a passage says twice counts once: of its sentences with the same content words the first is marked. The
+    words of a Markdown heading count for the sentences below it, and the heading itself is not marked.
 
     Only the passage itself counts, never its neighbours: a document that copies another passage, or the question, cannot
     move, add or remove a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
@@ -38,7 +43,7 @@ class Sentences:
         top: how many sentences of a passage to mark, at least 1.
         min_overlap: share of the question's content words that the passage must contain, in [0, 1]. At 0, one word
             is enough. It is asked of the passage and not of one sentence, because a title or first sentence often
-            names what the later ones speak of.
+            names what the later ones speak of. Of a longer message, it may be the words of a sentence that asks.
 
     Raises:
         SpanError: an argument out of range.
@@ -58,11 +63,13 @@ class Sentences:
 
     def _mark(self, question: str, passage: Passage) -> tuple[Span, ...]:
         asked = content_stems(question)
-        own = [s for s in sentences(passage.text) if not _repeats(question, passage.text[s.start : s.end])]
-        first = {content_stems(passage.text[s.start : s.end]): s for s in reversed(own)}
+        first: dict[frozenset[str], Span] = {}
+        for span, stems in _under_headings(question, passage.text):
+            first.setdefault(stems, span)
         shared = {span: asked & stems for stems, span in first.items()}
         rarity = {word: _idf(len(shared), sum(word in stems for stems in shared.values())) for word in asked}
-        if len(frozenset().union(*shared.values())) < self.min_overlap * len(asked):
+        covered = frozenset().union(*shared.values())
+        if all(len(covered & words) < self.min_overlap * len(words) for words in (asked, *_questions_in(question))):
             return ()
         # fsum: exact in any order of a set's words, so equal sums tie
         scores = {span: math.fsum(rarity[word] for word in stems) for span, stems in shared.items()}
@@ -74,10 +81,33 @@ class Sentences:
         return tuple(Span(s.start, s.end, 1.0, passage.source) for s in best)
 
 
+def _under_headings(question: str, text: str) -> Iterator[tuple[Span, frozenset[str]]]:
+    """The sentences of a passage with their content words and those of the heading above.
+
+    A heading says what the sentences below it are about, and is no evidence by itself. A passage of headings only has nothing
+    else to mark.
+    """
+    own = [s for s in sentences(text) if not _repeats(question, text[s.start : s.end])]
+    headings = {s for s in own if _HEADING.match(text[s.start : s.end])}
+    above: frozenset[str] = frozenset()
+    for span in own:
+        stems = content_stems(text[span.start : span.end])
+        if span in headings and len(headings) < len(own):
+            above = stems
+        else:
+            yield span, stems | above
+
+
+def _questions_in(text: str) -> list[frozenset[str]]:
+    """The content words of each sentence that asks, of those that have at least two: people say hello first."""
+    parts = (text[s.start : s.end] for s in sentences(text))
+    return [found for part in parts if part.endswith(_MARKS) and len(found := content_stems(part)) > 1]
+
+
 def _repeats(question: str, sentence: str) -> bool:
     """Whether a sentence holds a whole question, as it is worded."""
     asked = words(question)
-    if not asked or not (asked[0] in _ASKING or question.rstrip().endswith(("?", "\uff1f", "\u061f"))):
+    if not asked or not (asked[0] in _ASKING or question.rstrip().endswith(_MARKS)):
         return False
     return f" {' '.join(asked)} " in f" {' '.join(words(sentence))} "
 

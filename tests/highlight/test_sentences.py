@@ -161,3 +161,38 @@ def test_how_a_sentence_is_set_does_not_hide_it(sentence, question):
     before = "The ferry was painted last year. "
     (spans,) = Sentences()(question, [Passage(before + sentence)])
     assert [(s.start, s.end) for s in spans] == [(len(before), len(before) + len(sentence))]
+
+
+ARCHIVE = "The Ravensbourne archive was founded in 1911. It opens at nine."
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Hi, I'm writing a school essay about local history. When was the Ravensbourne archive founded?",
+        "Thanks, that was helpful! Could you tell me when the Ravensbourne archive was founded? I have to know by Monday.",
+    ],
+)
+def test_a_question_counts_without_what_is_said_around_it(question) -> None:
+    assert marked(question, ARCHIVE) == ["The Ravensbourne archive was founded in 1911."]
+    assert (
+        marked("I collect old maps and letters of the Ravensbourne family. Who?", ARCHIVE) == []
+    )  # no word to ask for
+
+
+def test_what_is_said_around_a_question_counts_where_nobody_asks() -> None:
+    told = "Hi, I'm writing a school essay about local history. I need to know when the Ravensbourne archive was founded."
+    assert marked(told, ARCHIVE) == []
+
+
+def test_a_heading_says_what_its_sentences_are_about() -> None:
+    page = "# People\n\n## Alec Moran\n\nHe moved to Lyon in 2021. He likes risotto.\n\n## Paula Berg\n\nShe lives in Oslo."
+    assert marked("When did Alec Moran move to Lyon?", page) == ["He moved to Lyon in 2021."]
+    assert marked("Where does Alec Moran live?", "## Alec Moran\n\nHe moved to Lyon in 2021.") == [
+        "He moved to Lyon in 2021."
+    ]
+    assert marked("What of Alec Moran?", page) == [
+        "He moved to Lyon in 2021.",
+        "He likes risotto.",
+    ]  # nothing tells them apart
+    assert marked("Who is Alec Moran?", "# Alec Moran") == ["# Alec Moran"]
