@@ -108,6 +108,30 @@ def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkey
     assert "warning" in off
 
 
+def test_ask_gives_options_to_the_chat_template(docs, tmp_path, monkeypatch):
+    from seka_rag.model.steered import SteeredModel
+
+    model = SteeredModel.from_pretrained("seka-demo")
+    template = "{% if style %}{{ style }} {{ brief }} {% endif %}" + (
+        model.tokenizer.chat_template or "{{ messages[0]['content'] }}"
+    )
+    model.tokenizer.chat_template = template
+    monkeypatch.setattr(SteeredModel, "from_pretrained", lambda *args, **options: model)
+    given, ran = [], model._run
+    monkeypatch.setattr(model, "_run", lambda call: given.extend(call.prompts) or ran(call))
+
+    def ask(*options, code=0):
+        return run("ask", "Where does Ada live?", "--docs", docs, "--max-new-tokens", 1, *options, code=code)
+
+    ask("--template-option", "style=calm", "--template-option", "brief=true")
+    ask()
+    first, second = (model.tokenizer.decode(prompt.ids) for prompt in given)
+    assert first.startswith(model.tokenizer.decode(model.tokenizer("calm True", add_special_tokens=False)["input_ids"]))
+    assert "True" not in second
+    assert "has no option 'mood'" in ask("--template-option", "mood=calm", code=1)
+    assert "give NAME=VALUE" in ask("--template-option", "style", code=1)
+
+
 def test_inspect_shows_identity_and_draws(model_folder, tmp_path, qwen3, make_bank):
     make_bank(qwen3, layers=[1, 2]).save(tmp_path / "bank")
     learned = run("inspect", PACKAGED["seka-demo"].bank)

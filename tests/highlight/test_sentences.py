@@ -181,7 +181,9 @@ def test_a_question_counts_without_what_is_said_around_it(question) -> None:
 
 
 def test_what_is_said_around_a_question_counts_where_nobody_asks() -> None:
-    told = "Hi, I'm writing a school essay about local history. I need to know when the Ravensbourne archive was founded."
+    told = (
+        "Hi, I'm writing a school essay about local history. I need to know when the Ravensbourne archive was founded."
+    )
     assert marked(told, ARCHIVE) == []
 
 

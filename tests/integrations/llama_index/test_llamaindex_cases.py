@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import pytest
-from llama_index.core import Document, Settings, VectorStoreIndex, get_response_synthesizer
+from llama_index.core import (
+    Document,
+    MockEmbedding,
+    Settings,
+    SQLDatabase,
+    VectorStoreIndex,
+    get_response_synthesizer,
+)
 from llama_index.core.evaluation import FaithfulnessEvaluator, RelevancyEvaluator
 from llama_index.core.extractors import KeywordExtractor
+from llama_index.core.indices.query.query_transform.base import StepDecomposeQueryTransform
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.postprocessor import LongContextReorder, MetadataReplacementPostProcessor
-from llama_index.core.query_engine import CitationQueryEngine, RouterQueryEngine, SubQuestionQueryEngine
+from llama_index.core.query_engine import (
+    CitationQueryEngine,
+    MultiStepQueryEngine,
+    NLSQLTableQueryEngine,
+    RouterQueryEngine,
+    SubQuestionQueryEngine,
+)
 from llama_index.core.question_gen.types import SubQuestion
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.tools import QueryEngineTool, ToolMetadata
@@ -191,6 +205,32 @@ class TestWhatTheModelSaid:
         synthesizer = get_response_synthesizer(llm=model())
         asked = SubQuestionQueryEngine(Twice(), synthesizer, [tool], use_async=False, verbose=False)
         assert asking(lambda: asked.query(QUESTION))[0] == [[LYON], [LYON], []]
+
+    def test_questions_in_several_steps(self, model, asking, saying):
+        llm = model()
+        steps = MultiStepQueryEngine(
+            query_engine([node(LYON)], llm),
+            StepDecomposeQueryTransform(llm=llm),
+            get_response_synthesizer(llm=llm),
+            num_steps=2,
+            early_stopping=False,
+        )
+        marked, _ = asking(lambda: steps.query(QUESTION))
+        assert marked.count([LYON]) == 2
+        assert all(pieces in ([], [LYON]) for pieces in marked)
+        assert marked[-1] == []  # the answers of the steps
+
+    def test_an_error_of_a_database_repeats_what_the_model_said(self, model, asking, saying):
+        sqlalchemy = pytest.importorskip("sqlalchemy")
+        database = sqlalchemy.create_engine("sqlite:///:memory:", poolclass=sqlalchemy.pool.StaticPool)
+        with database.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE TABLE homes (name TEXT, city TEXT)"))
+        asked = NLSQLTableQueryEngine(
+            SQLDatabase(database), tables=["homes"], llm=model(), embed_model=MockEmbedding(4)
+        )
+        marked, _ = asking(lambda: asked.query(QUESTION))
+        assert len(marked) == 2  # the statement, and the answer
+        assert marked == [[], []]
 
     def test_judges(self, model, asking, saying):
         llm = model()

@@ -15,6 +15,7 @@ from seka_rag.frameworks import Highlighter, choose_spans, shift
 
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LINE = re.compile(r"\n")
+_QUOTED = re.compile(r"(['\"]|\[SQL: )([^'\"\[\]]{12,})(?:['\"]|\])")
 _ENTRY = re.compile(r"(?P<key>[^\W\d][\w.-]+):(?: (?P<value>.*)|$)")
 
 
@@ -51,12 +52,17 @@ def context_passages(name: str, text: str, *, by_line: bool = False) -> list[Con
 
 
 def is_answer(part: str, answers: Iterable[str]) -> bool:
-    """Whether a part is what the model answered before, alone or behind a label ("Response: ...").
+    """Whether a part is what the model answered before, alone, behind a label ("Response: ..."), or in quotes.
 
-    Synthesizers of several levels, and engines that ask several questions, make contexts of answers.
+    Synthesizers of several levels, and engines that ask several questions, make contexts of answers. A database that was
+    asked in the model's words quotes them in its error.
     """
-    text = part.strip()
-    return any(text == own or text.endswith((f": {own}", f":\n{own}")) for own in map(str.strip, answers) if own)
+    text, quoted = part.strip(), [match[2] for match in _QUOTED.finditer(part)]
+    return any(
+        text == own or text.endswith((f": {own}", f":\n{own}")) or any(words in own for words in quoted)
+        for own in map(str.strip, answers)
+        if own
+    )
 
 
 def choose(
