@@ -10,7 +10,7 @@ from seka_rag import ProjectionBank, SteeredModel, load_bank
 from seka_rag.bank.header import Calibration
 from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
-from seka_rag.learning import trials
+from seka_rag.learning import answering, trials
 from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate
 from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
@@ -176,6 +176,7 @@ def test_vectors_and_calibration_are_stored(tmp_path, model, bank):
         _with(bank, vectors={1: vectors[1] * float("nan")})
 
 
+@pytest.mark.timeout(1500)  # two minutes of an idle core
 @pytest.mark.real
 def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     """In bfloat16, as the command runs it; killed once in training."""
@@ -185,6 +186,7 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     monkeypatch.setattr(calibrating, "_GRADIENT", 8)
     monkeypatch.setattr(calibrating, "_TRAINING", 16)
     monkeypatch.setattr(calibrating, "_LENGTHS", (1.0,))
+    monkeypatch.setattr(answering, "NEW_TOKENS", 8)  # of 24, which is most of the time
     settings = CalibrationSettings(examples=8, rounds=1, questions=8, budget=3.0, tuning=TuningSettings(steps=2))
     facts = [f for f in load_facts() if f.split == "development"][:40]
     steps: list[str] = []
