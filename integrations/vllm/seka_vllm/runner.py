@@ -35,7 +35,7 @@ class Steering:
         self.profiles, self.edits, self.gates = profiles, edits, gates
         self._number = {name: i for i, name in enumerate(profiles)}
         self.edited: dict[str, tuple[int, int]] = {}
-        self._routings: dict[tuple[float, ...], dict[int, Tensor]] = {}
+        self._routings: dict[tuple[str, tuple[float, ...]], dict[int, Tensor]] = {}
 
     def begin(self, runner: Any, scheduled: Any) -> None:
         """Say which tokens the step edits, of those that are scheduled for each request of the batch."""
@@ -69,11 +69,12 @@ class Steering:
     def _routing(self, highlights: Highlights) -> Mapping[int, Tensor] | None:
         if highlights.routing is None:
             return None
-        if highlights.routing not in self._routings:  # a prompt comes in several steps
+        key = self._bank(highlights), highlights.routing
+        if key not in self._routings:  # a prompt comes in several steps
             if len(self._routings) >= _KEPT:
                 self._routings.clear()
-            self._routings[highlights.routing] = self.profiles[self._bank(highlights)].routing(highlights.routing)
-        return self._routings[highlights.routing]
+            self._routings[key] = self.profiles[key[0]].routing(highlights.routing)
+        return self._routings[key]
 
     def _rows(self, highlights: Highlights, start: int, stop: int, row: int) -> Iterator[tuple[int, int, int, float]]:
         name = self._bank(highlights)

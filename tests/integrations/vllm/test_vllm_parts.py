@@ -119,6 +119,20 @@ def test_a_probe_and_routed_rows_are_those_of_the_oracle():
     assert not torch.equal(found[1], key)
 
 
+def test_one_routing_for_two_banks_is_that_of_each():
+    """They may have experts on other heads, so that the same numbers mean other layers."""
+    model = tiny_model("llama", num_hidden_layers=4)
+    whole, part = random_expert(model, 1), random_expert(model, 2, without=((0, 0), (0, 1), (1, 0), (1, 1)))
+    banks = {"one": ExpertBank({"a": whole}), "two": ExpertBank({"a": part, "b": part})}
+    method = AdaSeka(two_pass=True)
+    profiles = {name: Profile(bank, method, False) for name, bank in banks.items()}
+    steering = Steering(profiles, {}, Gates(2, 4, torch.device("cpu"), fixed=False))
+    weights = (0.5,) * sum(len(edit.heads) for edit in profiles["one"].experts.values())
+    for name, profile in profiles.items():
+        routing = steering._routing(Highlights(((0, 1, 1.0),), bank=name, routing=weights))
+        assert routing.keys() == profile.experts.keys()
+
+
 def test_experts_need_the_routing_of_a_probe(llama):
     model, bank = llama
     one = Profile(bank, KeyVector(), False)
