@@ -21,10 +21,10 @@ from seka_rag.retrieval.documents import Document
 from seka_rag.retrieval.split import split
 from seka_rag.views import Point, chart, show
 
-THOUSANDS = 4  # size
-ROUNDS = 2  # size
+THOUSANDS = 8  # size
+ROUNDS = 3  # size
 TOKENS = 16  # size
-model = SteeredModel.from_pretrained("smollm2")
+model = SteeredModel.from_pretrained("smollm2", dtype="bfloat16")
 filler = split([Document(text, name) for name, text in sorted(topics.items())])
 costs = [len(model.tokenizer(p.text)["input_ids"]) for p in filler]
 
@@ -69,13 +69,17 @@ def ask(record, given, way):
 # of them: the intervals say how much that leaves open.
 
 # %%
-COUNTS = {1000: 3 * ROUNDS, 2000: 3 * ROUNDS, 4000: ROUNDS}
-COUNTS = {t: n for t, n in COUNTS.items() if t <= 1000 * THOUSANDS}
+FEWER = {1000: 0, 2000: 0, 4000: 1, 8000: 2}  # rounds, than there are
+COUNTS = {
+    tokens: len(PLACES) * max(1, ROUNDS - fewer)
+    for tokens, fewer in FEWER.items()
+    if tokens <= 1000 * THOUSANDS
+}
 records = questions("novel", "development", max(COUNTS.values()))
 outcomes = []
 for tokens, count in COUNTS.items():
     for i, record in enumerate(records[:count]):
-        place = list(PLACES)[i % 3]
+        place = list(PLACES)[i % len(PLACES)]
         given = passages(record, tokens, place, 37 * i)
         for way in WAYS:
             answer = ask(record, given, way)
@@ -126,9 +130,18 @@ chart(
 # %% [markdown]
 # ## By position
 #
-# Over all lengths:
+# Right answers of those asked, by length and over all lengths:
 
 # %%
+for way in WAYS:
+    for tokens in COUNTS:
+        some = {place: rate(tokens, place, way) for place in PLACES}
+        print(
+            way.ljust(10),
+            f"{tokens} tokens".ljust(11),
+            *(f"{place} {r.hits} of {r.n}" for place, r in some.items()),
+            sep="  ",
+        )
 for place in PLACES:
     print(
         place.ljust(10),

@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from langchain.agents import create_agent
+from langchain.agents.middleware import wrap_model_call
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.prompts import ChatPromptTemplate
@@ -126,14 +128,19 @@ show(
 # %% [markdown]
 # ## Citations
 #
-# Which sources were highlighted is known, so it can be shown to the reader of
-# an answer:
+# What the answer rests on is read from the attention that was paid to the
+# passages while it was written. The annotations are LangChain's own:
 
 # %%
-print(
-    message.content.strip(),
-    *sorted({f"[{span['source']}]" for span in report["highlights"]}),
-)
+cited = (found | llm.bind(citations="text")).invoke(question)
+for citation in cited.content_blocks[0]["annotations"]:
+    extras = citation["extras"]
+    print(f"{extras['source']}, share {extras['share']:.2f}:")
+    print(
+        "   answer ",
+        cited.text[citation["start_index"] : citation["end_index"]],
+    )
+    print("   passage", citation["cited_text"])
 
 # %% [markdown]
 # ## Streaming and batches
@@ -199,3 +206,23 @@ print(reply.response_metadata["seka"]["tokens_edited"], "tokens edited")
 
 # %%
 print(llm.engine.can_call_tools)
+
+# %% [markdown]
+# An agent can still retrieve: a middleware looks for passages each time before
+# the model is called, and the template marks them.
+
+
+# %%
+@wrap_model_call
+def with_passages(request, handler):
+    """The last message, with the passages that were found for it."""
+    *before, last = request.messages
+    values = {"context": retriever.invoke(last.text), "question": last.text}
+    asked = template.invoke(values).to_messages()
+    return handler(request.override(messages=[*before, *asked]))
+
+
+agent = create_agent(llm, tools=[], middleware=[with_passages])
+reply = agent.invoke({"messages": [("human", question)]})["messages"][-1]
+print(reply.content)
+print(reply.response_metadata["seka"]["tokens_edited"], "tokens edited")

@@ -118,13 +118,16 @@ HighlightedNodes(response)
 # %% [markdown]
 # ## Citations
 #
-# Sources of the highlights, from the report:
+# What the answer rests on is read from the attention that was paid to the
+# nodes while it was written:
 
 # %%
-print(
-    str(response).strip(),
-    *sorted({f"[{span['source']}]" for span in report["highlights"]}),
-)
+citing = engine_of(llm.model_copy(update={"citations": "text"}))
+answer = citing.query(question)
+for citation in answer.metadata["seka"]["reports"][-1]["citations"]:
+    start, end = citation["answer_start"], citation["answer_end"]
+    print(f"{citation['source']}, share {citation['share']:.2f}:", citation)
+    print("   answer ", str(answer)[start:end])
 
 # %% [markdown]
 # ## A chat engine
