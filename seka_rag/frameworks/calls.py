@@ -60,7 +60,7 @@ class Request:
         if citable is None:
             return ()
         assert isinstance(self.engine, SteeredModel)
-        tools = self.options.get("tools")
+        tools = None if self.options.get("tool_choice") == "none" else self.options.get("tools")
         template = {**self.options.get("template", {}), **({"tools": tools} if tools else {})}
         found = cite(self.engine, self.prompt, generation.text, citable.excerpts, template=template)
         messages = [{"content": self.prompt}] if isinstance(self.prompt, Prompt) else self.prompt
