@@ -159,8 +159,8 @@ show(ask(records[0], given, "evidence"), plain=ask(records[0], given, "plain"))
 
 # %% [markdown]
 # With so few questions the differences between lengths say nothing. Over all
-# of them, 0.286 are right as it is, 0.571 with the evidence highlighted, and
-# 0.071 with everything highlighted; the first two intervals overlap.
+# of them, 0.185 are right as it is, 0.333 with the evidence highlighted, and
+# 0.037 with everything highlighted; the first two intervals overlap.
 # Highlighting is a choice: what is raised everywhere is raised nowhere, and
 # the edit of a whole prompt only disturbs. For numbers that decide something,
 # run `seka-rag bench lost-in-the-middle`.
