@@ -91,6 +91,10 @@ def test_a_cell_that_no_longer_runs_is_named(code, error):
     run_quickly("# %%\nN = 24  # size\nassert N == 1\n\n# %%\nN + 1\n")
 
 
+def test_annotations_are_evaluated_as_in_a_notebook():
+    run_quickly("# %%\nclass A:\n    x: int\n\nassert A.__annotations__ == {'x': int}\n")
+
+
 def test_cells_are_cut_at_their_marks():
     source = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n\n\n# %%\nx\n"
     assert cells(source) == [("markdown", "# Title\n\nText."), ("code", "x = 1"), ("code", "x")]

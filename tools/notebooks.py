@@ -90,8 +90,9 @@ def run_quickly(source: str) -> None:
                 last = body.pop()
             assert isinstance(last, ast.Expr)
             try:
-                exec(compile(ast.Module(body, []), f"cell {number}", "exec"), names)
-                shown = eval(compile(ast.Expression(last.value), f"cell {number}", "eval"), names)
+                # dont_inherit: annotations are evaluated in a notebook, which this module defers
+                exec(compile(ast.Module(body, []), f"cell {number}", "exec", dont_inherit=True), names)
+                shown = eval(compile(ast.Expression(last.value), f"cell {number}", "eval", dont_inherit=True), names)
                 getattr(shown, "_repr_html_", str)()
             except Exception as error:
                 raise RuntimeError(f"cell {number} fails with {type(error).__name__}: {error}\n\n{text}") from error
