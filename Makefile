@@ -1,4 +1,4 @@
-# install · demo · test · check · docs · notebooks: the same steps that .ci/run takes.
+# install · demo · test · check · docs, and what takes longer. .ci/run takes all that tests and checks, but for the notebooks.
 # make bench-speed ARGS="--device cuda --dtype bfloat16": with options, see docs/benchmarks/speed.md.
 PYTHON ?= python3
 VENV := .venv
