@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from seka_rag.errors import SpanError
@@ -11,14 +12,13 @@ from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.select import NoPassages
 from seka_rag.highlight.trust import choose_spans
-from seka_rag.model.citations import Citation, Excerpt, cite
+from seka_rag.model.citations import Citation, cite, excerpts_of
 from seka_rag.model.generation import Generation
 from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
 from seka_rag.retrieval.retrievers import as_retriever
 from seka_rag.text.passages import TEMPLATE, Passage
 from seka_rag.text.prompt import Prompt
-from seka_rag.text.sentences import sentences
 from seka_rag.text.spans import Span, shift
 
 NOTHING_FOUND = "(no passage was found)"
@@ -145,9 +145,9 @@ class Rag:
         prompt = question.messages if chat else _as_text(question)
         message, before = (len(question.messages) - 1, 0) if chat else (0, len(prompt) - len(question.prompt))
         excerpts = [
-            Excerpt(i, s.start, s.end, message, shift([s], place.start + before)[0])
+            excerpt
             for i, (passage, place) in enumerate(zip(question.passages, question.places, strict=True))
-            for s in sentences(passage.text)
+            for excerpt in excerpts_of(i, passage.text, message, partial(_moved, place.start + before))
         ]
         return cite(self.model, prompt, answer.text, excerpts)
 
@@ -167,3 +167,7 @@ def answer(question: str, *, model: SteeredModel, retriever: Any, **settings: An
 def _as_text(question: Question) -> Prompt:
     """The conversation for a model without a chat template."""
     return Prompt.join([m["content"] for m in question.messages], "\n\n")
+
+
+def _moved(by: int, span: Span) -> tuple[Span, ...]:
+    return shift([span], by)

@@ -13,8 +13,8 @@ sentence of the answer; and the one that BM25 ranks first for the question.
 from __future__ import annotations
 
 import argparse
-import json
 import random
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from seka_rag import BM25Retriever, Passage, Rag, SteeredModel
+from seka_rag.bench.journal import Journal
 from seka_rag.bench.rates import Rate
 from seka_rag.hf.attention import attention_to, seeing_attention
 from seka_rag.hf.chat import render_chat
@@ -100,17 +101,14 @@ def main() -> None:
         r for kind in ("novel", "conflict") for r in questions(kind, options.split, options.n, passages=(10, 10))
     ]
     random.Random(0).shuffle(records)
-    known: dict[str, dict[str, int] | None] = {}
-    if options.out is not None and options.out.exists():
-        known = dict(json.loads(line) for line in options.out.read_text(encoding="utf-8").splitlines())
-    for record in records:
-        if record.id in known:
-            continue
-        known[record.id] = measure(model, record)
-        if options.out is not None:
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([record.id, known[record.id]]) + "\n")
-    found = [row for record in records if (row := known[record.id]) is not None]
+    with tempfile.TemporaryDirectory() as folder:
+        run = {name: str(getattr(options, name)) for name in ("model", "split", "n")}
+        journal = Journal(options.out or Path(folder) / "cited.jsonl", run, [[record.id] for record in records])
+        for record in records:
+            if not journal.has(options.model, [record.id]):
+                journal.add(options.model, [record.id], [{"cited": measure(model, record)}])
+    outcomes = (journal.outcomes[options.model, record.id]["cited"] for record in records)
+    found = [row for row in outcomes if row is not None]
     print(f"{len(found)} right answers of {len(records)}")
     for way in [name for name in found[0] if name != "evidence"]:
         rate = Rate(sum(row[way] == row["evidence"] for row in found), len(found))

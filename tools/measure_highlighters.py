@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from seka_rag import AllPassages, Passage, Prompt, Sentences, Similar, SteeredModel, TopK
+from seka_rag.bench.item import highlights_of
 from seka_rag.bench.rates import Rate
 from seka_rag.bench.tasks.lost_in_the_middle import TEMPLATE
 from seka_rag.questions.answers import contains_answer
@@ -80,10 +81,8 @@ def main() -> None:
     rows, chosen = [], []
     for record in tqdm(records, desc="marks"):
         passages = [Passage(text) for text in record.passages]
-        gold: list[list[Span]] = [[] for _ in passages]
-        for mark in record.highlights:
-            gold[mark.passage].append(Span(mark.start, mark.end, 1.0))
-        chosen.append({**{name: way(record.question, passages) for name, way in ways.items()}, "gold": gold})
+        marks = {name: way(record.question, passages) for name, way in ways.items()}
+        chosen.append({**marks, "gold": highlights_of(record) or ((),) * len(passages)})
     for name in (*ways, "gold"):
         right, share = 0, 0.0
         for record, marks in zip(records, chosen, strict=True):

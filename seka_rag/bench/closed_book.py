@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from seka_rag.errors import SettingError
-from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id
+from seka_rag.hf.tokens import TokenizedPrompt, by_length, pad, pad_id
 from seka_rag.hf.types import Tokenizer
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import contains_answer
@@ -56,14 +56,13 @@ def recall(
     if short is not None:
         raise SettingError(f"fact {short.id!r} has {len(short.questions)} questions, fewer than wordings={wordings}")
     prompts = [_closed_book(model, question) for fact in facts for question in fact.questions[:wordings]]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    texts = [""] * len(prompts)
-    for start in range(0, len(order), batch_size):
-        some = order[start : start + batch_size]
+    texts, done = [""] * len(prompts), 0
+    for some in by_length(prompts, batch_size):
         for i, out in zip(some, _answers(model, [prompts[i] for i in some], max_new_tokens), strict=True):
             texts[i] = out
+        done += len(some)
         if progress is not None:
-            progress(start + len(some), len(order))
+            progress(done, len(prompts))
     return [Recall(fact, tuple(texts[i * wordings : (i + 1) * wordings])) for i, fact in enumerate(facts)]
 
 
@@ -98,11 +97,9 @@ def margins(
     none is left.
     """
     prompts = [_completing(model, fact.cloze) for fact in facts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found = [math.nan] * len(facts)
+    found, done = [math.nan] * len(facts), 0
     device = next(model.hf_model.parameters()).device
-    for start in range(0, len(order), batch_size):
-        some = order[start : start + batch_size]
+    for some in by_length(prompts, batch_size):
         batch = pad([prompts[i] for i in some], pad_id(model.tokenizer), side="right")
         ids, mask = (t.to(device) for t in (batch.input_ids, batch.attention_mask))
         logits = model.hf_model(input_ids=ids, attention_mask=mask).logits  # [B, T, V]
@@ -113,8 +110,9 @@ def margins(
             false = first_tokens(model.tokenizer, facts[i].cloze, (a for g in facts[i].alternatives for a in g)) - true
             if true and false:
                 found[i] = float(scores[row, list(true)].max() - scores[row, list(false)].max())
+        done += len(some)
         if progress is not None:
-            progress(start + len(some), len(order))
+            progress(done, len(prompts))
     return found
 
 

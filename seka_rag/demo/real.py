@@ -19,6 +19,7 @@ from seka_rag.bench.closed_book import margins
 from seka_rag.bench.rates import Rate
 from seka_rag.demo.figures import Figure, write_rates, write_text
 from seka_rag.demo.library import QUESTIONS, Asked, InOrder
+from seka_rag.hf.tokens import by_length
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import abstains, follows
 from seka_rag.questions.facts import Fact, Split, load_facts
@@ -143,11 +144,9 @@ def answers_to(
         show: called with how many are done.
     """
     prompts = [model.tokenize_chat([{"role": "user", "content": record.message}]) for record in records]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
-    for start in range(0, len(order), _BATCH):
-        show(start)
-        some = order[start : start + _BATCH]
+    for number, some in enumerate(by_length(prompts, _BATCH)):
+        show(number * _BATCH)
         answers = model.generate([prompts[i] for i in some], steering=steering, max_new_tokens=new_tokens)
         for i, out in zip(some, answers, strict=True):
             texts[i] = out.text

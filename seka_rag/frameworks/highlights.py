@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from seka_rag.frameworks.citing import Citable
+from seka_rag.frameworks.citing import Citable, CitationMode
 from seka_rag.model.scope import open_highlighting
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
@@ -60,6 +60,11 @@ class Highlights:
             return self
         found = zip(texts, scope.find(list(texts.values())), strict=True)
         return replace(self, spans=tuple((i, span) for i, spans in found for span in spans))
+
+    def citing(self, citable: Citable | None, citations: CitationMode) -> Highlights:
+        """With the documents that stand in the call, for an answer that is to cite them; without any for one that is not."""
+        cited = replace(citable or Citable(), with_text=citations == "text") if citations else None
+        return replace(self, citable=cited)
 
 
 def highlights_off() -> Highlights:

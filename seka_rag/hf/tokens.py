@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seka_rag.errors import SpanError, TokenizationError
 from seka_rag.hf.control import ControlTokens
@@ -116,6 +116,20 @@ def pad_id(tokenizer: Tokenizer) -> int:
         if token is not None:
             return int(token)
     return 0
+
+
+def end_ids(hf_model: nn.Module, tokenizer: Tokenizer) -> set[int]:
+    """The tokens that end an answer: the model's own, else the tokenizer's."""
+    ids = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    ids = tokenizer.eos_token_id if ids is None else ids
+    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+
+
+def by_length(prompts: Sequence[Sized], size: int) -> Iterator[list[int]]:
+    """Indices of prompts of like length, ``size`` at a time, the shortest first: so little of a batch is padding."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def spelled_control(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, str] | None:

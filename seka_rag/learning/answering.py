@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from seka_rag.hf.chat import render_chat
-from seka_rag.hf.tokens import TokenizedPrompt, pad, pad_id, tokenize
+from seka_rag.hf.tokens import TokenizedPrompt, by_length, end_ids, pad, pad_id
 from seka_rag.hf.types import transformer
+from seka_rag.learning.examples import user_message
 from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.trials import Candidate
 from seka_rag.questions.answers import repetition
@@ -65,7 +65,9 @@ class Answering:
     ) -> None:
         self.hf_model, self.tokenizer, self.steps = hf_model, tokenizer, steps
         self.records = {kind: list(some) for kind, some in records.items()}
-        self._prompts = {kind: [_tokens(tokenizer, r) for r in some] for kind, some in self.records.items()}
+        self._prompts = {
+            kind: [user_message(tokenizer, r.message) for r in some] for kind, some in self.records.items()
+        }
         self.digest = short_digest([r.model_dump() for some in self.records.values() for r in some])
 
     def __call__(
@@ -96,9 +98,7 @@ class Answering:
         records = [self.records[kind][i] for i in part]
         prompts = [self._prompts[kind][i] for i in part]
         found: dict[int, tuple[bool, float, bool]] = {}
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        for start in range(0, len(order), _BATCH):
-            some = order[start : start + _BATCH]
+        for some in by_length(prompts, _BATCH):
             for i, (text, stopped) in zip(some, self._generate(candidate, [prompts[i] for i in some]), strict=True):
                 found[i] = (records[i].is_right(text), repetition(text), stopped)
         return [found[i] for i in range(len(prompts))]
@@ -122,21 +122,9 @@ class Answering:
                 do_sample=False,
                 max_new_tokens=NEW_TOKENS,
             )
-        ends = _end_ids(self.hf_model, self.tokenizer)
+        ends = end_ids(self.hf_model, self.tokenizer)
         found = []
         for row in rows[:, ids.shape[1] :].tolist():
             end = next((i for i, token in enumerate(row) if token in ends), None)
             found.append((self.tokenizer.decode(row[:end], skip_special_tokens=True), end is not None))
         return found
-
-
-def _tokens(tokenizer: Any, record: Record) -> TokenizedPrompt:
-    if not tokenizer.chat_template:
-        return tokenize(tokenizer, record.message)
-    return render_chat(tokenizer, [{"role": "user", "content": record.message}]).tokenize(tokenizer)
-
-
-def _end_ids(hf_model: nn.Module, tokenizer: Any) -> set[int]:
-    ids = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
-    ids = tokenizer.eos_token_id if ids is None else ids
-    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}

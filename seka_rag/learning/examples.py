@@ -30,6 +30,13 @@ class Example:
     remembered: int
 
 
+def user_message(tokenizer: Any, message: Prompt) -> TokenizedPrompt:
+    """A prompt as the user's message, through the chat template if the tokenizer has one."""
+    if not tokenizer.chat_template:
+        return tokenize(tokenizer, message)
+    return render_chat(tokenizer, [{"role": "user", "content": message}]).tokenize(tokenizer)
+
+
 def answer_example(tokenizer: Any, message: Prompt, opening: str, evidence: str, remembered: str) -> Example | None:
     """An example of one user message, whose answer opens with given words.
 
@@ -45,10 +52,8 @@ def answer_example(tokenizer: Any, message: Prompt, opening: str, evidence: str,
     first, second = (_next(tokenizer, opening, start, answer) for answer in (evidence, remembered))
     if first is None or second is None or first == second:
         return None
-    if tokenizer.chat_template:
-        head = render_chat(tokenizer, [{"role": "user", "content": message}]).tokenize(tokenizer)
-    else:
-        head = tokenize(tokenizer, message)
+    head = user_message(tokenizer, message)
+    if not tokenizer.chat_template:
         start = tokenizer(f" {opening}", add_special_tokens=False)["input_ids"]
     end = head.offsets[-1][1]
     offsets = [*head.offsets, *[(end, end)] * len(start)]

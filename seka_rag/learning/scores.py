@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from seka_rag.hf.hooks import editing
 from seka_rag.hf.marks import Marks
 from seka_rag.hf.sites import KeySites
-from seka_rag.hf.tokens import pad
+from seka_rag.hf.tokens import by_length, pad
 from seka_rag.learning.examples import Example
 from seka_rag.ops.edits import Edit
 
@@ -58,6 +58,4 @@ def divergence(plain: Tensor, steered: Tensor) -> Tensor:
 
 def batches(examples: Sequence[Example], size: int) -> Iterator[list[int]]:
     """Indices of examples of similar length, ``size`` at a time."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    return by_length([e.prompt for e in examples], size)

@@ -18,7 +18,7 @@ from seka_rag.hf.forms import AnswerForm, answer_form
 from seka_rag.hf.grammar import Constrained, Vocabulary
 from seka_rag.hf.output import StopAfter, StopOnEvent, StopOnText, TextPieces
 from seka_rag.hf.sites import text_config
-from seka_rag.hf.tokens import Batch, TokenizedPrompt, pad, pad_id
+from seka_rag.hf.tokens import Batch, TokenizedPrompt, end_ids, pad, pad_id
 from seka_rag.hf.types import Tokenizer, transformer
 from seka_rag.model.call import Call, Steering, Truncation
 from seka_rag.model.generation import Generation, finished
@@ -78,9 +78,7 @@ class Decoder:
     @property
     def end_ids(self) -> set[int]:
         """The tokens that end an answer."""
-        ids = getattr(getattr(self.hf_model, "generation_config", None), "eos_token_id", None)
-        ids = self.tokenizer.eos_token_id if ids is None else ids
-        return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+        return end_ids(self.hf_model, self.tokenizer)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

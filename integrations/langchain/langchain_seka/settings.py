@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from langchain_core.load.serializable import Serializable
@@ -107,9 +106,7 @@ class SekaSettings(ModelSettings, Serializable):
                 evidence = capture.evidence(parent, messages)
                 prompts = evidence.prompts if evidence else prompts or capture.prompts(parent, messages)
         highlights = decide(find(evidence, settings, prompts), settings.on_unmarked) if marks else highlights_off()
-        if not settings.citations:
-            return highlights
-        return replace(highlights, citable=replace(cite(evidence), with_text=settings.citations == "text"))
+        return highlights.citing(cite(evidence), settings.citations) if settings.citations else highlights
 
     def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:
         return self.call_options({**{k: v for k, v in call.items() if k not in _OURS}, "stop": stop})

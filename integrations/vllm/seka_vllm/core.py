@@ -71,7 +71,7 @@ class Reports:
         return progress.report
 
     def _made(self, progress: Progress) -> dict[str, Any]:
-        name = progress.highlights.bank or next(iter(self.profiles))
+        name = progress.highlights.bank_of(self.profiles)
         profile, about = self.profiles[name], self.described[name]
         strength = profile.method.strength if progress.highlights.strength is None else progress.highlights.strength
         fixed = {key: about[key] for key in ("method", "layers", "heads", "bank")}

@@ -6,7 +6,7 @@ They are numbers, strings and flat lists, so that they also go through ``vllm_xa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -64,6 +64,10 @@ class Highlights:
         return tuple(
             (max(a, start) - start, min(b, stop) - start, w) for a, b, w in self.spans if a < stop and b > start
         )
+
+    def bank_of(self, banks: Iterable[str]) -> str:
+        """The name of its bank among the engine's; the first where it names none."""
+        return self.bank or next(iter(banks))
 
     def as_args(self) -> dict[str, Any]:
         """As ``read_highlights`` reads them."""

@@ -53,7 +53,7 @@ class Steering:
                     routing = self._routing(highlights)
                     routings += [routing] * (len(rows) - len(routings))
                     if highlights.probe and start + count >= length:
-                        probes[request] = self._number[self._bank(highlights)], row + length - 1 - start
+                        probes[request] = self._number[highlights.bank_of(self.profiles)], row + length - 1 - start
             row += count
         self.gates.probes, self.gates.found = probes, {}
         self.gates.fill(rows, row, routings)
@@ -63,13 +63,10 @@ class Steering:
         found = self.gates.found.items()
         return {name: [w for layer in sorted(of) for w in of[layer].flatten().tolist()] for name, of in found}
 
-    def _bank(self, highlights: Highlights) -> str:
-        return highlights.bank or next(iter(self.profiles))
-
     def _routing(self, highlights: Highlights) -> Mapping[int, Tensor] | None:
         if highlights.routing is None:
             return None
-        key = self._bank(highlights), highlights.routing
+        key = highlights.bank_of(self.profiles), highlights.routing
         if key not in self._routings:  # a prompt comes in several steps
             if len(self._routings) >= _KEPT:
                 self._routings.clear()
@@ -77,7 +74,7 @@ class Steering:
         return self._routings[key]
 
     def _rows(self, highlights: Highlights, start: int, stop: int, row: int) -> Iterator[tuple[int, int, int, float]]:
-        name = self._bank(highlights)
+        name = highlights.bank_of(self.profiles)
         factor = self.profiles[name].factor(highlights)
         for first, end, weight in highlights.inside(start, stop):
             yield self._number[name], row + first, row + end, weight * factor

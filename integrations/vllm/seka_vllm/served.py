@@ -136,7 +136,7 @@ class Served:
         params.extra_args = replace(highlights, routing=tuple(routing)).as_args()
 
     def _profile(self, highlights: Highlights) -> Profile:
-        return self.banks[highlights.bank or next(iter(self.banks))]
+        return self.banks[highlights.bank_of(self.banks)]
 
     def _highlights(self, tokens: TokenizedPrompt, steering: object) -> Highlights | None:
         method = as_steering(steering)

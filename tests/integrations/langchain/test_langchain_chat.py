@@ -23,7 +23,7 @@ from langchain_core.messages import (
 from langchain_core.runnables import RunnableLambda
 from langchain_seka import ChatSeka, mark_message
 from langchain_seka.messages import MessageError
-from patience import PATIENCE, until_true
+from patience import check_loop_is_free, until_true
 
 from seka_rag import Prompt, Seka, SekaError, Span, SteeredModel
 from seka_rag.errors import SpanError
@@ -394,26 +394,12 @@ class TestEnds:
 
     async def test_the_loop_is_not_blocked(self, engine, monkeypatch):
         model = ChatSeka(steered_model=engine, max_tokens=1)
-        run, there, go_on, in_time = engine._run, threading.Event(), threading.Event(), []
-
-        def waiting(call):
-            there.set()
-            in_time.append(go_on.wait(PATIENCE))  # only the event loop can end this
-            return run(call)
-
-        monkeypatch.setattr(engine, "_run", waiting)
 
         async def streamed():
             async for _ in model.astream("Hello"):
                 pass
 
-        for call in (model.ainvoke("Hello"), streamed()):
-            there.clear(), go_on.clear()
-            task = asyncio.ensure_future(call)
-            await until_true(there.is_set)
-            go_on.set()
-            await task
-        assert in_time == [True, True]
+        await check_loop_is_free(engine, (model.ainvoke("Hello"), streamed()), monkeypatch)
 
     async def test_failures_are_raised(self, chat):
         wrong = {"no_such_option": 1}

@@ -15,7 +15,7 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCounti
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.llms.seka import SekaLLM, SekaLLMError, mark_message
-from patience import PATIENCE, until_true
+from patience import PATIENCE, check_loop_is_free, until_true
 
 from seka_rag import Passage, Prompt, Seka, SekaError, Span, highlighting
 from seka_rag.errors import GenerationTimeoutError, ModelNotFoundError, SteeringError
@@ -271,14 +271,6 @@ async def test_a_cancelled_task_ends_the_generation(engine, monkeypatch):
 
 async def test_async_methods_leave_the_event_loop_free(engine, monkeypatch):
     llm = SekaLLM(steered_model=engine, max_tokens=1)
-    run, there, go_on, in_time = engine._run, threading.Event(), threading.Event(), []
-
-    def waiting(call):
-        there.set()
-        in_time.append(go_on.wait(PATIENCE))  # only the event loop can end this
-        return run(call)
-
-    monkeypatch.setattr(engine, "_run", waiting)
 
     async def streamed(start) -> None:
         async for _ in await start:
@@ -290,13 +282,7 @@ async def test_async_methods_leave_the_event_loop_free(engine, monkeypatch):
         streamed(llm.astream_chat(USER)),
         streamed(llm.astream_complete(TEXT)),
     )
-    for call in calls:
-        there.clear(), go_on.clear()
-        task = asyncio.ensure_future(call)
-        await until_true(there.is_set)
-        go_on.set()
-        await task
-    assert in_time == [True] * 4
+    await check_loop_is_free(engine, calls, monkeypatch)
 
 
 # --- observers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, MessageRole, VideoBlock
@@ -17,7 +17,7 @@ from llama_index.llms.seka.reports import listeners
 from llama_index.llms.seka.tools import earlier_calls, tool_highlights
 
 from seka_rag import Prompt
-from seka_rag.frameworks import Citable, Engine, Highlights, HighlightSettings, Request, decide, highlights_off
+from seka_rag.frameworks import Engine, Highlights, HighlightSettings, Request, decide, highlights_off
 
 _ROLES = {
     MessageRole.CHATBOT: "assistant",
@@ -63,7 +63,8 @@ def chat_request(
     if settings.kinds is not None:
         said = {i: texts[i] for i, m in enumerate(messages) if _role(m) in ("user", "system")}
         highlights = _settled(_found(messages, settings), said, settings)
-    highlights = _citing(highlights, marked(messages).citable, settings)
+    citable = marked(messages).citable if settings.citations else None
+    highlights = highlights.citing(citable, settings.citations)
     prompts = tuple(highlights.prompts(texts))
     if engine.can_chat:
         turns = [_turn(m, prompt) for m, prompt in zip(messages, prompts, strict=True)]
@@ -85,7 +86,7 @@ def completion_request(
     text, highlights = announced.prompt.text, highlights_off()
     if settings.kinds is not None:
         highlights = _settled(announced.highlights, {0: text}, settings)
-    highlights = _citing(highlights, announced.citable, settings)
+    highlights = highlights.citing(announced.citable, settings.citations)
     (prompt,) = highlights.prompts([text])
     asked = [{"role": "user", "content": prompt}] if as_message and engine.can_chat else prompt
     return SekaRequest(engine, asked, options, highlights, (prompt,))
@@ -96,11 +97,6 @@ def _found(messages: Sequence[ChatMessage], settings: HighlightSettings) -> High
     own = marked(mark_said(messages, settings))
     tools = tool_highlights(messages, settings) if settings.has("context") else Highlights()
     return Highlights((*own.spans, *tools.spans), (*own.warnings, *tools.warnings), own.unmarked or tools.unmarked)
-
-
-def _citing(highlights: Highlights, citable: Citable | None, settings: HighlightSettings) -> Highlights:
-    asked = settings.citations
-    return replace(highlights, citable=replace(citable or Citable(), with_text=asked == "text") if asked else None)
 
 
 def _settled(highlights: Highlights, said: Mapping[int, str], settings: HighlightSettings) -> Highlights:
