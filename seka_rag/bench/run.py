@@ -45,6 +45,7 @@ class Plan:
     limit: int | None = None
     split: str = "development"
     dtype: str = "bfloat16"
+    device: str = "cpu"
     quick: bool = False
 
     def __post_init__(self) -> None:
@@ -72,7 +73,9 @@ def run_plan(plan: Plan, bar: Bar) -> Iterator[Path]:
     Raises:
         SekaError: of the model, the data, the methods, or an ``out`` that holds another run.
     """
-    model = SteeredModel.from_pretrained(plan.model, bank=plan.bank, dtype=getattr(torch, plan.dtype))
+    model = SteeredModel.from_pretrained(
+        plan.model, bank=plan.bank, dtype=getattr(torch, plan.dtype), device=plan.device
+    )
     for name in plan.tasks:
         task = TASKS[name]
         highlights = plan.highlights or task.highlights

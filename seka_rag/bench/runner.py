@@ -30,7 +30,8 @@ _SETTINGS = {
     FIRST: LearningSettings(best=0.2),
     DIFFERENCE: LearningSettings(energy=0.998, difference=True, values=True),
 }
-_ROWS, _TOKENS = 16, 8192  # of a batch, padding included
+#: Rows and tokens of a batch, padding included, by the type of the device.
+_BATCH = {"cpu": (16, 8192), "cuda": (128, 131_072)}
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class Subject:
         return [(layer, head) for layer, head in both.nonzero().tolist()]
 
 
-def batches(lengths: Sequence[int], rows: int = _ROWS, tokens: int = _TOKENS) -> list[list[int]]:
+def batches(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
     """Indices of items of like length, at most so many rows and tokens a batch.
 
     They depend on the lengths alone, not on what is done already: in reduced precision an answer may depend on its batch.
@@ -114,14 +115,15 @@ def run(
         raise RecordError(f"{task}: {'an id stands twice' if items else 'there is nothing to ask'}")
     model = subject.model
     lengths = [len(tokens_of(model, item, PLAIN)) + item.new_tokens for item in items]
-    parts = batches(lengths)
+    rows, tokens = _BATCH.get(next(model.hf_model.parameters()).device.type, _BATCH["cpu"])
+    parts = batches(lengths, rows, tokens)
     about: dict[str, Any] = {
         "task": task,
         "model": model.name,
         "bank": None if model.bank is None else model.bank.digest,
         "dtype": str(getattr(model.hf_model, "dtype", None)).removeprefix("torch."),
         "items": digest_of(items),
-        "batch": [_ROWS, _TOKENS],
+        "batch": [rows, tokens],
         "versions": {name: version(name) for name in ("seka-rag", "torch", "transformers")},
     }
     journal = Journal(subject.folder / f"{task}.jsonl", about, [[ids[i] for i in part] for part in parts])

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from seka_rag.cli.terminal import BANK, MODEL, STRICT, console, errors, left_out, quiet, reporting
+from seka_rag.cli.terminal import BANK, DEVICE, MODEL, STRICT, console, device_of, errors, left_out, quiet, reporting
 from seka_rag.views.terminal import highlighted
 
 DEFAULT_MODEL = "smollm2"
@@ -23,6 +23,7 @@ def ask(
     docs: Annotated[Path, typer.Option(help="Folder (or file) of txt, md, html and pdf documents.")],
     model: Annotated[str, typer.Option(help=MODEL)] = DEFAULT_MODEL,
     bank: Annotated[str, typer.Option(help=BANK)] = "auto",
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     gain: Annotated[
         float | None, typer.Option(help="Strength of the method that the bank suggests; 0 is the plain model.")
     ] = None,
@@ -49,7 +50,7 @@ def ask(
     documents = read_documents(docs, encoding=encoding, on_error="raise" if strict else left_out)
     retriever = BM25Retriever(documents, k=k)
     quiet()
-    loaded = SteeredModel.from_pretrained(model, bank=bank)
+    loaded = SteeredModel.from_pretrained(model, bank=bank, device=device_of(device))
     rag = Rag(loaded, retriever, highlighter=highlight)
     asked = rag.prepare(question)
     console.print(Panel(highlighted(asked.prompt), title="prompt (highlights in colour)", title_align="left"))

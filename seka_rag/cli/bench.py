@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from seka_rag.cli.terminal import BANK, MODEL, console, progress, quiet, reporting
+from seka_rag.cli.terminal import BANK, DEVICE, MODEL, console, device_of, progress, quiet, reporting
 
 
 @reporting
@@ -27,6 +27,7 @@ def bench(
     out: Annotated[Path, typer.Option(help="Folder for outcomes, results and the report.")] = Path("bench"),
     split: Annotated[str, typer.Option(help="Of our own questions: development or held-out.")] = "development",
     dtype: Annotated[str, typer.Option(help="In which the model computes.")] = "bfloat16",
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few records and few methods.")] = False,
 ) -> None:
     """Compare steering methods with the plain model on benchmarks; a run that was ended goes on where it was."""
@@ -43,6 +44,7 @@ def bench(
         out=out,
         split=split,
         dtype=dtype,
+        device=device_of(device),
         quick=quick,
     )
     quiet()

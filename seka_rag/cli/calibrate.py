@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from seka_rag.cli.terminal import console, errors, quiet, reporting
+from seka_rag.cli.terminal import DEVICE, console, device_of, errors, quiet, reporting
 
 if TYPE_CHECKING:
     from seka_rag.bank.header import Answered, Calibration, KindAnswered
@@ -22,6 +22,7 @@ def calibrate(
     bank: Annotated[
         str | None, typer.Option(help="Bank to calibrate, of all heads; by default one is learned.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     budget: Annotated[float, typer.Option(min=0, help="Most disturbance by unrelated highlights, in nats.")] = 0.3,
     examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round of first tokens.")] = 64,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of the vectors; 0 to train none.")] = 60,
@@ -46,7 +47,7 @@ def calibrate(
     quiet()
     unfinished = out.with_name(f"{out.name}.unfinished")
     given = None if bank is None else ProjectionBank.from_pretrained(bank)
-    loaded = SteeredModel.from_pretrained(model, bank=None)
+    loaded = SteeredModel.from_pretrained(model, bank=None, device=device_of(device))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("facts", total=None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seka_rag.cli.terminal import MODEL, STRICT, console, progress, quiet, reporting
+from seka_rag.cli.terminal import DEVICE, MODEL, STRICT, console, device_of, progress, quiet, reporting
 from seka_rag.cli.triples import Source
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ Negative = Annotated[bool, typer.Option("--negative", help="Also learn the negat
 Difference = Annotated[
     bool, typer.Option("--difference", help="Subspaces of what tells relevant from irrelevant keys (PRISM).")
 ]
+#: Loads the model, once everything else that can be wrong was seen to be right.
+Load = Callable[[], "LoadedModel"]
 Values = Annotated[bool, typer.Option("--values", help="Also learn subspaces of values (PRISM).")]
 
 
@@ -53,6 +56,7 @@ def learn(
     values: Values = False,
     seed: Annotated[int, typer.Option(help="Of the templates or questions.")] = 0,
     encoding: Annotated[str | None, typer.Option(help="Of the documents; by default it is recognised.")] = None,
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     strict: Annotated[bool, typer.Option("--strict", help=STRICT)] = False,
     statistics_out: Annotated[
         Path | None, typer.Option(help="File for the statistics of these triples, for seka-rag merge.")
@@ -63,33 +67,34 @@ def learn(
     from seka_rag.learning.settings import LearningSettings
 
     source = Source(triples, docs, n, seed, encoding, strict)
+    load = partial(_loaded, model, device)
     settings = LearningSettings(energy, min_gap, best, quantile, None, negative, gain, difference, values)
     if (out is None) == (statistics_out is None):
         raise SettingError("give --out for a bank, or --statistics-out for the statistics of these triples")
     if experts or expert:
         if out is None:
             raise SettingError("--statistics-out is for one bank: give --out for experts")
-        save_experts(model, source.of_experts(experts, expert or []), settings, out)
+        save_experts(load, source.of_experts(experts, expert or []), settings, out)
     elif statistics_out is not None:
         if values:
             raise SettingError("--statistics-out has no place for values: learn the bank in one run, with --out")
-        save_statistics_of(model, source.read(), statistics_out)
+        save_statistics_of(load, source.read(), statistics_out)
     elif out is not None:
-        save_learned(model, source, settings, out)
+        save_learned(load, source, settings, out)
 
 
-def save_learned(model: str, source: Source, settings: LearningSettings, out: Path) -> None:
+def save_learned(load: Load, source: Source, settings: LearningSettings, out: Path) -> None:
     """Learn one bank and write it."""
     from seka_rag.bank.folders import check_target
     from seka_rag.bank.storage import FILES
 
     check_target(out, FILES)
     triples = source.read()
-    save_bank(learn_with_progress(_loaded(model), triples, settings), out)
+    save_bank(learn_with_progress(load(), triples, settings), out)
 
 
 def save_experts(
-    model: str, triples: Mapping[str, Sequence[ContrastiveTriple]], settings: LearningSettings, out: Path
+    load: Load, triples: Mapping[str, Sequence[ContrastiveTriple]], settings: LearningSettings, out: Path
 ) -> None:
     """Learn one expert for each set of triples and write them."""
     from seka_rag.bank.experts import expert_files
@@ -97,20 +102,20 @@ def save_experts(
     from seka_rag.learning.experts import learn_experts
 
     check_target(out, expert_files(triples), "an expert bank")
-    loaded = _loaded(model)
+    loaded = load()
     with progress(f"learning {', '.join(triples)}", sum(map(len, triples.values()))) as advance:
         bank = learn_experts(loaded, triples, settings, progress=advance)
     bank.save(out)
     console.print(f"{bank!r}\nsaved to {out}", highlight=False)
 
 
-def save_statistics_of(model: str, triples: Sequence[ContrastiveTriple], file: Path) -> None:
+def save_statistics_of(load: Load, triples: Sequence[ContrastiveTriple], file: Path) -> None:
     """Collect the statistics of these triples and write them."""
     from seka_rag.hf.identity import identify
     from seka_rag.learning.statistics import collect_statistics
     from seka_rag.learning.statistics_files import save_statistics
 
-    loaded = _loaded(model)
+    loaded = load()
     with progress("collecting", len(triples)) as advance:
         found = collect_statistics(loaded.hf_model, loaded.tokenizer, triples, progress=advance)
     save_statistics(file, identify(loaded.hf_model), found)
@@ -137,8 +142,8 @@ def save_bank(bank: ProjectionBank, out: Path) -> None:
     console.print(f"saved to {out}")
 
 
-def _loaded(model: str) -> LoadedModel:
+def _loaded(model: str, device: str | None) -> LoadedModel:
     from seka_rag.hf.loading import load_model
 
     quiet()
-    return load_model(model)
+    return load_model(model, device=device_of(device))

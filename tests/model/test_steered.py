@@ -211,6 +211,17 @@ def test_loading(tmp_path, steered, tokenizer):
         SteeredModel.from_pretrained("nobody/nothing-here")
 
 
+def test_a_device_is_named_and_seen_before_the_model_is_read(monkeypatch):
+    assert SteeredModel.from_pretrained("seka-demo", device="cpu").hf_model.device.type == "cpu"
+    assert SteeredModel.from_pretrained("seka-demo", device="meta", bank=None).hf_model.device.type == "meta"
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda *a, **k: pytest.fail("read"))
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(SettingError, match=f"cannot run on the device '{device}'"):
+            SteeredModel.from_pretrained("seka-demo", device=device)
+    with pytest.raises(SettingError, match="give one of them"):
+        SteeredModel.from_pretrained("seka-demo", device="cpu", device_map="auto")
+
+
 @pytest.mark.parametrize("steering", ["off", "seka", False, 0.5, Seka])
 def test_steering_that_is_no_method(steered, steering):
     for prompt in ("Ada lives in Lyon.", Prompt("Ada lives in Lyon.").highlight("Lyon")):
