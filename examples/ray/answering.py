@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from cluster import cluster
+from cluster import cluster, on_copies
 
 from seka_rag import BM25Retriever, Passage, Rag, SteeredModel
 
@@ -52,14 +52,8 @@ def answer_all(
     **options: Any,
 ) -> ray.data.Dataset:
     """A row for each question; computed when it is read, and written as it comes by ``write_json`` or ``write_parquet``."""
-    items = ray.data.from_items(list(questions), override_num_blocks=-(-len(questions) // batch_size))
-    return items.map_batches(
-        Answer,
-        fn_constructor_args=(model, list(passages), options),
-        batch_size=None,
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=copies),
-    )
+    parts = -(-len(questions) // batch_size)
+    return on_copies(Answer, (model, list(passages), options), questions, parts, copies)
 
 
 def main() -> None:

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-from cluster import cluster
+from cluster import cluster, on_copies
 
 from seka_rag import SteeredModel
 from seka_rag.bench.item import Item
@@ -50,7 +49,7 @@ class Measure:
         self.task, self.model, self.variants = task, SteeredModel.from_pretrained(model), variants
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        items = list(batch["items"][0])
+        (items,) = batch["item"]
         with tempfile.TemporaryDirectory() as folder:
             journal = run(self.task, Subject(self.model, Path(folder)), items, self.variants)
         return {"outcomes": [journal.outcomes]}
@@ -62,17 +61,7 @@ def measure(
     """The table of all outcomes; they are those of one process, since a batch is never split."""
     lengths = [len(tokens_of(model, item, PLAIN)) + item.new_tokens for item in items]
     parts = [[items[i] for i in part] for part in batches(lengths)]
-    rows = (
-        ray.data.from_items([{"items": part} for part in parts], override_num_blocks=len(parts))
-        .map_batches(
-            Measure,
-            fn_constructor_args=(task, model.name, list(variants)),
-            batch_size=None,
-            num_cpus=1,
-            compute=ray.data.ActorPoolStrategy(size=copies),
-        )
-        .take_all()
-    )
+    rows = on_copies(Measure, (task, model.name, list(variants)), parts, len(parts), copies).take_all()
     ids = [[item.id for item in part] for part in parts]
     journal = Journal(folder / f"{task}.jsonl", {"task": task, "model": model.name}, ids)
     found = {key: outcome for row in rows for key, outcome in row["outcomes"].items()}

@@ -1,8 +1,9 @@
-"""The cluster that the examples run on: the one of ``RAY_ADDRESS``, or two nodes on this machine that end with the script."""
+"""What the examples share: a cluster, which is that of ``RAY_ADDRESS`` or two nodes here, and work on copies of a model."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray starts
 
@@ -30,3 +31,23 @@ def cluster(nodes: int = 2) -> Iterator[None]:
             yield
     finally:
         local.shutdown()
+
+
+def on_copies(
+    kind: type, arguments: tuple[Any, ...], items: Iterable[Any], parts: int, copies: int
+) -> ray.data.Dataset:
+    """What ``kind(*arguments)`` returns for each part of the items.
+
+    Args:
+        kind: a class that loads a model. Each copy is made once, and called with ``{"item": [...]}`` for each of its parts.
+        parts: how many; a part that is lost with its node is computed again by another copy.
+        copies: how many at the same time.
+    """
+    rows = ray.data.from_items(list(items), override_num_blocks=parts)
+    return rows.map_batches(
+        kind,
+        fn_constructor_args=arguments,
+        batch_size=None,
+        num_cpus=1,  # num_gpus=1 for a model on a GPU
+        compute=ray.data.ActorPoolStrategy(size=copies),
+    )

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-from cluster import cluster
+from cluster import cluster, on_copies
 
 from seka_rag import ContrastiveTriple, ProjectionBank, SteeredModel, learn_bank, template_triples
 from seka_rag.hf.identity import identify
@@ -38,14 +37,7 @@ def learn_in_parts(
     model: str, triples: Sequence[ContrastiveTriple], parts: int, copies: int = 2, **settings: Any
 ) -> ProjectionBank:
     """A bank of all triples. Settings are those of ``learn_bank``."""
-    items = ray.data.from_items(list(triples), override_num_blocks=parts)
-    rows = items.map_batches(
-        Collect,
-        fn_constructor_args=(model,),
-        batch_size=None,
-        num_cpus=1,
-        compute=ray.data.ActorPoolStrategy(size=copies),
-    ).take_all()
+    rows = on_copies(Collect, (model,), triples, parts, copies).take_all()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"part-{i}.safetensors" for i in range(len(rows))]
         for path, row in zip(paths, rows, strict=True):
