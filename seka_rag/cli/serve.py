@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import suppress
+from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +17,26 @@ from rich.markup import escape
 from seka_rag.cli.terminal import BANK, DEVICE, MODEL, console, device_of, errors, quiet, reporting
 
 _LIMITS, _NAMES = "Limits", "Keys and names"
+_WITH_VLLM = {"model", "vllm_options", "backend", "bank", "host", "port", "api_key", "served_name"}
+
+
+class Backend(str, Enum):
+    """What runs the model."""
+
+    transformers = "transformers"
+    vllm = "vllm"
 
 
 @reporting
 def serve(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help=MODEL)],
+    vllm_options: Annotated[
+        list[str] | None, typer.Argument(help="Options of vLLM, after --: seka-rag serve ... -- --dtype float32")
+    ] = None,
+    backend: Annotated[
+        Backend, typer.Option(help="What runs the model; vllm is an environment of its own: docs/how-to/vllm.md.")
+    ] = Backend.transformers,
     bank: Annotated[str, typer.Option(help=BANK)] = "auto",
     device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -75,7 +93,18 @@ def serve(
     """Serve a model over HTTP, in the form of OpenAI, with highlights."""
     from pydantic import SecretStr
 
-    from seka_rag.errors import MissingExtraError
+    from seka_rag.errors import MissingExtraError, SettingError
+
+    key = _key(api_key)
+    if key is None and keys_file is None and host not in ("127.0.0.1", "::1", "localhost"):
+        errors.print("[yellow]warning:[/] no key is set: whoever reaches this address may use the model")
+    if backend is Backend.vllm:
+        _check_for_vllm(context)
+        names = ["--host", host, "--port", str(port), "--served-model-name", served_name or model]
+        _become_vllm(model, bank, [*names, *(vllm_options or ())], key)
+        return
+    if vllm_options:
+        raise SettingError(f"{' '.join(vllm_options)}: these are options of vLLM, and --backend vllm is not set")
     from seka_rag.model.steered import SteeredModel
     from seka_rag.server import ServerSettings, create_app
 
@@ -85,7 +114,6 @@ def serve(
         raise MissingExtraError("uvicorn", "server") from None
     from seka_rag.server.logs import write_logs
 
-    key = _key(api_key)
     given: dict[str, Any] = {name: value for name, value in locals().items() if name in ServerSettings.model_fields}
     given |= {"api_key": None if key is None else SecretStr(key), "cors_origins": tuple(cors_origin)}
     settings = ServerSettings(**given)
@@ -93,14 +121,39 @@ def serve(
     place = _bound(host, port)  # before the model is loaded, which takes a while
     loaded = SteeredModel.from_pretrained(model, bank=bank, device=device_of(device))
     app = create_app(loaded, settings)
-    if not app.state.service.keys.required and host not in ("127.0.0.1", "::1", "localhost"):
-        errors.print("[yellow]warning:[/] no key is set: whoever reaches this address may use the model")
     write_logs(as_json=log_json)
     name = settings.served_name or loaded.name
     place.listen(2048)  # whoever reads the next line may connect at once
     console.print(f"serving {escape(name)} at http://{escape(host)}:{place.getsockname()[1]}/v1")
     with suppress(KeyboardInterrupt):  # how it ends
         uvicorn_server(app, settings).run(sockets=[place])
+
+
+def _check_for_vllm(context: typer.Context) -> None:
+    """Refuse what would be without effect.
+
+    Raises:
+        SettingError: an option that vLLM's server is not given, or no vLLM.
+    """
+    from seka_rag.errors import SettingError
+
+    sources = {option: context.get_parameter_source(option.name or "") for option in context.command.params}
+    named = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if wrong := [option.opts[0] for option in named if option.name not in _WITH_VLLM]:
+        raise SettingError(
+            f"{', '.join(wrong)}: not with --backend vllm, which has limits of its own: give its options after --"
+        )
+    if find_spec("vllm") is None:
+        raise SettingError(
+            "--backend vllm needs vLLM 0.32 in this environment, which is not installed; it wants one of its own "
+            "(docs/how-to/vllm.md)"
+        )
+
+
+def _become_vllm(model: str, bank: str, options: list[str], key: str | None) -> None:
+    """Go on as the plugin's command, a process that nothing here imports."""
+    environment = {**os.environ, **({} if key is None else {"VLLM_API_KEY": key})}  # a command line is seen by all
+    os.execve(sys.executable, [sys.executable, "-m", "seka_vllm.launch", model, bank, *options], environment)
 
 
 def _key(given: str | None) -> str | None:

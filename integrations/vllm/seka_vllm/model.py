@@ -8,13 +8,12 @@ from types import TracebackType
 from typing import Any, overload
 
 from seka_rag.errors import SettingError
-from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model.generation import Generation
 from seka_rag.steering.base import SteeringMethod
 from seka_vllm.profiles import load_profiles
 from seka_vllm.served import Input, Served
-from seka_vllm.settings import KEY, EngineSettings
+from seka_vllm.settings import KEY, EngineSettings, bank_settings, model_folder
 
 
 class VllmModel:
@@ -48,17 +47,10 @@ class VllmModel:
             ) from error
         from transformers import AutoTokenizer
 
-        packaged = PACKAGED.get(name)
-        source = packaged.source if packaged else name
-        path = str(convert(name, source) if isinstance(source, GgufWheel) else source)
-        if bank == "auto" and packaged is None:
-            raise SettingError(f"no bank ships with {name}: give bank=..., or bank=None to run it unsteered")
-        chosen = name if bank == "auto" else bank
-        additional = dict(engine.pop("additional_config", None) or {})
+        path, additional = model_folder(name), dict(engine.pop("additional_config", None) or {})
         settings = None
-        if chosen is not None:
-            stored = None if steering is None else steering.as_dict()
-            additional[KEY] = {"banks": {"main": {"bank": str(chosen), "steering": stored}}}
+        if bank is not None:
+            additional[KEY] = bank_settings(name, bank, None if steering is None else steering.as_dict())
             settings = EngineSettings.model_validate(additional[KEY])
         banks = {} if settings is None else load_profiles(settings)
         self.llm = LLM(path, additional_config=additional, **engine)

