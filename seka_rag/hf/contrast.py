@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -151,8 +152,11 @@ def _reorder(cache: Cache, second: Cache, order: Tensor) -> None:
 _open: ContextVar[tuple[tuple[nn.Module, _Contrast], ...]] = ContextVar("seka_contrasting", default=())
 
 
-def _at_model(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _at_model(model: nn.Module, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
+    """Named like that of ``forward``, since ``generate`` looks for it, and else asks for the logits of all tokens."""
     forward: Callable[..., Any] = original(model)
+    if "logits_to_keep" in inspect.signature(forward).parameters:
+        kwargs["logits_to_keep"] = logits_to_keep
     contrasts = [contrast for owner, contrast in _open.get() if owner is model]
     if not contrasts:
         return forward(*args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -41,10 +42,10 @@ class Part:
         """The part on a device, where it is copied once."""
         if device not in self._placed:
             with torch.inference_mode(False):  # a later pass may want gradients
-                rows, columns, weights, owners = (
-                    t.to(device) for t in (self.rows, self.columns, self.weights, self.owners)
-                )
-                distances = None if self.distances is None else self.distances.to(device)
+                # the host need not wait until a device has its copy; a processor must have it before it reads
+                place = partial(Tensor.to, device=device, non_blocking=device.type != "cpu")
+                rows, columns, weights, owners = map(place, (self.rows, self.columns, self.weights, self.owners))
+                distances = None if self.distances is None else place(self.distances)
                 self._placed[device] = Part(self.inside, rows, columns, weights, owners, distances, self.capped)
         return self._placed[device]
 

@@ -1,6 +1,7 @@
 """Contrastive decoding: logits against the formulas, with prompts from which the highlighted tokens are really deleted."""
 
 import math
+from contextlib import nullcontext
 
 import modes
 import pytest
@@ -82,6 +83,20 @@ def test_every_mode_or_refused(family):
         else:
             assert modes.outcome(family, mode, method) == known, mode
     assert not taps._replaced
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "biogpt"])  # biogpt cannot leave logits out
+def test_generation_asks_for_the_last_logits_alone_where_the_model_can(family):
+    model, shapes = tiny_model(family), {}
+    for method in (None, ContextAware()):
+        head = model.get_output_embeddings()
+        with torch.no_grad(), steer(model, None, MARKED, method) if method else nullcontext():
+            seen = shapes.setdefault(method is None, [])
+            handle = head.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out.shape[1]))
+            model.generate(IDS, max_new_tokens=2, do_sample=False, eos_token_id=None)
+            handle.remove()
+    (plain, *_), steered = shapes[True], shapes[False]
+    assert steered[:2] == [plain, plain]
 
 
 def test_a_model_answers_with_it_alone_in_a_batch_and_streamed():
