@@ -1,7 +1,7 @@
 """Publishes results of ``seka-rag bench``: their rows into docs/benchmarks/data, tables and plots into the page.
 
 ``python -m tools.benchmark_page FOLDER...`` takes the results of these folders in place of those of the same task that were
-published, with the command and the CPU minutes that ``run.json`` in each folder names; without a folder, the page is written
+published, with the command and the cost that ``run.json`` in each folder names; without a folder, the page is written
 again from what is published. Only the metrics that tables and plots show are kept.
 """
 
@@ -47,7 +47,7 @@ def page(text: str, data: Path = DATA) -> str:
 def _results(folder: Path) -> str:
     run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     commands = "\n".join(run["commands"])
-    cost = f"{run['cpu_minutes']} CPU minutes"
+    cost = run["cost"]
     head = f"<!-- not run: {cost} -->\n```sh\n{commands}\n```\n\nCost: {cost}.\n\n"
     found = sections(folder)
     plots = [f"![{s.task.name}: {title}](data/{folder.name}/{file})\n\n" for s in found for file, title, _ in _plots(s)]

@@ -19,7 +19,7 @@ def test_rows_are_published_and_shown(tmp_path):
     (folder / "results.json").write_text(json.dumps(rows))
     (folder / "comparisons.json").write_text("[]")
     (folder / "run.json").write_text(
-        json.dumps({"commands": ["seka-rag bench counterfact --model m"], "cpu_minutes": 7})
+        json.dumps({"commands": ["seka-rag bench counterfact --model m"], "cost": "7 CPU minutes"})
     )
     publish(folder, tmp_path / "data")
     kept = json.loads((tmp_path / "data" / "first-tokens" / "results.json").read_text())
