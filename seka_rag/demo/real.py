@@ -40,7 +40,8 @@ KINDS: dict[Kind, str] = {
     "irrelevant": "no passage bears on it: right from memory",
     "wrong": "a false sentence is highlighted: still right",
 }
-_NEW_TOKENS, _BATCH = 24, 16
+#: Tokens of an answer, and rows of a batch: each token costs a reading of all weights, which many rows share.
+_NEW_TOKENS, _BATCH = 24, 64
 
 
 @dataclass(frozen=True)
