@@ -8,7 +8,7 @@ the nearest ancestor that has a finished retriever below it, and there for the p
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,11 +47,14 @@ class Evidence:
         retrievals: what its retrievers returned.
         prompts: those that may hold it, the latest first.
         dropped: documents that a step of the chain was given and did not return.
+        variables: what the call's own ``LLMChain`` filled its templates with, of which it says nothing else; one for each
+            prompt that it made.
     """
 
     retrievals: tuple[Retrieval, ...]
     prompts: tuple[FilledPrompt, ...]
     dropped: frozenset[Identity] = frozenset()
+    variables: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass
@@ -60,6 +63,7 @@ class _Run:
     query: str = ""
     prompt: FilledPrompt | None = None
     given: tuple[Any, ...] = ()  # documents among its input
+    variables: tuple[Mapping[str, Any], ...] = ()  # of an ``LLMChain``
     children: dict[UUID, None] = field(default_factory=dict)
     # of the run itself and all below it
     retrievals: dict[UUID, Retrieval] = field(default_factory=dict)
@@ -87,10 +91,12 @@ class Capture(BaseCallbackHandler):
     def evidence(self, run: UUID | None, messages: Sequence[Message]) -> Evidence | None:
         """What the nearest ancestor with a finished retriever holds, beginning at ``run`` itself; None if none has."""
         with self._lock:
+            variables = self._runs[run].variables if run in self._runs else ()
             for holder in self._upwards(run):
                 if holder.retrievals:
                     prompts = _made_of(holder.prompts, messages)
-                    return Evidence(tuple(holder.retrievals.values()), prompts, frozenset(holder.dropped))
+                    retrievals, dropped = tuple(holder.retrievals.values()), frozenset(holder.dropped)
+                    return Evidence(retrievals, prompts, dropped, variables)
         return None
 
     def prompts(self, run: UUID | None, messages: Sequence[Message]) -> tuple[FilledPrompt, ...]:
@@ -141,7 +147,8 @@ class Capture(BaseCallbackHandler):
         self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
     ) -> None:
         prompt = FilledPrompt(serialized, inputs) if kwargs.get("run_type") == "prompt" and serialized else None
-        self._begin(run_id, parent_run_id, prompt=prompt, given=documents_in(inputs))
+        own = _variables(inputs) if kwargs.get("name") == "LLMChain" else ()
+        self._begin(run_id, parent_run_id, prompt=prompt, given=documents_in(inputs), variables=own)
 
     def on_tool_start(
         self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
@@ -209,6 +216,13 @@ def _made_of(prompts: dict[int, list[FilledPrompt]], messages: Iterable[Message]
     found = {p.number: p for key in asked for p in prompts.get(key, ())}
     whole = {number: p for number, p in found.items() if len(p.made - asked) <= 1}
     return tuple(p for _, p in sorted((whole or found).items(), reverse=True))
+
+
+def _variables(inputs: Any) -> tuple[Mapping[str, Any], ...]:
+    """What an ``LLMChain`` is given for each prompt: one, or as many as are in the list of its ``apply``."""
+    several = inputs.get("input_list") if isinstance(inputs, Mapping) else None
+    given = several if isinstance(several, list) else [inputs]
+    return tuple(own for own in given if isinstance(own, Mapping))
 
 
 CAPTURE = Capture()

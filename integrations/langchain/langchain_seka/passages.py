@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
@@ -75,7 +76,35 @@ def place_in_messages(
                     placed += [(i, p, carriers[p.name]) for p in message.placements if p.name in carriers]
                     if unclear:
                         warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
+    if not evidence.prompts and evidence.variables:
+        values = _values_in(evidence.variables, targets)
+        carriers, unclear = _carriers(values, [p.text for p in passages], queries)
+        placed = [(i, p, carriers[p.name]) for i, p in _alone(values, targets) if p.name in carriers]
+        if unclear:
+            warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
+        if not placed:
+            reasons.append("their text does not stand unchanged, and once, in this prompt of an LLMChain")
     return Standing(tuple(placed), unique(warnings), unique(reasons))
+
+
+def _alone(values: Mapping[str, str], targets: Sequence[Message | None]) -> list[tuple[int, Placement]]:
+    """Where values stand in messages whose template is not known: those that stand there whole, and only once in all.
+
+    So no text of a document can be taken for another that copies it, or is copied by it, elsewhere in the prompt.
+    """
+    alone = []
+    for name, value in values.items():
+        places = [(i, t[1].find(value), t[1].rfind(value)) for i, t in enumerate(targets) if t and value in t[1]]
+        if len(places) == 1 and places[0][1] == places[0][2]:
+            i, start, _ = places[0]
+            alone.append((i, Placement(name, start, start + len(value))))
+    return alone
+
+
+def _values_in(several: Sequence[Mapping[str, Any]], targets: Sequence[Message | None]) -> dict[str, str]:
+    """Of the values of several prompts, those of the prompt with these messages: the one that explains most of them."""
+    texts = [{str(name): v for name, v in own.items() if isinstance(v, str) and v.strip()} for own in several]
+    return max(texts, key=lambda own: sum(p.end - p.start for _, p in _alone(own, targets)))
 
 
 def _carriers(
