@@ -7,6 +7,7 @@ differ; everything is steered and greedy, so that the answers can be compared wi
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import platform
 import signal
@@ -17,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -27,6 +29,7 @@ WAYS = {
     "one batch after another": ("--max-concurrent", "1", "--max-batch", "{clients}"),
     "4 batches side by side (as served by default)": ("--max-concurrent", "4", "--max-batch", "16"),
 }
+_PATIENCE = 3600  # seconds for an answer: the last of many waits for all others
 _NAMES, _PLACES = ("Alec", "Maud", "Edna", "Astrid", "Boris", "Nora"), ("Oslo", "Lyon", "Rome", "Lima")
 
 
@@ -36,6 +39,7 @@ class Load:
 
     Attributes:
         seconds: from the first request to the last answer.
+        processor: seconds that all threads of the server computed meanwhile, which other load on the machine disturbs less.
         waits: of each client, for its answer.
         tokens: of all answers.
         rows: requests in the batch in which a request ran, on average.
@@ -43,6 +47,7 @@ class Load:
     """
 
     seconds: float
+    processor: float
     waits: tuple[float, ...]
     tokens: int
     rows: float
@@ -65,23 +70,24 @@ def requests(clients: int, notes: int, tokens: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def served(model: str, options: tuple[str, ...]) -> Iterator[str]:
-    """The address of a server with these options."""
-    command = [sys.executable, "-c", "from seka_rag.cli import app; app()", "serve", model, "--port", "0", *options]
+def served(model: str, options: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """The address and the process of a server with these options."""
+    command = [sys.executable, "-c", "from seka_rag.cli import app; app()", "serve", model, "--port", "0"]
+    command += ["--timeout", str(_PATIENCE), *options]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert server.stdout is not None
         line = server.stdout.readline()
         if not line:
             raise SystemExit(f"seka-rag serve {model} did not start")
-        yield line.split()[-1].removesuffix("/v1")
+        yield line.split()[-1].removesuffix("/v1"), server.pid
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
 
 
-async def ask_all(url: str, bodies: list[dict[str, Any]]) -> Load:
-    """All requests at once."""
+async def ask_all(url: str, pid: int, bodies: list[dict[str, Any]]) -> Load:
+    """All requests at once to the server that is process ``pid``."""
     import httpx
 
     async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:
@@ -90,14 +96,15 @@ async def ask_all(url: str, bodies: list[dict[str, Any]]) -> Load:
         answer.raise_for_status()
         return time.perf_counter() - began, answer.json()
 
-    async with httpx.AsyncClient(timeout=600) as client:
-        before = await _rows(client, url)
+    async with httpx.AsyncClient(timeout=_PATIENCE) as client:
+        before, computed = await _rows(client, url), _processor(pid)
         began = time.perf_counter()
         answers = await asyncio.gather(*(ask(client, body) for body in bodies))
-        seconds = time.perf_counter() - began
+        seconds, computed = time.perf_counter() - began, _processor(pid) - computed
         after = await _rows(client, url)
     return Load(
         seconds,
+        computed,
         tuple(wait for wait, _ in answers),
         sum(answer["usage"]["completion_tokens"] for _, answer in answers),
         (after[0] - before[0]) / (after[1] - before[1]),
@@ -112,10 +119,20 @@ async def _rows(client: Any, url: str) -> tuple[float, float]:
     return float(values.get("seka_batch_rows_sum", 0)), float(values.get("seka_batch_rows_count", 0))
 
 
+def _processor(pid: int) -> float:
+    """Seconds that the threads of a process computed so far; not a number where the system has no ``/proc``."""
+    path = Path(f"/proc/{pid}/stat")
+    if not path.exists():
+        return math.nan
+    fields = path.read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def table(found: dict[str, list[Load]]) -> Iterator[str]:
     """A row for each way: medians over the rounds."""
-    yield "| | seconds | tokens per second | throughput | median wait | longest wait | rows | equal answers |"
-    yield "|---|---|---|---|---|---|---|---|"
+    names = "seconds", "tokens per second", "throughput", "processor time per token", "median wait", "longest wait"
+    yield f"| | {' | '.join((*names, 'rows', 'equal answers'))} |"
+    yield "|---" * 9 + "|"
     plain = next(iter(found.values()))
     base = statistics.median(load.tokens / load.seconds for load in plain)
     for way, loads in found.items():
@@ -125,6 +142,7 @@ def table(found: dict[str, list[Load]]) -> Iterator[str]:
             f"{statistics.median(load.seconds for load in loads):.2f}",
             f"{rate:.1f}",
             f"{rate / base:.2f}",
+            f"{1000 * statistics.median(load.processor / load.tokens for load in loads):.0f} ms",
             f"{statistics.median(statistics.median(load.waits) for load in loads):.2f} s",
             f"{statistics.median(max(load.waits) for load in loads):.2f} s",
             f"{statistics.median(load.rows for load in loads):.1f}",
@@ -141,9 +159,9 @@ def main(
     bodies = requests(clients, notes, tokens)
     found: dict[str, list[Load]] = {way: [] for way in WAYS}
     for way, options in WAYS.items():
-        with served(model, tuple(option.format(clients=clients) for option in options)) as url:
-            asyncio.run(ask_all(url, bodies[:2]))  # warms up
-            found[way] = [asyncio.run(ask_all(url, bodies)) for _ in range(rounds)]
+        with served(model, tuple(option.format(clients=clients) for option in options)) as (url, pid):
+            asyncio.run(ask_all(url, pid, bodies[:2]))  # warms up
+            found[way] = [asyncio.run(ask_all(url, pid, bodies)) for _ in range(rounds)]
     machine = platform.processor() or platform.machine()
     print(
         f"{machine}, {os.cpu_count()} cores, {threads} threads a generation, load {os.getloadavg()[0]:.1f}, {model}, "
