@@ -48,7 +48,8 @@ class Block:
     @property
     def commands(self) -> list[str]:
         shell = self.language in ("", "sh")
-        return [line for line in self.text.splitlines() if shell and line.startswith("seka-rag ")]
+        lines = self.text.replace("\\\n", "").splitlines()  # a backslash continues a line
+        return [line for line in lines if shell and line.startswith("seka-rag ")]
 
 
 def blocks_in(text: str, name: str) -> list[Block]:
@@ -140,6 +141,18 @@ def check_options(command: str) -> None:
     chosen.make_context(name, arguments)
 
 
+def test_code_has_at_most_80_columns():
+    """More would want a scroll bar on a laptop; outputs are wrapped."""
+    too_wide = [
+        f"{name}: {line}"
+        for name, text in TEXTS.items()
+        for fence in FENCE.finditer(text)
+        for line in fence[2].splitlines()
+        if fence[1] != "text" and name != "README.md" and len(line) > 80
+    ]
+    assert not too_wide, "\n".join(too_wide)
+
+
 def test_what_is_not_run_has_a_reason():
     marked = [b for blocks in BLOCKS.values() for b in blocks if b.not_run is not None]
     assert marked
@@ -160,6 +173,7 @@ def test_all_examples_are_tested():
     [
         ("```python\n1 / 0\n```\n", "division by zero"),
         ("```sh\nseka-rag inspect nowhere\n```\n", "not a bank"),
+        ("```sh\nseka-rag inspect \\\n    nowhere\n```\n", "nowhere is not a bank"),
         ("<!-- not run: needs a GPU -->\n```sh\nseka-rag ask --nonsense\n```\n", "No such option"),
         ("<!-- not run: needs a GPU -->\n```python\nthis is no Python\n```\n", "invalid syntax"),
     ],

@@ -44,9 +44,20 @@ def page(text: str, data: Path = DATA) -> str:
     return _PLACE.sub(lambda m: m[1] + _results(data / m["run"]) + m[3], text)
 
 
+def wrapped(command: str, width: int = 80) -> str:
+    """A command in lines of a page's width, broken after spaces and commas, that a shell reads as one."""
+    lines, line = [], ""
+    for piece in re.findall(r"[^\s,]+,?\s*|,", command):
+        if line and len(line) + len(piece.rstrip()) > width - 2:
+            lines.append(line + "\\")
+            line = "    " if line.endswith(" ") else ""
+        line += piece
+    return "\n".join([*lines, line])
+
+
 def _results(folder: Path) -> str:
     run: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    commands = "\n".join(run["commands"])
+    commands = "\n".join(map(wrapped, run["commands"]))
     cost = run["cost"]
     head = f"<!-- not run: {cost} -->\n```sh\n{commands}\n```\n\nCost: {cost}.\n\n"
     found = sections(folder)

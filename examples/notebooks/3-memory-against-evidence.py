@@ -168,7 +168,8 @@ chart(
     lines,
     x="disturbance: KL(plain, steered) in nats",
     y="conflicts that follow",
-    title=f"{calibration.trials[0].examples} development examples of each kind; dotted: the budget",
+    title=f"{calibration.trials[0].examples} development examples of each "
+    "kind; dotted: the budget",
     levels=[calibration.budget],
 )
 

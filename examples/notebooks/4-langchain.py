@@ -98,9 +98,8 @@ print(message.content)
 report = message.response_metadata["seka"]
 for span in report["highlights"]:
     print(
-        "message {message}, characters {start} to {end}, weight {weight}, from {source}".format(
-            **span
-        )
+        "message {message}, characters {start} to {end}, "
+        "weight {weight}, from {source}".format(**span)
     )
 print(
     report["method"], report["gain"], "tokens edited:", report["tokens_edited"]

@@ -139,12 +139,8 @@ choice = next(v for v in variants if v.method == "adaseka-choice")
 for variant in variants:
     if variant is not choice:
         pair = table.compare("all.first", choice, variant)
-        print(
-            f"choice right alone {pair.only_first}, {variant.method} {pair.only_second}".ljust(
-                48
-            ),
-            f"p = {pair.p:.2g}",
-        )
+        alone = f"{pair.only_first}, {variant.method} {pair.only_second}"
+        print(f"choice right alone {alone}".ljust(48), f"p = {pair.p:.2g}")
 
 # %% [markdown]
 # Routing does not pay here. The experts differ: *needle* alone is right in

@@ -76,11 +76,14 @@ print(repr(steered.usual_steering))
 documents = folder / "documents"
 documents.mkdir()
 (documents / "handbook.md").write_text(
-    "# Handbook\n\nThe workshop opens at 07:15. Whoever works with the large press wears gloves.\n\n"
-    "Expense claims are handed in at the front office by the 12th of the next month.\n"
+    "# Handbook\n\nThe workshop opens at 07:15. "
+    "Whoever works with the large press wears gloves.\n\n"
+    "Expense claims are handed in at the front office "
+    "by the 12th of the next month.\n"
 )
 (documents / "trams.txt").write_text(
-    "The night tram to Oakfield leaves from platform 6, beside the flower stall. It runs every forty minutes.\n\n"
+    "The night tram to Oakfield leaves from platform 6, "
+    "beside the flower stall. It runs every forty minutes.\n\n"
     "A night ticket costs 3.80 and is valid until six in the morning.\n"
 )
 rag = Rag(steered, BM25Retriever(read_documents(documents), k=4))
@@ -111,7 +114,8 @@ for trial in shipped.bank.calibration.trials:
     name = trial.steering["method"] if trial.steering else "plain"
     print(
         name.ljust(12),
-        f"follows {trial.following:.2f}  disturbs {trial.disturbance:.3f} nats  heads: {trial.heads}",
+        f"follows {trial.following:.2f}  disturbs {trial.disturbance:.3f} nats",
+        f" heads: {trial.heads}",
     )
 
 # %% [markdown]

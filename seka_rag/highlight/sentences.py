@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from seka_rag.errors import SpanError
 from seka_rag.highlight.base import PassageSpans
+from seka_rag.highlight.disagreement import undisputed
+from seka_rag.highlight.stems import content_stems
 from seka_rag.text.passages import Passage
 from seka_rag.text.sentences import sentences
 from seka_rag.text.spans import Span
@@ -20,6 +22,9 @@ _ASKING = frozenset(
     should will would""".split()
 )
 
+#: How many sentences beyond ``top`` may tie: who writes twenty of a kind gets no more of the prompt than who writes four.
+_MORE = 3
+
 _MARKS = ("?", "\uff1f", "\u061f")
 _HEADING = re.compile(r"#{1,6}\s")
 
@@ -30,14 +35,15 @@ class Sentences:
 
     A sentence scores the sum, over the content words that it shares with the question, of the word's rarity among
     the sentences of the same passage. A passage that shares less than ``min_overlap`` with it is left unmarked.
-    Sentences that tie with the last one chosen are all marked: nothing tells them apart, and taking the first would
-    favour whoever writes first. A sentence that repeats the question word by word is no evidence: so writes who wants to
-    be chosen. What a passage says twice counts once: of its sentences with the same content words the first is marked. The
+    Sentences that tie with the last one chosen are marked as well, up to three of them: nothing tells them apart. A sentence
+    that repeats the question word by word is no evidence: so writes who wants to be chosen. What a passage says twice counts
+    once: of its sentences with the same content words the first is marked, and none that says one thing over and over. The
     words of a Markdown heading count for the sentences below it, and the heading itself is not marked.
 
-    Only the passage itself counts, never its neighbours: a document that copies another passage, or the question, cannot
-    move, add or remove a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
-    are all marked: a chain may drop the first of them later.
+    Only the passage itself counts for what is chosen in it: a document that copies another passage, or the question, cannot
+    move or add a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
+    are all marked: a chain may drop the first of them later. But where sources contradict each other, as far as words tell
+    (``seka_rag.highlight.disagreement``), neither is marked, and the model reads both as they are.
 
     Args:
         top: how many sentences of a passage to mark, at least 1.
@@ -59,7 +65,7 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        return [self._mark(question, passage) for passage in passages]
+        return undisputed(question, passages, [self._mark(question, passage) for passage in passages])
 
     def _mark(self, question: str, passage: Passage) -> tuple[Span, ...]:
         asked = content_stems(question)
@@ -77,7 +83,8 @@ class Sentences:
         if not ranked:
             return ()
         least = ranked[: self.top][-1]
-        best = sorted(span for span, score in scores.items() if score >= least)
+        best = sorted((span for span, score in scores.items() if score >= least), key=lambda s: (-scores[s], s.start))
+        best = sorted(best[: self.top + _MORE])
         return tuple(Span(s.start, s.end, 1.0, passage.source) for s in best)
 
 
@@ -87,7 +94,7 @@ def _under_headings(question: str, text: str) -> Iterator[tuple[Span, frozenset[
     A heading says what the sentences below it are about, and is no evidence by itself. A passage of headings only has nothing
     else to mark.
     """
-    own = [s for s in sentences(text) if not _repeats(question, text[s.start : s.end])]
+    own = [s for s in sentences(text) if not _is_for_show(question, text[s.start : s.end])]
     headings = {s for s in own if _HEADING.match(text[s.start : s.end])}
     above: frozenset[str] = frozenset()
     for span in own:
@@ -104,39 +111,15 @@ def _questions_in(text: str) -> list[frozenset[str]]:
     return [found for part in parts if part.endswith(_MARKS) and len(found := content_stems(part)) > 1]
 
 
-def _repeats(question: str, sentence: str) -> bool:
-    """Whether a sentence holds a whole question, as it is worded."""
+def _is_for_show(question: str, sentence: str) -> bool:
+    """Whether a sentence holds a whole question, as it is worded, or says its words three times over."""
+    telling = [word for word in words(sentence) if word not in STOPWORDS]
+    if len(telling) >= 3 * max(3, len(set(telling))):
+        return True
     asked = words(question)
-    if not asked or not (asked[0] in _ASKING or question.rstrip().endswith(_MARKS)):
+    if len(asked) < 3 or not (asked[0] in _ASKING or question.rstrip().endswith(_MARKS)):
         return False
     return f" {' '.join(asked)} " in f" {' '.join(words(sentence))} "
-
-
-def content_stems(text: str) -> frozenset[str]:
-    """The stems of a text's content words. A text of stop words only has none."""
-    return frozenset(stem(word) for word in words(text) if word not in STOPWORDS)
-
-
-def stem(word: str) -> str:
-    """A word without its commonest English endings, so that "lives", "lived" and "living" meet.
-
-    The result is for comparison only and need not be a word. Words with digits or other scripts stay whole.
-    """
-    if len(word) < 4 or not word.isascii() or not word.isalpha():
-        return word
-    if word.endswith("ies") and len(word) > 4:
-        word = word[:-3] + "y"
-    elif word.endswith(("sses", "xes", "ches", "shes")):
-        word = word[:-2]
-    elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-1]
-    for ending in ("ing", "ed"):
-        root = word.removesuffix(ending)
-        if root != word and len(root) >= 3 and any(c in "aeiouy" for c in root):
-            doubled = root[-1] == root[-2] and root[-1] not in "lsz"
-            word = root[:-1] if doubled else root
-            break
-    return word.removesuffix("e") if len(word) > 3 else word
 
 
 def _idf(count: int, containing: int) -> float:

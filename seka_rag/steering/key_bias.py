@@ -26,9 +26,11 @@ _DISTANCES = 64  # how many, evenly spaced in their logarithm
 class KeyBias(KeyEditing):
     """An attention bias of ``bias`` nats, as the smallest change of the keys that gives it: any kernel, nothing at decoding.
 
-        request    k_j' = k_j + b w_j R(T - j) x / s        x = pinv([q_1 .. q_G]) 1
+        request    k_j' = k_j + b w_j R(T - j) x / s
+                   x = pinv([q_1 .. q_G]) 1
         mean       the same with mu_i in place of q_i
-        constant   k_j' = k_j + b w_j c / s                 c = pinv(mean over d of R(d) [mu_1 .. mu_G]) 1
+        constant   k_j' = k_j + b w_j c / s
+                   c = pinv(mean over d of R(d) [mu_1 .. mu_G]) 1
 
     q_i are the queries of a key-value head's group at the last prompt token T, mu_i their means over calibration prompts (in
     the bank), R the rotation of the layer, s the factor of its scores, w_j the weight of the highlight. Steered are the heads

@@ -1,8 +1,9 @@
 """The page of published results is written from their rows, and is what these rows say."""
 
 import json
+import shlex
 
-from tools.benchmark_page import DATA, DOCS, page, publish
+from tools.benchmark_page import DATA, DOCS, page, publish, wrapped
 
 
 def row(method, metric, value, **settings):
@@ -39,3 +40,12 @@ def test_the_published_page_is_what_its_rows_say():
     assert page(text) == text
     for folder in DATA.glob("*/"):
         assert f"<!-- results: {folder.name} -->" in text
+
+
+def test_a_long_command_is_broken_into_lines_that_a_shell_reads_as_one():
+    command = f"seka-rag bench counterfact --model m --methods {','.join(['plain'] * 30)} --out folder"
+    lines = wrapped(command).splitlines()
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= 80
+    assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)
+    assert wrapped("seka-rag bench") == "seka-rag bench"

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seka_rag.errors import SpanError
-from seka_rag.highlight.sentences import Sentences, content_stems, stem
+from seka_rag.highlight.sentences import Sentences
+from seka_rag.highlight.stems import content_stems, stem
 from seka_rag.text.passages import Passage
 from seka_rag.text.sentences import sentences
+from seka_rag.text.words import STOPWORDS, words
 
 ADA = "Ada keeps a parrot. Ada lives in Lyon. It rains often. Boris lives in Oslo."
 WORD = st.sampled_from("Ada Boris lives lived Lyon Oslo the of parrot keeps keeping".split())
@@ -72,20 +74,24 @@ def test_stem(word: str, expected: str) -> None:
 
 @settings(deadline=None)
 @given(PROSE, PROSE, PROSE)
-def test_a_passage_is_marked_as_if_it_were_alone(question: str, one: str, other: str) -> None:
+def test_copies_of_a_passage_and_of_the_question_change_nothing(question: str, one: str, other: str) -> None:
+    """What another passage says does not either, unless it contradicts: test_disagreement.py."""
     highlighter = Sentences()
     alone = highlighter(question, [Passage(one)])[0]
-    for poison in (other, one, one + " " + one, question, question + " " + one):
+    for poison in (one, one + " " + one, question, question + " " + one):
         first = highlighter(question, [Passage(poison)])[0]
         assert highlighter(question, [Passage(one), Passage(poison)]) == [alone, first]
         assert highlighter(question, [Passage(poison), Passage(one)]) == [first, alone]
+    assert set(highlighter(question, [Passage(one), Passage(other)])[0]) <= set(alone)
 
 
 @given(PROSE, PROSE, st.integers(1, 3))
 def test_agrees_with_the_rule_word_by_word(question: str, text: str, top: int) -> None:
     found, bags = [], []
     for s in sentences(text):
-        if (bag := content_stems(text[s.start : s.end])) not in bags:
+        said = [w for w in words(text[s.start : s.end]) if w not in STOPWORDS]
+        over_and_over = len(said) >= 9 and len(said) >= 3 * len(set(said))
+        if (bag := content_stems(text[s.start : s.end])) not in bags and not over_and_over:
             found.append(s)
             bags.append(bag)
     scores = []
@@ -96,7 +102,12 @@ def test_agrees_with_the_rule_word_by_word(question: str, text: str, top: int) -
             score += math.log(1 + (len(bags) - n + 0.5) / (n + 0.5))
         scores.append(score)
     best = sorted((s for s in scores if s > 0), reverse=True)[:top]
-    expected = [s for s, score in zip(found, scores, strict=True) if best and score > 0 and score >= best[-1] - 1e-9]
+    chosen = [
+        (-round(score, 9), s)
+        for s, score in zip(found, scores, strict=True)
+        if best and score > 0 and score >= best[-1] - 1e-9
+    ]
+    expected = sorted(s for _, s in sorted(chosen)[: top + 3])
     spans = Sentences(top=top, min_overlap=0)(question, [Passage(text)])[0]
     assert [(s.start, s.end) for s in spans] == [(s.start, s.end) for s in expected]
 
@@ -112,6 +123,7 @@ def test_a_sentence_that_repeats_the_question_is_no_evidence() -> None:
         assert marked(question, f"{echo} {honest}") == [honest]
     assert marked("Do children travel free?", "Children travel free.") == ["Children travel free."]
     assert marked("fare in zone 3", "The fare in zone 3 is 4.80.") == ["The fare in zone 3 is 4.80."]  # no question
+    assert marked("Xenia?", honest) == [honest]  # a word is no question that could be repeated
     assert marked("In which town is Xenia?", "In which town is Xenia: Florence.") == []
 
 
@@ -120,6 +132,12 @@ def test_a_sentence_that_is_repeated_counts_once(times: int) -> None:
     lie = "The house of Xenia is in Turin."
     text = "The harbour is old. " + " ".join([lie, "After all, the house of Xenia is in Turin!"] * times)
     assert marked("Where is the house of Xenia?", text) == [lie]
+    once = marked(
+        "Where is the house of Xenia?", " ".join(["The house of Xenia is in Turin, Turin and Turin,"] * times) + " so."
+    )
+    assert once == []  # one sentence
+    kinds = " ".join(f"The house of Xenia is in Turin, says {name}." for name in [*"ABCDEFGHIJKLMNOPQRST"][:times])
+    assert len(marked("Where is the house of Xenia?", kinds)) <= 4
     # but in each passage: a chain may drop any of them, and a copy takes no mark away
     some = [Passage(lie), Passage(lie), Passage(text), Passage(lie.replace("is", "is not"))]
     assert [len(s) for s in Sentences()("Where is the house of Xenia?", some)] == [1, 1, 1, 1]

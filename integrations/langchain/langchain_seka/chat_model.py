@@ -50,7 +50,8 @@ class ChatSeka(SekaSettings, BaseChatModel):
         .. code-block:: python
 
             llm = ChatSeka(model="seka-demo")
-            chain = {"context": retriever | format_docs, "question": RunnablePassthrough()} | prompt | llm
+            found = {"context": retriever | format_docs, "question": RunnablePassthrough()}
+            chain = found | prompt | llm
             chain.invoke("Where does Astrid live?")
 
     Options of a call, as in ``llm.invoke(messages, max_tokens=20)``: ``stop``, ``max_tokens``, ``temperature``,

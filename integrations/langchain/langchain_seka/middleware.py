@@ -27,7 +27,8 @@ class SekaMiddleware(AgentMiddleware):
     Example:
         .. code-block:: python
 
-            agent = create_agent(ChatSeka(model=...), [search], middleware=[SekaMiddleware(tools=["search"])])
+            marking = SekaMiddleware(tools=["search"])
+            agent = create_agent(ChatSeka(model=...), [search], middleware=[marking])
 
     Args:
         tools: names of the tools whose documents may be highlighted.

@@ -32,7 +32,8 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
         .. code-block:: python
 
             prompt = HighlightPrompt(prompt=template, variables=["context"])
-            chain = {"context": retriever, "question": RunnablePassthrough()} | prompt | ChatSeka(model="seka-demo")
+            inputs = {"context": retriever, "question": RunnablePassthrough()}
+            chain = inputs | prompt | ChatSeka(model="seka-demo")
     """
 
     prompt: BasePromptTemplate

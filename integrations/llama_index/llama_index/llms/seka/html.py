@@ -13,7 +13,7 @@ from seka_rag import Prompt
 from seka_rag.frameworks import KEY, as_passage, read_marks
 
 _BOX = "white-space:pre-wrap;border-left:3px solid #bbb;margin:.4em 0;padding:.2em .8em"
-_MARK = "background:rgba(255,200,0,{alpha:.2f});color:inherit;padding:0 .1em"
+_MARK = "background:hsl(46,100%,{light:.0f}%);color:#1c2430;padding:0 .1em"  # dark on light, on any page
 
 
 def marked_html(prompt: Prompt) -> str:
@@ -26,7 +26,7 @@ def marked_html(prompt: Prompt) -> str:
         if over:
             best = max(over, key=lambda s: s.weight)
             told = escape(f"weight {best.weight:g}" + (f", {best.source}" if best.source else ""))
-            style = _MARK.format(alpha=0.15 + 0.55 * min(1.0, best.weight))
+            style = _MARK.format(light=92 - 22 * min(1.0, best.weight))
             text = f'<mark style="{style}" title="{told}">{text}</mark>'
         parts.append(text)
     return "".join(parts)
