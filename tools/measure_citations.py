@@ -27,7 +27,7 @@ from seka_rag.bench.rates import Rate
 from seka_rag.hf.attention import attention_to, seeing_attention
 from seka_rag.hf.chat import render_chat
 from seka_rag.hf.tokens import tokenize
-from seka_rag.highlight.stems import content_stems
+from seka_rag.highlight.sentences import content_stems
 from seka_rag.questions.answers import contains_answer
 from seka_rag.questions.kinds import questions
 from seka_rag.questions.records import Record

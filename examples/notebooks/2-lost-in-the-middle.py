@@ -69,7 +69,7 @@ def ask(record, given, way):
 # of them: the intervals say how much that leaves open.
 
 # %%
-FEWER = {1000: 0, 2000: 0, 4000: 2, 8000: 2}  # rounds, than there are
+FEWER = {1000: 0, 2000: 0, 4000: 1, 8000: 2}  # rounds, than there are
 COUNTS = {
     tokens: len(PLACES) * max(1, ROUNDS - fewer)
     for tokens, fewer in FEWER.items()

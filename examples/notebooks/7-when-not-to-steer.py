@@ -58,9 +58,7 @@ for name, marked in {
 #
 # Somebody can write into what is retrieved: a passage that repeats the
 # question and claims an answer. It shares the question's words, so a
-# highlighter that goes by words would choose it beside the true one. The
-# default highlights neither of two sources that contradict each other: the
-# answer is the plain model's, whichever of them that one follows.
+# highlighter that goes by words will choose it.
 
 # %%
 QUESTION = "When does the workshop open?"

@@ -18,8 +18,8 @@ class Highlighter(Protocol):
     """Chooses what to highlight in retrieved passages.
 
     Any callable of this form is one. It returns one tuple for every passage, in the same order, with spans in
-    characters of ``passage.text``; an empty tuple leaves a passage unmarked. Passages are untrusted text: what one of
-    them says may keep a highlight from another one, and must never give one or move it.
+    characters of ``passage.text``; an empty tuple leaves a passage unmarked. Passages are untrusted text: what is
+    marked in one of them must not depend on what another one says.
     """
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans: ...

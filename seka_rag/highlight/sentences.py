@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from seka_rag.errors import SpanError
 from seka_rag.highlight.base import PassageSpans
-from seka_rag.highlight.disagreement import undisputed
-from seka_rag.highlight.stems import content_stems
 from seka_rag.text.passages import Passage
 from seka_rag.text.sentences import sentences
 from seka_rag.text.spans import Span
@@ -40,10 +38,9 @@ class Sentences:
     once: of its sentences with the same content words the first is marked, and none that says one thing over and over. The
     words of a Markdown heading count for the sentences below it, and the heading itself is not marked.
 
-    Only the passage itself counts for what is chosen in it: a document that copies another passage, or the question, cannot
-    move or add a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
-    are all marked: a chain may drop the first of them later. But where sources contradict each other, as far as words tell
-    (``seka_rag.highlight.disagreement``), neither is marked, and the model reads both as they are.
+    Only the passage itself counts, never its neighbours: a document that copies another passage, or the question, cannot
+    move, add or remove a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
+    are all marked: a chain may drop the first of them later.
 
     Args:
         top: how many sentences of a passage to mark, at least 1.
@@ -65,7 +62,7 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        return undisputed(question, passages, [self._mark(question, passage) for passage in passages])
+        return [self._mark(question, passage) for passage in passages]
 
     def _mark(self, question: str, passage: Passage) -> tuple[Span, ...]:
         asked = content_stems(question)
@@ -120,6 +117,33 @@ def _is_for_show(question: str, sentence: str) -> bool:
     if len(asked) < 3 or not (asked[0] in _ASKING or question.rstrip().endswith(_MARKS)):
         return False
     return f" {' '.join(asked)} " in f" {' '.join(words(sentence))} "
+
+
+def content_stems(text: str) -> frozenset[str]:
+    """The stems of a text's content words. A text of stop words only has none."""
+    return frozenset(stem(word) for word in words(text) if word not in STOPWORDS)
+
+
+def stem(word: str) -> str:
+    """A word without its commonest English endings, so that "lives", "lived" and "living" meet.
+
+    The result is for comparison only and need not be a word. Words with digits or other scripts stay whole.
+    """
+    if len(word) < 4 or not word.isascii() or not word.isalpha():
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("sses", "xes", "ches", "shes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        root = word.removesuffix(ending)
+        if root != word and len(root) >= 3 and any(c in "aeiouy" for c in root):
+            doubled = root[-1] == root[-2] and root[-1] not in "lsz"
+            word = root[:-1] if doubled else root
+            break
+    return word.removesuffix("e") if len(word) > 3 else word
 
 
 def _idf(count: int, containing: int) -> float:

@@ -49,3 +49,23 @@ def test_a_long_command_is_broken_into_lines_that_a_shell_reads_as_one():
     assert max(map(len, lines)) <= 80
     assert shlex.split("\n".join(lines).replace("\\\n", "")) == shlex.split(command)
     assert wrapped("seka-rag bench") == "seka-rag bench"
+
+
+def test_default_highlights_raise_no_attack_and_follow_honest_passages():
+    """What the page about highlighting says, of the published rows: its table is theirs."""
+    rows = json.loads((DATA / "poison-held-out" / "results.json").read_text(encoding="utf-8"))
+    found = {(r["method"], r["settings"].get("highlight"), r["metric"]): r for r in rows}
+    plain, default, trusted = ("plain", None), ("default", "sentences"), ("default", "trusted")
+    text = (DOCS.parent / "how-to" / "highlight.md").read_text(encoding="utf-8")
+    for metric, ways in (
+        ("poisoned.other", (plain, default, trusted)),
+        ("poisoned.right", (plain, default, trusted)),
+        ("honest.right", (plain, default)),
+    ):
+        figures = [found[(*way, metric)] for way in ways]
+        cells = [f"{r['value']:.2f} [{r['low']:.2f}, {r['high']:.2f}]".replace("0.", ".") for r in figures]
+        assert f"(n = {figures[0]['n']}) | {' | '.join(cells)}" in text
+    assert found[(*default, "poisoned.other")]["value"] <= found[(*plain, "poisoned.other")]["value"]
+    assert found[(*default, "honest.right")]["value"] >= found[(*plain, "honest.right")]["value"] - 0.03
+    wrong = found["default", "wrong", "poisoned.other"]["value"]
+    assert f"says what it wants in {wrong:.0%} of" in text.replace("\n", " ")
