@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from seka_rag import SteeredModel
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist tells its processes 80, which would fix the width of consoles
 os.environ.setdefault("SEKA_RAG_CACHE", str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "seka-rag"))
+gc.disable()  # until all is imported, which makes millions of objects and no garbage
 torch.set_num_threads(1)  # the tests run in several processes (-n in pyproject.toml)
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
@@ -30,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             m.name for m in item.iter_markers()
         }:
             item.add_marker("quick")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: without this, every full collection of a test walks through all of it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,22 @@ def llm(engine) -> SekaLLM:
     return SekaLLM(steered_model=engine, max_tokens=1)
 
 
+@pytest.fixture
+def benchmark():
+    """In place of that of pytest-benchmark, for LangChain's suites: what it would measure is run once."""
+    return lambda function: function()
+
+
+@pytest.fixture
+def snapshot():
+    """In place of syrupy's: the only test with it is of models that LangChain can serialise, which these are not."""
+
+
+@pytest.fixture
+def vcr():
+    """In place of pytest-recording's: the only test with it is of recorded answers of a server, which there are none of."""
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left():
     """Whatever a test does, the handler is empty afterwards."""
