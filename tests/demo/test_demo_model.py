@@ -3,6 +3,7 @@
 import pytest
 
 from seka_rag import Seka, SteeredModel
+from seka_rag.demo import evaluate, run
 from seka_rag.demo.evaluate import gates
 from seka_rag.demo.run import EVIDENCE, MEMORY, QUESTION, demo_rag
 from seka_rag.demo.trials import ask, make_trials, share
@@ -13,13 +14,13 @@ def demo():
     return SteeredModel.from_pretrained("seka-demo")
 
 
-def rate(model, kind, method=None, highlight="evidence", n=150):
+def rate(model, kind, method=None, highlight="evidence", n=75):
     trials = make_trials(kind, n, "development", first_seed=5)
     return share(ask(model, trials, method, highlight), [t.answer for t in trials]).value
 
 
 def test_the_gates_are_passed_before_anything_is_steered(demo):
-    for gate in gates(demo, "development", n=150):
+    for gate in gates(demo, "development", n=80):
         assert gate.passed, f"{gate.name}: {gate.rate}"
 
 
@@ -34,7 +35,7 @@ def test_steering_settles_conflicts_and_does_no_harm(demo):
     assert plain <= 0.5
     assert rate(demo, "conflict", method) >= 0.85
     assert rate(demo, "conflict", method, "wrong") <= plain + 0.02
-    assert rate(demo, "disagree", method) >= 0.93  # .970 [.944, .984] on 300 held-out ones; .98 was aimed for
+    assert rate(demo, "disagree", method) >= 0.93  # .970 [.944, .984] on 300 held-out ones
     for kind in ("novel", "agreement", "irrelevant"):
         assert rate(demo, kind, method) >= rate(demo, kind) - 0.02
 
@@ -47,11 +48,13 @@ def test_the_demos_question(demo):
     assert rag.answer(asked).text == EVIDENCE
 
 
-def test_the_demo_command_writes_its_page(tmp_path):
+def test_the_demo_command_writes_its_page(tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from seka_rag.cli import app
 
+    for module in (evaluate, run):
+        monkeypatch.setattr(module, "RANDOM_SEEDS", 1)  # of each random control; 5 take most of the time
     result = CliRunner().invoke(
         app, ["demo", "--model", "seka-demo", "--out", str(tmp_path / "demo.html"), "--n", "20"], env={"COLUMNS": "160"}
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,18 @@ from pdf_files import pdf_file
 
 from seka_rag.errors import DocumentError
 from seka_rag.highlight.sentences import Sentences
+from seka_rag.retrieval import documents
 from seka_rag.retrieval.bm25 import BM25Retriever
+from seka_rag.retrieval.confined import ConfinedParsers
 from seka_rag.retrieval.documents import Document, read_documents
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_process() -> Iterator[None]:
+    """One process reads all files of these tests: they are about what it says, not about how it is kept apart."""
+    with pytest.MonkeyPatch.context() as patch, ConfinedParsers(60.0) as parsers:
+        patch.setattr(documents, "ConfinedParsers", lambda _: nullcontext(parsers))
+        yield
 
 
 def read_one(path: Path) -> Document:
