@@ -38,7 +38,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/seka-rag demo
 
-# the unit tests; ARGS="--cov --cov-report=term:skip-covered" shows the branches that they cover
+# the unit tests; ARGS="-p pytest_cov --cov --cov-report=term:skip-covered" shows the branches that they cover
 test: install
 	$(BIN)/python -m pytest -m "not slow and not real" $(ARGS)
 

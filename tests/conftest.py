@@ -26,6 +26,12 @@ QUICK = {"text", "ops", "hf", "bank", "steering", "learning", "highlight", "retr
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``-m quick`` imports no other folder, and none of the frameworks that are tested there."""
+    away = collection_path.parent == TESTS and collection_path.name not in QUICK
+    return True if away and config.option.markexpr == "quick" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(TESTS).parts[0] in QUICK and not {"slow", "real"} & {
