@@ -45,7 +45,7 @@ class Scripted(SteeredModel):
 
     name = "scripted"
     bank = None
-    hf_model = SimpleNamespace(dtype=torch.float32)
+    hf_model = SimpleNamespace(dtype=torch.float32, parameters=lambda: iter([torch.zeros(1)]))
 
     @property
     def tokenizer(self):
