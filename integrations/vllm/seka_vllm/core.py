@@ -73,7 +73,7 @@ class Reports:
     def _made(self, progress: Progress) -> dict[str, Any]:
         name = progress.highlights.bank_of(self.profiles)
         profile, about = self.profiles[name], self.described[name]
-        strength = profile.method.strength if progress.highlights.strength is None else progress.highlights.strength
+        strength = profile.strength(progress.highlights)
         fixed = {key: about[key] for key in ("method", "layers", "heads", "bank")}
         if progress.highlights.probe:
             return {**fixed, "gain": 0.0, **progress.counts(), "routing": progress.routing}

@@ -48,21 +48,12 @@ class SekaRoutes:
         app.add_api_route(f"{_PREFIX}/tokenize", self.tokenize, methods=["POST"])
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        config = engine_client.vllm_config
-        settings = engine_settings(config)
+        settings = engine_settings(engine_client.vllm_config)
         name = (args.served_model_name or [args.model])[0]
-        ends = (config.model_config.try_get_generation_config() or {}).get("eos_token_id")
-        tokenizer = engine_client.get_tokenizer()
-        ends = tokenizer.eos_token_id if ends is None else ends
+        banks = {} if settings is None else load_profiles(settings)
         self.engine = engine_client
         self.settings = ServerSettings(served_name=name)
-        self.served = Served(
-            name,
-            tokenizer,
-            {} if settings is None else load_profiles(settings),
-            config.model_config.max_model_len,
-            frozenset([ends] if isinstance(ends, int) else ends or ()),
-        )
+        self.served = Served.of(name, engine_client.vllm_config.model_config, engine_client.get_tokenizer(), banks)
 
     async def models(self) -> Response:
         served = self.served

@@ -55,9 +55,7 @@ class VllmModel:
         banks = {} if settings is None else load_profiles(settings)
         self.llm = LLM(path, additional_config=additional, **engine)
         config = self.llm.llm_engine.model_config
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        ends = (config.try_get_generation_config() or {}).get("eos_token_id", tokenizer.eos_token_id)
-        self.served = Served(name, tokenizer, banks, config.max_model_len, _numbers(ends))
+        self.served = Served.of(name, config, AutoTokenizer.from_pretrained(path), banks)
 
     def __repr__(self) -> str:
         return f"VllmModel({self.served.name!r}, banks={list(self.served.banks)})"
@@ -134,7 +132,3 @@ class VllmModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _numbers(ids: Any) -> frozenset[int]:
-    return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)

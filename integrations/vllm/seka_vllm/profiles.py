@@ -95,9 +95,13 @@ class Profile:
         parts = torch.tensor(weights).split(sizes)
         return {layer: part.view(shapes[layer]) for layer, part in zip(shapes, parts, strict=True)}
 
+    def strength(self, highlights: Highlights) -> float:
+        """That of the request, or of the method."""
+        return self.method.strength if highlights.strength is None else highlights.strength
+
     def factor(self, highlights: Highlights) -> float:
         """By what the edits, which are planned for the strength of the method, are multiplied."""
-        return 1.0 if highlights.strength is None else highlights.strength / self.method.strength
+        return self.strength(highlights) / self.method.strength
 
     def check_strength(self, highlights: Highlights) -> None:
         """Refuse another strength than the method's where the edits are not in proportion to it.
@@ -105,7 +109,7 @@ class Profile:
         Raises:
             SettingError: so it is.
         """
-        if highlights.strength in (None, self.method.strength) or sum(map(bool, self.method.strengths)) == 1:
+        if self.strength(highlights) == self.method.strength or sum(map(bool, self.method.strengths)) == 1:
             return
         raise SettingError(
             f"the edits of {self.method!r} are not in proportion to its {self.method.strength_field}, so a request cannot "
@@ -131,8 +135,8 @@ class Profile:
         if highlights.routing is not None:
             self.routing(highlights.routing)
         self.check_strength(highlights)
-        strength = self.method.strength if highlights.strength is None else highlights.strength
-        check_strength(self.method.with_strength(strength), self.bank, max(w for *_, w in highlights.spans), model)
+        method = self.method.with_strength(self.strength(highlights))
+        check_strength(method, self.bank, max(w for *_, w in highlights.spans), model)
 
     def weights(self, highlights: Highlights) -> list[dict[str, float]]:
         """Expert -> mean weight over the steered heads, as a report has it: one entry, or none without experts."""
@@ -143,7 +147,7 @@ class Profile:
 
     def warnings(self, highlights: Highlights) -> list[str]:
         """What the report of a request should say."""
-        strength = self.method.strength if highlights.strength is None else highlights.strength
+        strength = self.strength(highlights)
         found = strength_warnings(self.method.with_strength(strength), self.bank)
         if not strength:
             found.append(f"the {self.method.strength_field} is 0: the model runs unsteered")

@@ -46,6 +46,14 @@ class Served:
     context_length: int
     ends: frozenset[int]
 
+    @classmethod
+    def of(cls, name: str, config: Any, tokenizer: Tokenizer, banks: Mapping[str, Profile]) -> Served:
+        """Of a model that vLLM has loaded, from its ``ModelConfig``."""
+        ends = (config.try_get_generation_config() or {}).get("eos_token_id")
+        ends = tokenizer.eos_token_id if ends is None else ends
+        of_text = frozenset([ends] if isinstance(ends, int) else ends or ())
+        return cls(name, tokenizer, banks, config.max_model_len, of_text)
+
     @property
     def usual_steering(self) -> SteeringMethod | None:
         """How ``steering="auto"`` steers."""
