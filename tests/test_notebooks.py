@@ -121,3 +121,15 @@ def test_cells_are_cut_at_their_marks():
     source = "# %% [markdown]\n# # Title\n#\n# Text.\n\n# %%\nx = 1\n\n\n# %%\nx\n"
     assert cells(source) == [("markdown", "# Title\n\nText."), ("code", "x = 1"), ("code", "x")]
     assert FOLDER.is_dir()
+
+
+@pytest.mark.parametrize(("name", "code"), [("start-here", "no such code"), ("nowhere", "show(")])
+def test_a_page_that_shows_an_output_which_is_not_there_is_an_error(name, code):
+    exceptions = pytest.importorskip("mkdocs.exceptions")
+    from tools.notebook_pages import on_page_markdown, output_of
+
+    assert output_of("start-here", "head_attention(reading)") == "nb-output-start-here-9-0"
+    shown = on_page_markdown("a\n<!-- output of start-here: head_attention(reading) -->\nb", None, None, None)
+    assert shown == "a\n\nnb-output-start-here-9-0\n\nb"
+    with pytest.raises(exceptions.PluginError, match=name):
+        output_of(name, code)

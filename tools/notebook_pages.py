@@ -1,4 +1,8 @@
-"""A hook of mkdocs: the committed notebooks as pages of the docs, their outputs as they are. Nothing is run."""
+"""A hook of mkdocs: the committed notebooks as pages of the docs, their outputs as they are. Nothing is run.
+
+Any page can show an output as well: ``<!-- output of NAME: CODE -->`` on a line stands for the view or picture of the first
+cell of the notebook NAME whose source holds CODE.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples" / "notebooks"
+_SHOWN = re.compile(r"^<!-- output of ([\w-]+): (.+) -->$", re.M)
 _outputs: dict[str, str] = {}  # placeholder -> HTML, which Markdown must not touch
 
 
@@ -21,6 +27,26 @@ def on_files(files: Files, config: Any) -> Files:
         text = page(json.loads(path.read_text(encoding="utf-8")), name)
         files.append(File.generated(config, f"notebooks/{name}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """A placeholder for each output of a notebook that the page shows."""
+    return _SHOWN.sub(lambda m: f"\n{output_of(m[1], m[2])}\n", markdown)
+
+
+def output_of(name: str, code: str) -> str:
+    """The placeholder of a picture or view in a notebook.
+
+    Raises:
+        PluginError: no cell with this code has one, which fails the build.
+    """
+    for path in FOLDER.glob(f"*-{name}.ipynb"):
+        for i, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
+            if cell["cell_type"] == "code" and code in "".join(cell["source"]):
+                for j, output in enumerate(cell["outputs"]):
+                    if not {"text/html", "image/png"}.isdisjoint(output.get("data", {})):
+                        return f"nb-output-{name}-{i}-{j}"
+    raise PluginError(f"no notebook {name!r} has a cell with {code!r} that shows a picture")
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
