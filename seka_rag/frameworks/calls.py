@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from seka_rag.errors import SettingError
 from seka_rag.frameworks.citing import Cited, as_cited
-from seka_rag.frameworks.engines import Engine
+from seka_rag.frameworks.engines import CitingServer, Engine
 from seka_rag.frameworks.highlights import Highlights
 from seka_rag.model.citations import cite
 from seka_rag.model.generation import Generation
@@ -32,9 +33,10 @@ class Request:
         if isinstance(self.prompt, Prompt):  # no chat template is applied to it
             options = {name: value for name, value in self.options.items() if name != "template"}
             object.__setattr__(self, "options", options)
-        if self.highlights.citable is not None and not isinstance(self.engine, SteeredModel):
+        if self.highlights.citable is not None and not self.engine.can_cite:
             raise SettingError(
-                "citations are read from the attention of a model in this process: with base_url, leave citations out"
+                f"citations are read from a model's attention, and the server of {self.engine.name!r} does not let it be "
+                "seen: leave citations out, or use seka-rag serve"
             )
 
     def run(self) -> Generation:
@@ -59,10 +61,14 @@ class Request:
         citable = self.highlights.citable
         if citable is None:
             return ()
-        assert isinstance(self.engine, SteeredModel)
         tools = None if self.options.get("tool_choice") == "none" else self.options.get("tools")
         template = {**self.options.get("template", {}), **({"tools": tools} if tools else {})}
-        found = cite(self.engine, self.prompt, generation.text, citable.excerpts, template=template)
+        ask = (
+            partial(cite, self.engine)
+            if isinstance(self.engine, SteeredModel)
+            else cast(CitingServer, self.engine).cite
+        )
+        found = ask(self.prompt, generation.text, citable.excerpts, template=template)
         messages = [{"content": self.prompt}] if isinstance(self.prompt, Prompt) else self.prompt
         return as_cited(found, citable, [str(message.get("content") or "") for message in messages])
 

@@ -125,10 +125,9 @@ class Cited:
 
 def as_cited(found: Sequence[Citation], citable: Citable, texts: Sequence[str]) -> tuple[Cited, ...]:
     """Citations with their documents; ``texts`` are those of the messages."""
-    places = {(e.passage, e.start): e for e in citable.excerpts}
     cited = []
     for own in found:
-        there = places[own.passage, own.start]
+        there = citable.excerpts[own.excerpt]
         text = texts[there.message][there.place.start : there.place.end] if citable.with_text else None
         cited.append(Cited(citable.documents[own.passage], own, text))
     return tuple(cited)

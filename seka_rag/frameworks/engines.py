@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
+from seka_rag.model.citations import Citation, Excerpt
 from seka_rag.model.generation import Generation
 from seka_rag.model.stream import TextStream
 
@@ -20,6 +21,8 @@ class Engine(Protocol):
     def can_chat(self) -> bool: ...
     @property
     def can_call_tools(self) -> bool: ...
+    @property
+    def can_cite(self) -> bool: ...
     def generate(self, prompt: Any, **options: Any) -> Any: ...
     async def agenerate(self, prompt: Any, **options: Any) -> Any: ...
     def stream(self, prompt: Any, **options: Any) -> TextStream[Generation]: ...
@@ -27,6 +30,14 @@ class Engine(Protocol):
     async def achat(self, messages: Any, **options: Any) -> Generation: ...
     def stream_chat(self, messages: Any, **options: Any) -> TextStream[Generation]: ...
     def tokenize(self, prompt: Any) -> Any: ...
+
+
+class CitingServer(Protocol):
+    """A model behind a server, whose attention is read there; ``seka_rag.model.citations.cite`` reads that of one here."""
+
+    def cite(
+        self, prompt: Any, answer: str, excerpts: Sequence[Excerpt], *, template: Mapping[str, Any]
+    ) -> tuple[Citation, ...]: ...
 
 
 class EngineSlot:

@@ -54,7 +54,7 @@ class ModelSettings(BaseModel):
     on_unmarked: OnUnmarked = "warn"
     """If passages were retrieved and nothing is marked: "warn" (log and warning, once for each cause), "raise", "ignore"."""
     citations: bool | Literal["text"] = False
-    """Name the documents that an answer rests on (one more pass of the model); "text" for the cited sentences as well."""
+    """Name the documents that an answer rests on: one more pass of the model, where it runs. "text": the sentences as well."""
     temperature: float | None = Field(default=None, ge=0)
     """Above 0 the model samples; otherwise it is greedy."""
     max_tokens: int | None = Field(default=None, ge=1)
@@ -143,13 +143,8 @@ class ModelSettings(BaseModel):
                 "steering=None to run the plain model"
             )
         if self.base_url is not None:
-            own = {
-                "steered_model": given,
-                "bank": self.bank,
-                "model_kwargs": self.model_kwargs,
-                "citations": self.citations,
-            }
-            for name in (name for name, value in own.items() if value not in (None, "auto", {}, False)):
+            own = {"steered_model": given, "bank": self.bank, "model_kwargs": self.model_kwargs}
+            for name in (name for name, value in own.items() if value not in (None, "auto", {})):
                 raise ValueError(
                     f"{name} is of a model in this process, and base_url is of a server: give one of the two"
                 )

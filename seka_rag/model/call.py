@@ -22,6 +22,8 @@ from seka_rag.text.toolcalls import Tool
 Steering = SteeringMethod | Literal["auto"] | None
 Truncation = Literal["error", "left"]
 
+#: A temperature below which the likeliest token is taken: scores divided by such numbers may be numbers no more.
+_COLD = 1e-4
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 #: What transformers takes without a word, or refuses in words of its own when the model runs.
@@ -116,12 +118,12 @@ class Call:
     @property
     def samples(self) -> bool:
         """Whether tokens are drawn: where ``do_sample`` does not say, if there is an option of sampling."""
+        temperature = self.generation.get("temperature")
+        if temperature is not None and temperature < _COLD:
+            return False
         given = self.generation.get("do_sample")
         if given is None:
-            given = (
-                any(self.generation.get(name) is not None for name in _SAMPLING)
-                and self.generation.get("temperature") != 0
-            )
+            given = any(self.generation.get(name) is not None for name in _SAMPLING)
         return bool(given)
 
     @property

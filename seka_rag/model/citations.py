@@ -49,6 +49,7 @@ class Citation:
         passage: the number of the passage.
         start, end: characters of the sentence in it that was looked at most.
         share: of all that was looked at in passages, what was in this one.
+        excerpt: the number of that sentence among the excerpts.
     """
 
     answer_start: int
@@ -57,6 +58,7 @@ class Citation:
     start: int
     end: int
     share: float
+    excerpt: int
 
 
 def excerpts_of(passage: int, text: str, message: int, move: Callable[[Span], Iterable[Span]]) -> tuple[Excerpt, ...]:
@@ -181,7 +183,7 @@ def _cited(looks: Tensor, piece: Span, excerpts: Sequence[Excerpt]) -> list[Cita
     found = []
     for passage in sorted(sums, key=lambda p: -sums[p]):
         if sums[passage] >= _LEAST * most:
-            best = excerpts[max(own[passage], key=lambda number: float(looks[number]))]
-            share = sums[passage] / total
-            found.append(Citation(piece.start, piece.end, passage, best.start, best.end, share))
+            number = max(own[passage], key=lambda number: float(looks[number]))
+            best, share = excerpts[number], sums[passage] / total
+            found.append(Citation(piece.start, piece.end, passage, best.start, best.end, share, number))
     return found

@@ -33,6 +33,7 @@ def build(model: SteeredModel, settings: ServerSettings) -> Starlette:
         Route("/v1/chat/completions", service.chat, methods=["POST"]),
         Route("/v1/completions", service.completions, methods=["POST"]),
         Route("/v1/responses", service.responses, methods=["POST"]),
+        Route("/v1/citations", service.citations, methods=["POST"]),
     ]
     middleware = [Middleware(RequestGuard, service=service, routes=frozenset(route.path for route in routes))]
     if settings.cors_origins:  # before the guard: a browser asks without a key whether it may ask

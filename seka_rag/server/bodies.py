@@ -265,6 +265,19 @@ class ResponsesBody(RequestBody):
     chat_template_kwargs: TemplateOptions = {}
 
 
+class ExcerptBody(Shape):
+    """A sentence of a passage, or a whole one: characters of a message's text, or of the prompt.
+
+    Attributes:
+        passage: the client's number of the passage.
+    """
+
+    passage: Annotated[Whole, Field(ge=0)]
+    message: Whole | None = None
+    start: Whole
+    end: Whole
+
+
 class TokenizeBody(RequestBody):
     prompt: StrictStr | None = None
     messages: Annotated[list[MessageBody], Field(min_length=1)] | None = None
@@ -276,3 +289,10 @@ class TokenizeBody(RequestBody):
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give prompt or messages")
         return self
+
+
+class CitationsBody(TokenizeBody):
+    """``/v1/citations``: which of these excerpts of a prompt an answer to it rests on."""
+
+    answer: StrictStr
+    excerpts: Annotated[list[ExcerptBody], Field(max_length=4096)]

@@ -55,8 +55,13 @@ class ModelRequest:
     @property
     def spans(self) -> list[tuple[int, Span]]:
         """The highlights, each with the number of its message."""
-        prompts = enumerate(_prompts(self.prompt), self.first_message)
+        prompts = enumerate(self.prompts, self.first_message)
         return [(i, span) for i, prompt in prompts for span in prompt.spans]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The texts of the messages, or the one prompt."""
+        return [self.prompt] if isinstance(self.prompt, Prompt) else [message["content"] for message in self.prompt]
 
     def highlights(self) -> list[dict[str, Any]]:
         """Where the highlights are, without any text."""
@@ -93,7 +98,3 @@ class ModelRequest:
             if limit is not None and len(tokens) > limit:
                 raise LimitError(f"the prompt has {len(tokens)} tokens; this server takes {limit}")
             return tokens
-
-
-def _prompts(prompt: Prompt | list[dict[str, Any]]) -> list[Prompt]:
-    return [prompt] if isinstance(prompt, Prompt) else [message["content"] for message in prompt]

@@ -13,10 +13,12 @@ from seka_rag.errors import (
     SettingError,
     SpanError,
 )
+from seka_rag.model.citations import Excerpt
 from seka_rag.model.steered import SteeredModel
 from seka_rag.server.bodies import (
     ChatBody,
     ChosenTool,
+    CitationsBody,
     CompletionBody,
     InputItem,
     MessageBody,
@@ -129,6 +131,26 @@ def read_tokenize(body: TokenizeBody, model: SteeredModel, settings: ServerSetti
         request = ModelRequest(messages, "messages", options=tools, template=body.chat_template_kwargs)
     check_strength(request, None, model, settings)
     return request
+
+
+def read_excerpts(body: CitationsBody, request: ModelRequest) -> list[Excerpt]:
+    """The excerpts, each within its message.
+
+    Raises:
+        SpanError: one that is not, or a message that is not there.
+    """
+    texts = [prompt.text for prompt in request.prompts]
+    excerpts = []
+    for i, own in enumerate(body.excerpts):
+        with at_field(f"excerpts[{i}].message"):
+            number = own.message or 0 if body.messages is None else own.message
+            if number is None or number not in range(len(texts)):
+                raise SpanError(f"excerpts: message {number} of {len(texts)}")
+        with at_field(f"excerpts[{i}]"):
+            place = Span(own.start, own.end)
+            Prompt(texts[number], (place,))  # within the text
+        excerpts.append(Excerpt(own.passage, own.start, own.end, number, place))
+    return excerpts
 
 
 def check_model(name: str | None, model: SteeredModel, settings: ServerSettings) -> None:

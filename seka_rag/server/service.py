@@ -8,28 +8,30 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from seka_rag.errors import ModelNotFoundError, SekaError
+from seka_rag.errors import LimitError, ModelNotFoundError, SekaError
 from seka_rag.hf.output import TokenScores
 from seka_rag.model.call import Call
+from seka_rag.model.citations import Citation, cite
 from seka_rag.model.generation import Generation
 from seka_rag.model.rows import checked_call, end_ids
 from seka_rag.model.steered import SteeredModel
 from seka_rag.server.admission import Admission
 from seka_rag.server.answers import AnswerFormat, Completions, report_of
-from seka_rag.server.bodies import ChatBody, CompletionBody, ResponsesBody, TokenizeBody
+from seka_rag.server.bodies import ChatBody, CitationsBody, CompletionBody, ResponsesBody, TokenizeBody
 from seka_rag.server.errors import ClientGone, at_field, kind_of
 from seka_rag.server.exchange import Exchange
 from seka_rag.server.keys import Keys
 from seka_rag.server.metrics import CONTENT_TYPE, Metrics
 from seka_rag.server.model_request import ModelRequest
 from seka_rag.server.parsing import parse
-from seka_rag.server.reading import read_request, read_tokenize
+from seka_rag.server.reading import read_excerpts, read_request, read_tokenize
 from seka_rag.server.responses import Responses
 from seka_rag.server.scores import Scores
 from seka_rag.server.settings import ServerSettings
@@ -37,6 +39,7 @@ from seka_rag.server.streaming import EventStream, unless_gone
 from seka_rag.server.workers import Workers
 
 Body = ChatBody | CompletionBody | ResponsesBody
+_ABILITIES = ("can_chat", "can_call_tools", "can_cite")
 _READERS = 2  # threads that read requests: their work is mostly Python, of which one runs at a time
 
 
@@ -69,6 +72,7 @@ class Service:
         self.started = int(time.time())
         self.admission = Admission(model, settings)
         self.workers = Workers(_READERS, settings.max_concurrent + settings.max_queue)
+        self.citing = Workers(1, settings.max_queue)
         self.metrics = Metrics(self.admission)
         self.draining = False
 
@@ -83,6 +87,7 @@ class Service:
         self.drain()
         self.admission.stop()
         self.workers.close()
+        self.citing.close()
 
     @property
     def idle(self) -> bool:
@@ -121,7 +126,7 @@ class Service:
             "created": self.started,
             "owned_by": "seka-rag",
             "max_model_len": self.model.context_length,
-            "seka": {"bank": bank, "can_chat": self.model.can_chat, "can_call_tools": self.model.can_call_tools},
+            "seka": {"bank": bank, **{name: getattr(self.model, name) for name in _ABILITIES}},
         }
 
     # --- prompts
@@ -135,6 +140,27 @@ class Service:
             return json.dumps({**answer, "seka": seka}).encode()
 
         return Response(await self._read(request, work), media_type="application/json")
+
+    async def citations(self, request: Request) -> Response:
+        """Which excerpts an answer rests on: a pass of the model, one at a time beside the generations."""
+
+        def work(raw: bytes, content_type: str) -> Callable[[], bytes]:
+            body = parse(raw, content_type, CitationsBody, self.settings)
+            read = read_tokenize(body, self.model, self.settings)
+            read.tokens(self.model, self.settings)
+            excerpts, answer = read_excerpts(body, read), body.answer
+            with at_field("answer"):
+                new, most = len(self.model.tokenize(answer)), self.settings.max_new_tokens
+                if new > most:
+                    raise LimitError(f"the answer has {new} tokens: this server gives at most {most}")
+            tools = {"tools": read.options["tools"]} if "tools" in read.options else {}
+            cited = partial(cite, self.model, read.prompt, answer, excerpts, template={**read.template, **tools})
+            return lambda: json.dumps({"citations": [_cited(own) for own in cited()]}).encode()
+
+        ready = await self._read(request, work)
+        self.citing.check()
+        answer = await unless_gone(request, self.citing.run(ready, self._deadline(request)))
+        return Response(answer, media_type="application/json")
 
     async def chat(self, request: Request) -> Response:
         return await self._answer(request, ChatBody)
@@ -238,3 +264,8 @@ class Service:
             exchange.error = kind_of(error)
             for sent in form.failed(error):
                 yield sent
+
+
+def _cited(own: Citation) -> dict[str, Any]:
+    place = {"answer_start": own.answer_start, "answer_end": own.answer_end}
+    return {**place, "passage": own.passage, "excerpt": own.excerpt, "share": own.share}

@@ -127,6 +127,7 @@ def test_a_whole_number_is_the_same_as_its_fraction(post):
         body = {"prompt": "Alec", "max_tokens": 12, **fields}
         return post("/completions", body).json()["choices"][0]["text"]
 
+    assert text(temperature=1e-300, seed=3) == text(temperature=0) == text()
     assert text(temperature=2, seed=3) == text(temperature=2.0, seed=3) != text()
     assert text(repetition_penalty=2) == text(repetition_penalty=2.0) != text()
 
@@ -213,7 +214,8 @@ PLACES = [
     ("tools", 0), ("tools", 0, "function"), ("tools", 0, "function", "name"), ("tools", 0, "function", "parameters"),
     ("tools", 0, "function", "parameters", "properties"), ("tools", 0, "function", "description"),
     ("response_format", "json_schema"), ("response_format", "json_schema", "schema"), ("response_format", "type"),
-    ("text", "format"), ("text", "format", "schema"),
+    ("text", "format"), ("text", "format", "schema"), ("answer",), ("excerpts", 0), ("excerpts", 0, "start"),
+    ("excerpts", 0, "passage"),
     *((name,) for name in FIELDS),
 ]  # fmt: skip
 
@@ -240,10 +242,14 @@ def connection():
 @given(
     place=st.sampled_from(PLACES),
     value=JSON,
-    path=st.sampled_from(["/chat/completions", "/completions", "/../tokenize", "/responses"]),
+    path=st.sampled_from(["/chat/completions", "/completions", "/../tokenize", "/responses", "/citations"]),
 )
 def test_no_value_makes_the_server_fail_or_hang(url, connection, place, value, path):
-    plain = {"/completions": {"prompt": "x", "max_tokens": 1}, "/responses": {"input": "x", "max_output_tokens": 1}}
+    plain = {
+        "/completions": {"prompt": "x", "max_tokens": 1},
+        "/responses": {"input": "x", "max_output_tokens": 1},
+        "/citations": {"prompt": "x", "answer": "x", "excerpts": [{"passage": 0, "start": 0, "end": 1}]},
+    }
     body = {**plain[path], "seka": {"spans": [{**SPAN, "end": 1}]}} if path in plain else whole_request()
     body = deepcopy(body)  # it is changed below, and its parts are those of other tests
     here = body

@@ -9,12 +9,21 @@ from typing import Any
 
 from seka_rag.errors import MissingExtraError, RemoteError
 from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.model.citations import Citation, Excerpt
 from seka_rag.model.generation import Generation
 from seka_rag.model.stream import TextStream
-from seka_rag.server.client.wire import OPTIONS, chat_body, joined, prompt_body, read_answer
+from seka_rag.server.client.wire import (
+    OPTIONS,
+    chat_body,
+    citations_body,
+    joined,
+    prompt_body,
+    read_answer,
+    read_citations,
+)
 from seka_rag.text.prompt import Prompt
 
-_CHAT, _COMPLETE = "/v1/chat/completions", "/v1/completions"
+_CHAT, _COMPLETE, _CITE = "/v1/chat/completions", "/v1/completions", "/v1/citations"
 _AT_ONCE = 8  # of the prompts of one list
 
 
@@ -97,6 +106,11 @@ class RemoteModel:
         """Whether the chat template writes tool calls in a form that is known to the server."""
         return bool(self.card["seka"]["can_call_tools"])
 
+    @property
+    def can_cite(self) -> bool:
+        """Whether the server tells what an answer rests on."""
+        return bool(self.card["seka"].get("can_cite", False))
+
     # --- prompts
 
     def generate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
@@ -148,6 +162,22 @@ class RemoteModel:
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``."""
         return self._stream(_CHAT, chat_body(messages, options, template), options)
+
+    # --- citations
+
+    def cite(
+        self,
+        prompt: Prompt | str | Sequence[Mapping[str, Any]],
+        answer: str,
+        excerpts: Sequence[Excerpt],
+        *,
+        template: Mapping[str, Any] | None = None,
+    ) -> tuple[Citation, ...]:
+        """Which passages each sentence of an answer rests on, as ``seka_rag.model.citations.cite`` says it here."""
+        if not excerpts:
+            return ()
+        body = citations_body(prompt, answer, excerpts, template or {})
+        return read_citations(self._server.send(_CITE, self._named(body)), excerpts, url=self.base_url)
 
     # --- tokens
 

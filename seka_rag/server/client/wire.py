@@ -12,6 +12,7 @@ from seka_rag import errors
 from seka_rag.errors import RemoteError, SekaError, SettingError, TokenizationError
 from seka_rag.hf.forms import as_schema
 from seka_rag.model.call import check_one_answer
+from seka_rag.model.citations import Citation, Excerpt
 from seka_rag.model.generation import Generation
 from seka_rag.model.scope import in_scope, messages_in_scope
 from seka_rag.steering.base import SteeringReport
@@ -80,6 +81,42 @@ def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[st
             choice, named
         )
     return body
+
+
+def citations_body(
+    prompt: Prompt | str | Sequence[Mapping[str, Any]],
+    answer: str,
+    excerpts: Sequence[Excerpt],
+    template: Mapping[str, Any],
+) -> dict[str, Any]:
+    """An answer to a prompt or a conversation, and the excerpts that it may rest on."""
+    single = isinstance(prompt, Prompt | str)
+    options = {"tools": template["tools"]} if template.get("tools") else {}
+    others = {name: value for name, value in template.items() if name != "tools"}
+    body = prompt_body(prompt, {}) if single else chat_body(prompt, options, others)  # type: ignore[arg-type]
+    body = {name: value for name, value in body.items() if name not in ("seka", "tool_choice")}
+    sent = [
+        {"passage": e.passage, "start": e.place.start, "end": e.place.end} | ({} if single else {"message": e.message})
+        for e in excerpts
+    ]
+    return {**body, "answer": answer, "excerpts": sent}
+
+
+def read_citations(answer: Mapping[str, Any], excerpts: Sequence[Excerpt], *, url: str) -> tuple[Citation, ...]:
+    """The citations in an answer of ``/v1/citations``, of these excerpts.
+
+    Raises:
+        RemoteError: it is not in the form of our servers.
+    """
+    try:
+        found = []
+        for own in answer["citations"]:
+            there = excerpts[own["excerpt"]]
+            place = (there.passage, there.start, there.end)
+            found.append(Citation(own["answer_start"], own["answer_end"], *place, own["share"], own["excerpt"]))
+        return tuple(found)
+    except (KeyError, IndexError, TypeError):
+        raise RemoteError(f"{url} answered, but not with citations as seka-rag's server gives them") from None
 
 
 def _span(span: Span) -> dict[str, Any]:

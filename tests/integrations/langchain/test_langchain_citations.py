@@ -14,6 +14,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_seka import ChatSeka, SekaLLM
 from langchain_seka.citations import in_conversation
+from serving import running
 
 from seka_rag import SekaError
 
@@ -151,9 +152,25 @@ def test_a_completion_says_it_in_its_report(demo_engine):
     assert "citations" in value.generations[0][0].generation_info["seka"]
 
 
-def test_a_model_behind_a_server_has_no_attention_to_read():
-    with pytest.raises(ValueError, match="citations is of a model in this process"):
-        ChatSeka(base_url="http://localhost:1/v1", model="x", citations=True)
-    remote = ChatSeka(base_url="http://localhost:1/v1", model="x")
-    with pytest.raises(SekaError, match="citations are read from the attention of a model in this process"):
-        remote.invoke(QUESTION, citations=True)
+def test_a_server_that_does_not_let_attention_be_seen_is_refused_before_it_answers():
+    remote = ChatSeka(base_url="http://localhost:1/v1", model="x", citations=True)
+    remote.engine._card = {"id": "x", "max_model_len": 9, "seka": {"bank": None, "can_call_tools": False}}  # as vLLM's
+    with pytest.raises(SekaError, match="the server of 'x' does not let it be seen"):
+        remote.invoke(QUESTION)
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+@pytest.mark.parametrize("setting", [True, "text"])
+def test_over_a_server_citations_are_those_of_the_model_there(demo_engine, model, setting):
+    with running(demo_engine) as url:
+        far = ChatSeka(base_url=url, max_tokens=6, citations=setting)
+        near = model(citations=setting)
+        check(chain(far).invoke(QUESTION), FACT if setting == "text" else None)
+        one, two = chain(near).invoke(QUESTION), chain(far).invoke(QUESTION)
+        assert (two.content, two.response_metadata["seka"]) == (one.content, one.response_metadata["seka"])
+        whole = None
+        for chunk in chain(far).stream(QUESTION):
+            whole = chunk if whole is None else whole + chunk
+        assert cited(whole) == cited(one)
+        later = asyncio.run(chain(far).ainvoke(QUESTION))
+        assert later.content == one.content

@@ -14,6 +14,7 @@ from llama_index.core.postprocessor import MetadataReplacementPostProcessor
 from llama_index.core.prompts.default_prompts import DEFAULT_TEXT_QA_PROMPT
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.llms.seka import SekaLLM, SekaLLMError, collect_reports
+from serving import running
 
 from seka_rag import SteeredModel
 
@@ -131,3 +132,20 @@ def test_answers_that_are_no_documents_are_not_cited(model):
 def test_a_value_that_means_nothing_is_told(model):
     with pytest.raises(SekaLLMError, match="citations='all'"):
         model().chat([ChatMessage(QUESTION)], citations="all")
+
+
+@pytest.mark.allow_hosts(["127.0.0.1"])
+@pytest.mark.parametrize("chat", [True, False], ids=["chat", "completion"])
+def test_over_a_server_citations_are_those_of_the_model_there(model, chat):
+    near = model(citations="text", is_chat_model=chat)
+    with running(near.engine) as url:
+        far = SekaLLM(base_url=url, max_tokens=6, citations="text", is_chat_model=chat)
+        one, two = (engine(llm).query(QUESTION) for llm in (near, far))
+        assert str(one) == str(two)
+        assert records(one) == records(two)
+        check(records(two)[0])
+        with collect_reports() as reports:
+            for llm in (near, far):
+                found = index().as_retriever(similarity_top_k=9)
+                ContextChatEngine.from_defaults(retriever=found, llm=llm).chat(QUESTION)
+        assert reports[0]["citations"] == reports[1]["citations"]
