@@ -33,7 +33,8 @@ class Request:
         if isinstance(self.prompt, Prompt):  # no chat template is applied to it
             options = {name: value for name, value in self.options.items() if name != "template"}
             object.__setattr__(self, "options", options)
-        if self.highlights.citable is not None and not self.engine.can_cite:
+        here = isinstance(self.engine, SteeredModel)
+        if self.highlights.citable is not None and not (here or cast(CitingServer, self.engine).can_cite):
             raise SettingError(
                 f"citations are read from a model's attention, and the server of {self.engine.name!r} does not let it be "
                 "seen: leave citations out, or use seka-rag serve"

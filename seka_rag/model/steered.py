@@ -145,11 +145,6 @@ class SteeredModel:
         """Whether the chat template writes tool calls in a form that is known here."""
         return knows_tools(self.tokenizer)
 
-    @property
-    def can_cite(self) -> bool:
-        """Whether answers can be cited: a model in this process lets its attention be seen."""
-        return True
-
     # --- prompts
 
     @overload

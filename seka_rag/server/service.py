@@ -39,7 +39,6 @@ from seka_rag.server.streaming import EventStream, unless_gone
 from seka_rag.server.workers import Workers
 
 Body = ChatBody | CompletionBody | ResponsesBody
-_ABILITIES = ("can_chat", "can_call_tools", "can_cite")
 _READERS = 2  # threads that read requests: their work is mostly Python, of which one runs at a time
 
 
@@ -126,7 +125,12 @@ class Service:
             "created": self.started,
             "owned_by": "seka-rag",
             "max_model_len": self.model.context_length,
-            "seka": {"bank": bank, **{name: getattr(self.model, name) for name in _ABILITIES}},
+            "seka": {
+                "bank": bank,
+                "can_chat": self.model.can_chat,
+                "can_call_tools": self.model.can_call_tools,
+                "can_cite": True,
+            },
         }
 
     # --- prompts

@@ -223,7 +223,7 @@ def test_tokenize(post, url, demo):
 def test_models_and_health(client, url, demo):
     (model,) = client.models.list().data
     assert (model.id, model.max_model_len) == ("seka-demo", 2048)
-    assert model.seka == {"bank": demo.bank.digest, "can_chat": True, "can_call_tools": True}
+    assert model.seka == {"bank": demo.bank.digest, "can_chat": True, "can_call_tools": True, "can_cite": True}
     assert web.get(url.removesuffix("/v1") + "/health").json() == {"status": "ok"}
 
 
