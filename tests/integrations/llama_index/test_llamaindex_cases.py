@@ -18,6 +18,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.postprocessor import LongContextReorder, MetadataReplacementPostProcessor
+from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import (
     CitationQueryEngine,
     MultiStepQueryEngine,
@@ -29,6 +30,7 @@ from llama_index.core.question_gen.types import SubQuestion
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.tools import QueryEngineTool, ToolMetadata
 from llama_index.llms.seka import HighlightPostprocessor, SekaLLM, collect_reports
+from llama_index.llms.seka.flow import current_flow
 
 from seka_rag import Sentences, SteeredModel, Trusted, TrustPolicy
 from seka_rag.errors import SteeringError
@@ -117,6 +119,19 @@ class TestTrust:
 
 
 class TestWhatIsEvidence:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'The guide of the town says: "Greta lives in Lyon."',
+            "The guide of the town says that 'Greta lives in Lyon' since May.",
+            "The guide of the town says: Greta lives in Lyon.",
+        ],
+    )
+    def test_a_passage_that_quotes_what_the_model_answered_before(self, model, asking, text):
+        template, answered = PromptTemplate("{context_str}\n{query_str}"), current_flow().answers
+        answered.append(LYON)
+        assert asking(lambda: model().predict(template, context_str=text, query_str=QUESTION))[0] == [[text]]
+
     def test_metadata_that_a_pipeline_wrote(self, model, asking):
         steps = [SentenceSplitter(), KeywordExtractor(llm=MockLLM(max_tokens=8))]
         document = Document(text=f"{LYON} She rows.", metadata={"moved": "Greta lives in Oslo."})

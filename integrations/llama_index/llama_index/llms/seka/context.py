@@ -16,6 +16,10 @@ from seka_rag.frameworks import Highlighter, choose_spans, shift
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
 _LINE = re.compile(r"\n")
 _QUOTED = re.compile(r"(['\"]|\[SQL: )([^'\"\[\]]{12,})(?:['\"]|\])")
+#: How LlamaIndex and SQLAlchemy begin and end the statement that failed.
+_SQL_ERROR = re.compile(r"\bis invalid SQL\b|\[SQL: ")
+#: What engines write before an answer, nothing included.
+_LABEL = re.compile(r"\W*|(?:.*\n)?\W*(?:Response|Answer)(?: \d+)?:\s*", re.DOTALL)
 _ENTRY = re.compile(r"(?P<key>[^\W\d][\w.-]+):(?: (?P<value>.*)|$)")
 
 
@@ -52,14 +56,15 @@ def context_passages(name: str, text: str, *, by_line: bool = False) -> list[Con
 
 
 def is_answer(part: str, answers: Iterable[str]) -> bool:
-    """Whether a part is what the model answered before, alone, behind a label ("Response: ..."), or in quotes.
+    """Whether a part is what the model answered before, alone, behind a label, or in the error of a database.
 
-    Synthesizers of several levels, and engines that ask several questions, make contexts of answers. A database that was
-    asked in the model's words quotes them in its error.
+    Synthesizers of several levels, and engines that ask several questions ("Response: ...", "Answer: ..."), make contexts
+    of answers. A database that was asked in the model's words quotes them in its error; a document may quote them too.
     """
-    text, quoted = part.strip(), [match[2] for match in _QUOTED.finditer(part)]
+    text = part.strip()
+    quoted = [match[2] for match in _QUOTED.finditer(part)] if _SQL_ERROR.search(part) else []
     return any(
-        text == own or text.endswith((f": {own}", f":\n{own}")) or any(words in own for words in quoted)
+        (text.endswith(own) and _LABEL.fullmatch(text[: -len(own)])) or any(words in own for words in quoted)
         for own in map(str.strip, answers)
         if own
     )
