@@ -49,12 +49,22 @@ def passages_of(evidence: Evidence) -> list[Found]:
 def place_in_messages(
     passages: Sequence[Found], targets: Sequence[Message | None], evidence: Evidence, follow: Follow
 ) -> Standing:
-    """Follow passages through the templates that made a call's messages.
+    """Follow the passages of the evidence through the templates that made a call's messages; once for the same messages.
 
     Args:
         targets: type and text of each message; None for those in which no passage may be looked for.
         follow: says where variables stand in the messages of a template.
     """
+    key = tuple(targets)
+    if key not in evidence.placed:
+        evidence.placed[key] = _followed(passages, targets, evidence, follow)
+    found: Standing = evidence.placed[key]
+    return found
+
+
+def _followed(
+    passages: Sequence[Found], targets: Sequence[Message | None], evidence: Evidence, follow: Follow
+) -> Standing:
     queries = {r.query.strip() for r in evidence.retrievals}
     warnings, reasons = list[str](), list[str]()
     placed: list[tuple[int, Placement, dict[int, tuple[Place, ...]]]] = []

@@ -12,8 +12,9 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
-from langchain_seka import ChatSeka, SekaLLM
+from langchain_seka import ChatSeka, SekaLLM, passages
 from langchain_seka.citations import in_conversation
+from langchain_seka.templates import rebuild
 from serving import running
 
 from seka_rag import SekaError
@@ -174,3 +175,11 @@ def test_over_a_server_citations_are_those_of_the_model_there(demo_engine, model
         assert cited(whole) == cited(one)
         later = asyncio.run(chain(far).ainvoke(QUESTION))
         assert later.content == one.content
+
+
+@pytest.mark.parametrize("core", [ChatSeka, SekaLLM])
+def test_passages_are_followed_once_for_highlights_and_citations(demo_engine, core, monkeypatch):
+    rendered = []
+    monkeypatch.setattr(passages, "rebuild", lambda prompt: rendered.append(prompt) or rebuild(prompt))
+    chain(core(steered_model=demo_engine, max_tokens=1, citations=True)).invoke(QUESTION)
+    assert len(rendered) == 1
