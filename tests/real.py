@@ -13,6 +13,20 @@ from seka_rag.hf.packaged import PACKAGED, GgufWheel
 
 WHEEL = PACKAGED["smollm2"].source
 assert isinstance(WHEEL, GgufWheel)
+#: A chat template with tools in the form of Hermes, for the frameworks' suites: that of the model knows none.
+WITH_TOOLS = """{% if tools %}<|im_start|>system
+You may call these functions:
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}Answer with a call: <tool_call>
+{"name": "...", "arguments": {...}}
+</tool_call><|im_end|>
+{% endif %}{% for message in messages %}<|im_start|>{{ message['role'] }}
+{{ message['content'] }}{% for call in message.tool_calls or [] %}
+<tool_call>
+{{ call.function | tojson }}
+</tool_call>{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 
 def load_smollm2() -> tuple[Any, Any]:
