@@ -18,7 +18,7 @@ from seka_rag.bench.journal import Journal
 from seka_rag.bench.measure import tokens_of
 from seka_rag.bench.methods import Variant, choose
 from seka_rag.bench.rows import Table
-from seka_rag.bench.runner import PLAIN, Subject, batches, run
+from seka_rag.bench.runner import PLAIN, Subject, batch_size, batches, run
 from seka_rag.bench.tasks import TASKS
 from seka_rag.bench.tasks.base import Source
 
@@ -36,8 +36,9 @@ def write_records(path: Path) -> None:
     for name, (city, other) in PLACES.items():
         passage = f"{name} moved to {city} last year."
         mark = {"passage": 0, "start": 0, "end": len(passage), "text": passage}
-        record = {"id": name, "dataset": "places", "question": f"Where does {name} live?", "passages": [passage]}
-        record |= {"gold_context_answer": [city], "parametric_answer": other, "highlights": [mark], "meta": {}}
+        record: dict[str, Any] = {"id": name, "dataset": "places", "question": f"Where does {name} live?"}
+        record |= {"passages": [passage], "highlights": [mark], "meta": {}}
+        record |= {"gold_context_answer": [city], "parametric_answer": other}
         lines.append(json.dumps(record) + "\n")
     path.write_text("".join(lines))
 
@@ -60,7 +61,7 @@ def measure(
 ) -> Table:
     """The table of all outcomes; they are those of one process, since a batch is never split."""
     lengths = [len(tokens_of(model, item, PLAIN)) + item.new_tokens for item in items]
-    parts = [[items[i] for i in part] for part in batches(lengths)]
+    parts = [[items[i] for i in part] for part in batches(lengths, *batch_size(model))]
     rows = on_copies(Measure, (task, model.name, list(variants)), parts, len(parts), copies).take_all()
     ids = [[item.id for item in part] for part in parts]
     journal = Journal(folder / f"{task}.jsonl", {"task": task, "model": model.name}, ids)

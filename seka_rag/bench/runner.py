@@ -77,6 +77,11 @@ class Subject:
         return [(layer, head) for layer, head in both.nonzero().tolist()]
 
 
+def batch_size(model: SteeredModel) -> tuple[int, int]:
+    """Most rows and tokens of a batch, padding included, on the model's device."""
+    return _BATCH.get(next(model.hf_model.parameters()).device.type, _BATCH["cpu"])
+
+
 def batches(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
     """Indices of items of like length, at most so many rows and tokens a batch.
 
@@ -115,15 +120,15 @@ def run(
         raise RecordError(f"{task}: {'an id stands twice' if items else 'there is nothing to ask'}")
     model = subject.model
     lengths = [len(tokens_of(model, item, PLAIN)) + item.new_tokens for item in items]
-    rows, tokens = _BATCH.get(next(model.hf_model.parameters()).device.type, _BATCH["cpu"])
-    parts = batches(lengths, rows, tokens)
+    size = batch_size(model)
+    parts = batches(lengths, *size)
     about: dict[str, Any] = {
         "task": task,
         "model": model.name,
         "bank": None if model.bank is None else model.bank.digest,
         "dtype": str(getattr(model.hf_model, "dtype", None)).removeprefix("torch."),
         "items": digest_of(items),
-        "batch": [rows, tokens],
+        "batch": list(size),
         "versions": {name: version(name) for name in ("seka-rag", "torch", "transformers")},
     }
     journal = Journal(subject.folder / f"{task}.jsonl", about, [[ids[i] for i in part] for part in parts])
