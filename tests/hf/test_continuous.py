@@ -1,6 +1,5 @@
 """Continuous batching by transformers' own manager: requests packed into one row, split, evicted and prefilled again."""
 
-import gc
 import threading
 
 import pytest
@@ -17,7 +16,7 @@ from seka_rag.hf import taps
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.taps import tapped
 
-pytestmark = pytest.mark.slow  # as a whole
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cheap_collections")]
 STRONG = Seka(gain=2.0)
 IDS = [[*range(30, 54)], [*range(60, 69)], [*range(90, 107)], [*range(200, 203)]]
 MASKS = [[0.0] * len(ids) for ids in IDS]  # the second request has no highlight
@@ -25,14 +24,6 @@ for row, columns in {0: (0, 3, 17, 22), 2: (2, 16), 3: (1,)}.items():
     for column in columns:
         MASKS[row][column] = 1.0 if column != 17 else 0.5
 MARKED = 7
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cheap_collections():
-    """Every manager collects garbage three times, which is slow among all that the tests have imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen3", "gemma3_text", "phi3"])
