@@ -1,4 +1,4 @@
-# install · demo · test · check · docs, and what takes longer. .ci/run takes all that tests and checks, but for the notebooks.
+# install · demo · test · check · docs, and what takes longer. .ci/run takes all that tests and checks.
 # make bench-speed ARGS="--device cuda --dtype bfloat16": with options, see docs/benchmarks/speed.md.
 PYTHON ?= python3
 VENV := .venv

@@ -47,7 +47,7 @@ print(experts)
 # %% [markdown]
 # How much do two of them have in common? Of the five directions that AdaSEKA
 # uses of each, the share that lies within those of the other, over the heads
-# that both have. Random directions in a space of 64 would have 5/64 = 0.08 in
+# that both have. Random directions in a space of 64 would have 5/64 of it in
 # common.
 
 
@@ -144,9 +144,9 @@ for variant in variants:
 
 # %% [markdown]
 # Routing does not pay here. The experts differ: *needle* alone is right in
-# 0.56, *instruction* in 0.18. But prompts do not choose the expert of their
+# 0.57, *instruction* in 0.19. But prompts do not choose the expert of their
 # kind, as the picture shows: biographies choose *instruction*. The choice is
-# right in 0.34, no more than equal weights or its choices dealt out at
+# right in 0.35, no more than equal weights or its choices dealt out at
 # random, and less than the best expert alone or the one calibrated bank
 # (0.57). Steering as such helps, with any of them but *instruction*.
 #
