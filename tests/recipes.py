@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,21 @@ class Book:
         for r in self.recipes.values():
             marked = "; ".join("nothing" if not call else ", ".join(f"“{text}”" for text in call) for call in r.marked)
             yield f"| {r.name} | [{r.title}]({r.source}) | {marked}{'. ' + r.note if r.note else ''} |"
+
+
+async def check(recipe: Recipe, engine: SteeredModel, llm: Any) -> None:
+    """Run it with a framework's model, and compare what was marked in each call."""
+    with recorded(engine) as calls:
+        running = recipe.run(llm)
+        if inspect.isawaitable(running):
+            await running
+    assert calls == [list(texts) for texts in recipe.marked]
+
+
+def check_listed(book: Book) -> None:
+    """The page has the row of each recipe."""
+    text = PAGE.read_text()
+    assert all(row in text for row in book.rows())
 
 
 def words(text: str, size: int = 64) -> list[float]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from seka_rag.learning.settings import LearningSettings
     from seka_rag.learning.triples import ContrastiveTriple
 
+#: Loads the model, once everything else that can be wrong was seen to be right.
+Load = Callable[[], "LoadedModel"]
+
 Energy = Annotated[float, typer.Option(help="Share of the singular values that a subspace holds.")]
 MinGap = Annotated[float | None, typer.Option(help="Steer heads whose relevance gap is at least this.")]
 Best = Annotated[float | None, typer.Option(help="Steer this share of all heads, those of the largest gap.")]
@@ -28,8 +31,6 @@ Negative = Annotated[bool, typer.Option("--negative", help="Also learn the negat
 Difference = Annotated[
     bool, typer.Option("--difference", help="Subspaces of what tells relevant from irrelevant keys (PRISM).")
 ]
-#: Loads the model, once everything else that can be wrong was seen to be right.
-Load = Callable[[], "LoadedModel"]
 Values = Annotated[bool, typer.Option("--values", help="Also learn subspaces of values (PRISM).")]
 
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from seka_rag.errors import SettingError
 from seka_rag.frameworks.citing import Cited, as_cited
-from seka_rag.frameworks.engines import CitingServer, Engine
+from seka_rag.frameworks.engines import Engine, citer_of
 from seka_rag.frameworks.highlights import Highlights
-from seka_rag.model.citations import cite
 from seka_rag.model.generation import Generation
 from seka_rag.model.scope import no_highlighting
-from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
 from seka_rag.text.prompt import Prompt
 
@@ -33,8 +30,7 @@ class Request:
         if isinstance(self.prompt, Prompt):  # no chat template is applied to it
             options = {name: value for name, value in self.options.items() if name != "template"}
             object.__setattr__(self, "options", options)
-        here = isinstance(self.engine, SteeredModel)
-        if self.highlights.citable is not None and not (here or cast(CitingServer, self.engine).can_cite):
+        if self.highlights.citable is not None and citer_of(self.engine) is None:
             raise SettingError(
                 f"citations are read from a model's attention, and the server of {self.engine.name!r} does not let it be "
                 "seen: leave citations out, or use seka-rag serve"
@@ -64,11 +60,8 @@ class Request:
             return ()
         tools = None if self.options.get("tool_choice") == "none" else self.options.get("tools")
         template = {**self.options.get("template", {}), **({"tools": tools} if tools else {})}
-        ask = (
-            partial(cite, self.engine)
-            if isinstance(self.engine, SteeredModel)
-            else cast(CitingServer, self.engine).cite
-        )
+        ask = citer_of(self.engine)
+        assert ask is not None  # looked at when the request was made
         found = ask(self.prompt, generation.text, citable.excerpts, template=template)
         messages = [{"content": self.prompt}] if isinstance(self.prompt, Prompt) else self.prompt
         return as_cited(found, citable, [str(message.get("content") or "") for message in messages])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
-from seka_rag.model.citations import Citation, Excerpt
+from seka_rag.model.citations import Citation, Excerpt, cite
 from seka_rag.model.generation import Generation
+from seka_rag.model.steered import SteeredModel
 from seka_rag.model.stream import TextStream
 
 
@@ -38,6 +40,14 @@ class CitingServer(Protocol):
     def cite(
         self, prompt: Any, answer: str, excerpts: Sequence[Excerpt], *, template: Mapping[str, Any]
     ) -> tuple[Citation, ...]: ...
+
+
+def citer_of(engine: Engine) -> Callable[..., tuple[Citation, ...]] | None:
+    """What says which passages an answer of a model rests on; None where its server does not."""
+    if isinstance(engine, SteeredModel):
+        return partial(cite, engine)
+    server = cast(CitingServer, engine)
+    return server.cite if server.can_cite else None
 
 
 class EngineSlot:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -19,7 +18,7 @@ from seka_rag.errors import SteeringError, UnsupportedModelError
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.paged import Requests, following
 from seka_rag.hf.sites import KeySites
-from seka_rag.hf.taps import bound_to, by_name, original, replaced
+from seka_rag.hf.taps import bound_to, by_name, original, parameters_of, replaced
 from seka_rag.hf.types import Arguments, Cache
 from seka_rag.hf.window import Windows, expecting_guesses, given_tokens
 
@@ -155,7 +154,7 @@ _open: ContextVar[tuple[tuple[nn.Module, _Contrast], ...]] = ContextVar("seka_co
 def _at_model(model: nn.Module, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
     """Named like that of ``forward``, since ``generate`` looks for it, and else asks for the logits of all tokens."""
     forward: Callable[..., Any] = original(model)
-    if "logits_to_keep" in inspect.signature(forward).parameters:
+    if "logits_to_keep" in parameters_of(model):
         kwargs["logits_to_keep"] = logits_to_keep
     contrasts = [contrast for owner, contrast in _open.get() if owner is model]
     if not contrasts:

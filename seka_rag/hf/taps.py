@@ -185,8 +185,13 @@ def _functions() -> tuple[Method, Method]:
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Arguments) -> Arguments:
     """The arguments of a module's forward pass, by name."""
+    return {**dict(zip(parameters_of(module), args, strict=False)), **kwargs} if args else kwargs
+
+
+def parameters_of(module: nn.Module) -> tuple[str, ...]:
+    """The names of the arguments of a module's forward pass."""
     kind: Any = type(module)
-    return {**dict(zip(_parameters(kind), args, strict=False)), **kwargs} if args else kwargs
+    return _parameters(kind)
 
 
 @cache

@@ -76,12 +76,11 @@ class Sentences:
             return ()
         # fsum: exact in any order of a set's words, so equal sums tie
         scores = {span: math.fsum(rarity[word] for word in stems) for span, stems in shared.items()}
-        ranked = sorted((score for score in scores.values() if score > 0), reverse=True)
+        ranked = sorted((s for s, score in scores.items() if score > 0), key=lambda s: (-scores[s], s.start))
         if not ranked:
             return ()
-        least = ranked[: self.top][-1]
-        best = sorted((span for span, score in scores.items() if score >= least), key=lambda s: (-scores[s], s.start))
-        best = sorted(best[: self.top + _MORE])
+        least = scores[ranked[: self.top][-1]]
+        best = sorted(s for s in ranked[: self.top + _MORE] if scores[s] >= least)
         return tuple(Span(s.start, s.end, 1.0, passage.source) for s in best)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from langchain_seka import ChatSeka
+from declared import OfChatSeka
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 from real import WITH_TOOLS
@@ -19,7 +19,7 @@ from seka_rag import SteeredModel
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
-class _OnSmolLM2:
+class _OnSmolLM2(OfChatSeka):
     engine = None
 
     @pytest.fixture(autouse=True)
@@ -35,21 +35,9 @@ class _OnSmolLM2:
             _OnSmolLM2.engine = SteeredModel(hf_model, own, bank=bank, name="smollm2")
 
     @property
-    def chat_model_class(self):
-        return ChatSeka
-
-    @property
     def chat_model_params(self):
         penalty = {"repetition_penalty": 1.3} if self.free_strings else {}
         return {"steered_model": self.engine, "generate_kwargs": penalty}
-
-    @property
-    def supports_json_mode(self):
-        return True
-
-    @property
-    def has_tool_choice(self):
-        return True
 
     @property
     def structured_output_kwargs(self):

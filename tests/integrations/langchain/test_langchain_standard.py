@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from langchain_seka import ChatSeka
+from declared import OfChatSeka
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
@@ -24,7 +24,7 @@ COMPETENCE = {
 }
 
 
-class _Declared:
+class _Declared(OfChatSeka):
     engine = None
 
     @pytest.fixture(autouse=True)
@@ -38,10 +38,6 @@ class _Declared:
             pytest.skip(f"needs a competent model: {wanted}. Set SEKA_TEST_MODEL to the name of an instruct model")
 
     @property
-    def chat_model_class(self):
-        return ChatSeka
-
-    @property
     def chat_model_params(self):
         if REAL:
             return {"model": REAL, "bank": os.environ.get("SEKA_TEST_BANK")}
@@ -50,14 +46,6 @@ class _Declared:
         colon, quote = self.engine.tokenizer.convert_tokens_to_ids([":", '"'])
         lean = [[[quote], 14.0], [[colon, quote, quote], -28.0]]
         return {"steered_model": self.engine, "model": "seka-demo", "generate_kwargs": {"sequence_bias": lean}}
-
-    @property
-    def supports_json_mode(self):
-        return True
-
-    @property
-    def has_tool_choice(self):
-        return True
 
 
 class TestStandardUnit(_Declared, ChatModelUnitTests):
