@@ -49,14 +49,14 @@ class Evidence:
         dropped: documents that a step of the chain was given and did not return.
         variables: what the call's own ``LLMChain`` filled its templates with, of which it says nothing else; one for each
             prompt that it made.
-        placed: where it stands in messages, once somebody has looked: highlights and citations both do.
+        standing: where it stands in which messages, once somebody has looked: highlights and citations both do.
     """
 
     retrievals: tuple[Retrieval, ...]
     prompts: tuple[FilledPrompt, ...]
     dropped: frozenset[Identity] = frozenset()
     variables: tuple[Mapping[str, Any], ...] = ()
-    placed: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    standing: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
@@ -10,7 +11,7 @@ from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_seka.capture import Evidence, Message
 from langchain_seka.highlights import follow_messages, follow_text
 from langchain_seka.messages import artifact_documents, text_of
-from langchain_seka.passages import followable, passages_of, place_in_messages
+from langchain_seka.passages import followable, place_in_messages
 from seka_rag.frameworks import Citable, Cited, CitedDocument, as_passage, mover, place_passages
 
 
@@ -33,14 +34,18 @@ def in_text(prompt: str, evidence: Evidence | None) -> Citable:
 
 
 def _retrieved(citable: Citable, targets: Sequence[Message | None], evidence: Evidence | None, follow: Any) -> Citable:
-    passages = passages_of(evidence) if evidence else []
-    if evidence is None or not passages:
+    if evidence is None:
         return citable
-    for i, placement, places in place_in_messages(passages, targets, evidence, follow).placed:
-        there = [k for k in places if passages[k].identity not in evidence.dropped] or list(places)
+    standing = place_in_messages(targets, evidence, follow)
+    found: dict[int, Citable] = {}  # by passage: one that stands twice is one document
+    for i, placement, places in standing.placed:
+        there = [k for k in places if standing.passages[k].identity not in evidence.dropped] or list(places)
         for k in there:
-            in_value = Citable().add(_document(passages[k].document), passages[k].passage.text, i, mover(places[k]))
-            citable = citable.join(in_value.placed(placement, i))
+            document, text = _document(standing.passages[k].document), standing.passages[k].passage.text
+            here = Citable().add(document, text, i, mover(places[k])).placed(placement, i)
+            found[k] = replace(found[k], excerpts=found[k].excerpts + here.excerpts) if k in found else here
+    for own in found.values():
+        citable = citable.join(own)
     return citable
 
 

@@ -18,7 +18,7 @@ from langchain_seka.capture import Evidence, FilledPrompt, Message
 from langchain_seka.instructions import Follow, said_spans
 from langchain_seka.marks import has_marks, marks_of
 from langchain_seka.messages import artifact_documents, role_of, text_of
-from langchain_seka.passages import followable, passages_of, place_in_messages
+from langchain_seka.passages import followable, place_in_messages
 from langchain_seka.templates import Filled, RenderedMessage
 from seka_rag import Passage, Span
 from seka_rag.frameworks import (
@@ -188,11 +188,10 @@ def _automatic(
 ) -> Highlights:
     if evidence is None:
         return Highlights()
-    passages = passages_of(evidence)
+    standing = place_in_messages(targets, evidence, follow)
+    passages, placed, warnings = standing.passages, standing.placed, list(standing.warnings)
     if not passages:
         return Highlights(warnings=("the retriever found no passage",))
-    standing = place_in_messages(passages, targets, evidence, follow)
-    placed, warnings = standing.placed, list(standing.warnings)
     if not placed:
         why = unique(standing.reasons) or ("no template of LangChain is known to have made this prompt",)
         unmarked = f"the retrieved passages could not be followed into this prompt: {'; '.join(why)}. {_HOW}"

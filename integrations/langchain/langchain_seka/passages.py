@@ -21,11 +21,13 @@ class Standing:
     """Where passages stand.
 
     Attributes:
+        passages: what the retrievals found; places name them by their number.
         placed: the number of a message, where a variable stands in it, and the places of passages in that variable.
         warnings: for the report.
         reasons: why passages were not followed into the messages.
     """
 
+    passages: tuple[Found, ...]
     placed: tuple[tuple[int, Placement, Mapping[int, tuple[Place, ...]]], ...]
     warnings: tuple[str, ...]
     reasons: tuple[str, ...]
@@ -36,7 +38,21 @@ def followable(messages: Sequence[BaseMessage]) -> list[Message | None]:
     return [(m.type, text_of(m)) if m.type not in ("ai", "tool", "function") else None for m in messages]
 
 
-def passages_of(evidence: Evidence) -> list[Found]:
+def place_in_messages(targets: Sequence[Message | None], evidence: Evidence, follow: Follow) -> Standing:
+    """Follow the passages of the evidence through the templates that made a call's messages; once for the same question.
+
+    Args:
+        targets: type and text of each message; None for those in which no passage may be looked for.
+        follow: says where variables stand in the messages of a template.
+    """
+    key = tuple(targets), follow
+    if key not in evidence.standing:
+        evidence.standing[key] = _followed(_passages_of(evidence), targets, evidence, follow)
+    found: Standing = evidence.standing[key]
+    return found
+
+
+def _passages_of(evidence: Evidence) -> list[Found]:
     """The passages of all retrievals, in their order. One that was found twice counts once, for the later query."""
     seen: set[tuple[str, str | None, str]] = set()
     kept: list[Found] = []
@@ -46,25 +62,11 @@ def passages_of(evidence: Evidence) -> list[Found]:
     return kept
 
 
-def place_in_messages(
-    passages: Sequence[Found], targets: Sequence[Message | None], evidence: Evidence, follow: Follow
-) -> Standing:
-    """Follow the passages of the evidence through the templates that made a call's messages; once for the same messages.
-
-    Args:
-        targets: type and text of each message; None for those in which no passage may be looked for.
-        follow: says where variables stand in the messages of a template.
-    """
-    key = tuple(targets)
-    if key not in evidence.placed:
-        evidence.placed[key] = _followed(passages, targets, evidence, follow)
-    found: Standing = evidence.placed[key]
-    return found
-
-
 def _followed(
     passages: Sequence[Found], targets: Sequence[Message | None], evidence: Evidence, follow: Follow
 ) -> Standing:
+    if not passages:
+        return Standing((), (), (), ())
     queries = {r.query.strip() for r in evidence.retrievals}
     warnings, reasons = list[str](), list[str]()
     placed: list[tuple[int, Placement, dict[int, tuple[Place, ...]]]] = []
@@ -94,7 +96,7 @@ def _followed(
             warnings.append(f"{unclear} passage(s) fit several prompt variables equally and stay unmarked")
         if not placed:
             reasons.append("their text does not stand unchanged, and once, in this prompt of an LLMChain")
-    return Standing(tuple(placed), unique(warnings), unique(reasons))
+    return Standing(tuple(passages), tuple(placed), unique(warnings), unique(reasons))
 
 
 def _alone(values: Mapping[str, str], targets: Sequence[Message | None]) -> list[tuple[int, Placement]]:
@@ -123,7 +125,8 @@ def _carriers(
     """Which variable holds which passages, each passage in one variable only; and how many stay undecided.
 
     A passage that stands in several variables belongs to the one with the most passages, and rather to another than
-    to the question: the others are text that it repeats. If that does not decide it, nothing may be marked for it.
+    to the question: the others are text that it repeats. If that does not decide it, nothing may be marked for it, even if
+    the variables are filled with one and the same text: a document that copies an instruction would highlight that.
     """
     found = {name: places for name, text in values.items() if (places := place_passages(passages, text))}
     ranks = {name: (-len(places), values[name].strip() in queries) for name, places in found.items()}

@@ -133,6 +133,14 @@ def test_a_document_that_claims_to_be_another_is_cited_as_itself(model):
     assert cited(answer)[0]["extras"]["source"] == "liar"  # its id, as it has no source
 
 
+def test_a_document_that_stands_twice_is_one(model):
+    twice = PromptTemplate.from_template("{context}\n\n{context}\n\nQuestion: {question}\nAnswer:")
+    answer = chain(model(), prompt=twice).invoke(QUESTION)
+    named = [c["document_id"] for c in answer.response_metadata["seka"]["citations"]]
+    assert named.count("home") == 1
+    check(answer)
+
+
 def test_what_a_tool_found_can_be_cited_where_it_stands():
     messages = [
         HumanMessage(QUESTION),

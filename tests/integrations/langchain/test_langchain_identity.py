@@ -9,6 +9,10 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_seka import ChatSeka
+from langchain_seka.capture import Evidence
+from langchain_seka.highlights import follow_messages, follow_text
+from langchain_seka.passages import place_in_messages
+from langchain_seka.retrievals import Retrieval
 
 from seka_rag.highlight.select import AllPassages
 from seka_rag.highlight.sentences import Sentences
@@ -191,3 +195,49 @@ class TestManyChainsOfOneRoot:
             chain.invoke(QUESTION)
             work[n] = calls(lambda chain=chain: chain.invoke(QUESTION))
         assert work[80] < 8 * work[20]  # 4 if it is linear, 64 if cubic
+
+
+class TestSeveralVariables:
+    """Passages that came in through more than one variable of a prompt."""
+
+    NOTE = "The bakery opens at seven."
+    TWO = ChatPromptTemplate.from_template("{context}\n\nAgain:\n{notes}\n\nQuestion: {question}")
+
+    def marked(self, chat, notes, documents=None):
+        """What is marked, with where it begins; and the message."""
+        seen = []
+        spy = RunnableLambda(lambda p: (seen.extend(p.to_messages()), p)[1])
+        documents = documents or [document(NEW, "2024"), document(self.NOTE, "town")]
+        given = Given(documents=documents) | RunnableLambda(lambda docs: "\n".join(d.page_content for d in docs))
+        chain = {"context": given, "notes": given | notes, "question": RunnablePassthrough()} | self.TWO | spy | chat
+        report = chain.invoke(QUESTION).response_metadata["seka"]
+        return [(h["start"], h["end"], h["source"]) for h in report["highlights"]], seen[0].text, report
+
+    @pytest.mark.parametrize("repeat", [lambda text: text, lambda text: f"You said: {text}"])
+    def test_nothing_tells_which_of_two_is_the_evidence(self, chat, repeat):
+        spans, _, report = self.marked(chat, RunnableLambda(repeat))
+        assert spans == []
+        assert any("fit several prompt variables" in w for w in report["warnings"])
+
+    def test_one_variable_twice_is_marked_in_both_places(self, chat, monkeypatch):
+        twice = "{context}\n\nAgain:\n{context}\n{notes}\n\nQuestion: {question}"
+        monkeypatch.setattr(type(self), "TWO", ChatPromptTemplate.from_template(twice))
+        spans, text, report = self.marked(chat, RunnableLambda(lambda text: "Be brief."))
+        first, second = text.index(NEW), text.rindex(NEW)
+        assert first < second
+        assert spans == [(first, first + len(NEW), "2024"), (second, second + len(NEW), "2024")]
+        assert not report["warnings"]
+
+    def test_the_one_with_more_passages_is(self, chat):
+        spans, text, _ = self.marked(chat, RunnableLambda(lambda text: f"You said: {NEW}"))
+        assert spans == [(text.index(NEW), text.index(NEW) + len(NEW), "2024")]
+
+
+def test_where_a_passage_stands_is_known_for_one_way_of_following_only(chat):
+    """Messages and a completion of one text may be made by one template, and are followed apart."""
+    evidence = Evidence((Retrieval(QUESTION, (document(NEW, "2024"),)),), ())
+    targets = [("text", NEW)]
+    one = place_in_messages(targets, evidence, follow_text)
+    assert place_in_messages(targets, evidence, follow_text) is one
+    assert place_in_messages(targets, evidence, follow_messages) is not one
+    assert [found.passage.text for found in one.passages] == [NEW]
