@@ -100,18 +100,58 @@ def cite(
         SpanError: an excerpt beyond its message.
         UnsupportedModelError: a kernel that does not let attention be seen (flash attention).
     """
-    pieces = [s for s in sentences(answer) if any(map(str.isalnum, answer[s.start : s.end]))]
-    if not pieces or not excerpts:
-        return ()
-    tokens, owners = _tokens(model, prompt, excerpts, template or {})
-    reply = tokenize(model.tokenizer, Prompt(answer), add_special_tokens=False)
-    looks = _looks(model, tokens, reply, owners, len(excerpts))  # [n, E]
-    offsets = torch.tensor(reply.offsets)
-    found: list[Citation] = []
-    for piece in pieces:
-        inside = (offsets[:, 1] > piece.start) & (offsets[:, 0] < piece.end)
-        found += _cited(looks[inside].sum(0), piece, excerpts)
-    return tuple(found)
+    return Citing.of(model, prompt, answer, excerpts, template=template).citations(model)
+
+
+@dataclass(frozen=True, eq=False)
+class Citing:
+    """A prompt with excerpts and its answer, as tokens.
+
+    Attributes:
+        tokens: the prompt.
+        reply: the answer.
+        answer: its text.
+        excerpts: the sentences of the passages.
+        places: where they stand in the prompt, chat template included: ``(excerpt, start, end)``.
+    """
+
+    tokens: TokenizedPrompt
+    reply: TokenizedPrompt
+    answer: str
+    excerpts: Sequence[Excerpt]
+    places: Sequence[tuple[int, int, int]]
+
+    @classmethod
+    def of(
+        cls,
+        model: SteeredModel,
+        prompt: Prompt | Sequence[Message],
+        answer: str,
+        excerpts: Sequence[Excerpt],
+        *,
+        template: Mapping[str, Any] | None = None,
+    ) -> Citing:
+        """The tokens of a prompt and its answer; arguments as those of ``cite``.
+
+        Raises:
+            SpanError: an excerpt beyond its message.
+        """
+        tokens, places = _tokens(model, prompt, excerpts, template or {})
+        reply = tokenize(model.tokenizer, Prompt(answer), add_special_tokens=False)
+        return cls(tokens, reply, answer, excerpts, places)
+
+    def citations(self, model: SteeredModel) -> tuple[Citation, ...]:
+        """What ``cite`` returns: one pass of the model."""
+        pieces = [s for s in sentences(self.answer) if any(map(str.isalnum, self.answer[s.start : s.end]))]
+        if not pieces or not self.excerpts:
+            return ()
+        looks = _looks(model, self.tokens, self.reply, self.places, len(self.excerpts))  # [n, E]
+        offsets = torch.tensor(self.reply.offsets)
+        found: list[Citation] = []
+        for piece in pieces:
+            inside = (offsets[:, 1] > piece.start) & (offsets[:, 0] < piece.end)
+            found += _cited(looks[inside].sum(0), piece, self.excerpts)
+        return tuple(found)
 
 
 def _tokens(

@@ -86,15 +86,28 @@ class ModelRequest:
         Raises:
             LimitError: more than the server takes.
         """
-        with at_field("chat_template_kwargs"):
-            check_template_options(model.tokenizer, self.template)
+        self.check_template(model)
         with at_field(self.prompt_field):
             if isinstance(self.prompt, Prompt):
                 tokens = model.tokenize(self.prompt)
             else:
                 tools = self.options.get("tools") if self.options.get("tool_choice") != "none" else None
                 tokens = model.tokenize_chat(self.prompt, **self.template, **({"tools": tools} if tools else {}))
-            limit = settings.max_prompt_tokens
+            return self.checked(tokens, settings)
+
+    def check_template(self, model: SteeredModel) -> None:
+        """Raise if the template has no such options."""
+        with at_field("chat_template_kwargs"):
+            check_template_options(model.tokenizer, self.template)
+
+    def checked(self, tokens: TokenizedPrompt, settings: ServerSettings) -> TokenizedPrompt:
+        """The tokens of the prompt, if the server takes so many.
+
+        Raises:
+            LimitError: it does not.
+        """
+        limit = settings.max_prompt_tokens
+        with at_field(self.prompt_field):
             if limit is not None and len(tokens) > limit:
                 raise LimitError(f"the prompt has {len(tokens)} tokens; this server takes {limit}")
-            return tokens
+        return tokens

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -18,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from seka_rag.errors import LimitError, ModelNotFoundError, SekaError
 from seka_rag.hf.output import TokenScores
 from seka_rag.model.call import Call
-from seka_rag.model.citations import Citation, cite
+from seka_rag.model.citations import Citation, Citing
 from seka_rag.model.generation import Generation
 from seka_rag.model.rows import checked_call, end_ids
 from seka_rag.model.steered import SteeredModel
@@ -151,15 +150,18 @@ class Service:
         def work(raw: bytes, content_type: str) -> Callable[[], bytes]:
             body = parse(raw, content_type, CitationsBody, self.settings)
             read = read_tokenize(body, self.model, self.settings)
-            read.tokens(self.model, self.settings)
-            excerpts, answer = read_excerpts(body, read), body.answer
+            read.check_template(self.model)
+            excerpts = read_excerpts(body, read)
+            tools = {"tools": read.options["tools"]} if "tools" in read.options else {}
+            with at_field(read.prompt_field):
+                template = {**read.template, **tools}
+                citing = Citing.of(self.model, read.prompt, body.answer, excerpts, template=template)
+            read.checked(citing.tokens, self.settings)
             with at_field("answer"):
-                new, most = len(self.model.tokenize(answer)), self.settings.max_new_tokens
+                new, most = len(citing.reply), self.settings.max_new_tokens
                 if new > most:
                     raise LimitError(f"the answer has {new} tokens: this server gives at most {most}")
-            tools = {"tools": read.options["tools"]} if "tools" in read.options else {}
-            cited = partial(cite, self.model, read.prompt, answer, excerpts, template={**read.template, **tools})
-            return lambda: json.dumps({"citations": [_cited(own) for own in cited()]}).encode()
+            return lambda: json.dumps({"citations": [_cited(own) for own in citing.citations(self.model)]}).encode()
 
         ready = await self._read(request, work)
         self.citing.check()

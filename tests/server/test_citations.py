@@ -8,6 +8,7 @@ from serving import running
 
 from seka_rag import RemoteModel, SteeredModel
 from seka_rag.errors import RemoteError, SpanError
+from seka_rag.hf.tokens import tokenize
 from seka_rag.model.citations import cite, excerpts_of
 from seka_rag.server.client.wire import read_citations
 from seka_rag.text.prompt import Prompt
@@ -28,7 +29,7 @@ def demo() -> SteeredModel:
 
 @pytest.fixture(scope="module")
 def url(demo):
-    with running(demo, max_new_tokens=32) as url:
+    with running(demo, max_new_tokens=32, max_prompt_tokens=256) as url:
         yield url
 
 
@@ -71,6 +72,18 @@ def test_any_client_may_ask(url):
     assert cited == {"answer_start": 6, "answer_end": 26, "passage": 7, "excerpt": 0, "share": 1.0}
 
 
+def test_prompt_and_answer_are_tokenized_once(url, monkeypatch):
+    texts = []
+    for module in ("model.citations", "model.steered", "hf.chat"):
+        monkeypatch.setattr(
+            f"seka_rag.{module}.tokenize", lambda *a, **k: (texts.append(a[1].text), tokenize(*a, **k))[1]
+        )
+    assert httpx.post(url + "/citations", json=body()).json()["citations"]
+    assert len(texts) == 2
+    assert TEXT in texts[0]
+    assert texts[1] == ANSWER
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -83,6 +96,12 @@ def test_any_client_may_ask(url):
         ({"excerpts": [{"passage": 0, "message": 0, "start": 0, "end": 9999}]}, "excerpts[0]"),
         ({"excerpts": [{"passage": 0, "message": 0, "start": 3, "end": 3}]}, "excerpts[0]"),
         ({"excerpts": [{"passage": -1, "message": 0, "start": 0, "end": 3}]}, "excerpts[0].passage"),
+        ({"messages": [{"role": "user", "content": TEXT + " and" * 300}]}, "messages"),
+        (
+            {"messages": None, "prompt": TEXT + " and" * 300, "excerpts": [{"passage": 0, "start": 0, "end": 3}]},
+            "prompt",
+        ),
+        ({"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs"),
         ({"prompt": "x"}, None),
         ({"temperature": 1.0}, "temperature"),
         ({"model": "other"}, "model"),
