@@ -15,7 +15,7 @@ def wilson(p: float, n: int) -> tuple[float, float]:
         return (0.0, 1.0)
     middle = (p + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
     half = _Z / (1 + _Z * _Z / n) * math.sqrt(max(0.0, p * (1 - p)) / n + _Z * _Z / (4 * n * n))
-    return (max(0.0, middle - half), min(1.0, middle + half))
+    return (max(0.0, middle - half) if p else 0.0, min(1.0, middle + half) if p < 1 else 1.0)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from seka_rag.errors import MissingExtraError, ModelFileError, ModelNotFoundError, SettingError
+from seka_rag.hf.bars import own_bar
 from seka_rag.hf.gguf_header import GgufHeader
 from seka_rag.hf.types import Tokenizer, transformer
 
@@ -50,10 +51,11 @@ def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: 
     where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     options = {"dtype": torch.bfloat16 if dtype in (None, "auto") else dtype, **_dense(), **options}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with own_bar(f"reading {path.name}"):
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                **where, **options, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except Exception as error:  # the readers of a strange file fail in every way there is
         raise ModelFileError(
             f"{path}, a GGUF file of architecture {header.architecture!r}, cannot be read by transformers {__version__}: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from seka_rag.errors import ModelFileError, ModelNotFoundError, SekaError, SettingError
+from seka_rag.hf.bars import own_bar
 from seka_rag.hf.gguf import is_gguf, load_gguf
 from seka_rag.hf.packaged import PACKAGED, GgufWheel, convert, wheel_file
 from seka_rag.hf.types import Tokenizer, transformer
@@ -51,12 +53,13 @@ def load_model(name: str, *, device: str | None = None, **options: Any) -> Loade
     packaged = PACKAGED.get(name)
     bank = packaged.bank if packaged and packaged.bank.exists() else None
     source = packaged.source if packaged else Path(name)
-    if isinstance(source, GgufWheel):
-        model, tokenizer = _from_wheel(name, source, options)
-    elif is_gguf(name):
-        model, tokenizer = load_gguf(Path(name), **options)
-    else:
-        model, tokenizer = _from_pretrained(name, source, options)
+    with own_bar() if packaged else nullcontext():
+        if isinstance(source, GgufWheel):
+            model, tokenizer = _from_wheel(name, source, options)
+        elif is_gguf(name):
+            model, tokenizer = load_gguf(Path(name), **options)
+        else:
+            model, tokenizer = _from_pretrained(name, source, options)
     rows = transformer(model).get_input_embeddings().num_embeddings
     if len(tokenizer) > rows:
         raise ModelFileError(

@@ -15,6 +15,12 @@ def test_wilson_intervals_as_published(hits, n, low, high):
     assert Rate(hits, n).interval == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
 
 
+@pytest.mark.parametrize("n", range(1, 60))
+def test_none_and_all_have_whole_bounds(n):
+    assert wilson(0.0, n)[0] == 0.0
+    assert wilson(1.0, n)[1] == 1.0
+
+
 def test_rates():
     assert Rate.of([True, False, True]) == Rate(2, 3)
     assert str(Rate(1, 2)) == "0.500 [0.095, 0.905]"
