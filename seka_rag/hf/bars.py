@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 _text: ContextVar[str | None] = ContextVar("text of the bar", default=None)  # None: not within a `with` of ours
 _lock = Lock()
 _inside = 0  # in how many of them all threads are
-_undo: Callable[[], None] = lambda: None
+_undo: Callable[[], None]  # set while there is one inside
 
 
 @contextmanager
