@@ -21,7 +21,7 @@ $python -c "import torch, transformers, vllm; print(vllm.__version__, torch.__ve
 $python -m pytest -n 0 --force-enable-socket -s tests/integrations/vllm "$@" || failed=1
 load="--dtype bfloat16 --requests 64 --length 1024 --new 128 --cache 8"
 for way in "" --compiled; do
-  $python -m seka_vllm.speed $load --rounds 15 $way || failed=1
+  $python -m seka_vllm.speed $load --rounds 40 $way || failed=1
   $python -m seka_vllm.memory $load $way || failed=1
 done
 exit $failed

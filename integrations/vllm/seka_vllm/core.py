@@ -20,7 +20,7 @@ class Progress:
         done: which positions of the prompt were computed, with their edits.
         first: the first position that was computed; those before it were in the prefix cache, with the same edits.
         routing: what a probe found.
-        report: of what is done so far, if it was asked for: every token of the answer comes with it.
+        report: of what is done so far; None if it was not made since.
     """
 
     def __init__(self, highlights: Highlights, length: int) -> None:
@@ -64,13 +64,15 @@ class Reports:
                 progress.add(start, stop)
                 progress.routing = routings.get(name, progress.routing)
 
-    def of(self, progress: Progress) -> dict[str, Any]:
-        """The report of one request, as ``SteeringReport.as_dict`` has it, and the tokens that were cached."""
-        if progress.report is None:
-            progress.report = self._made(progress)
+    def news(self, progress: Progress) -> dict[str, Any] | None:
+        """The report of one request, if it is another than before: see ``of``."""
+        if progress.report is not None:
+            return None
+        progress.report = self.of(progress)
         return progress.report
 
-    def _made(self, progress: Progress) -> dict[str, Any]:
+    def of(self, progress: Progress) -> dict[str, Any]:
+        """The report of one request, as ``SteeringReport.as_dict`` has it, and the tokens that were cached."""
         name = progress.highlights.bank_of(self.profiles)
         profile, about = self.profiles[name], self.described[name]
         strength = profile.strength(progress.highlights)
@@ -140,9 +142,9 @@ def patch() -> None:
         outputs = original(self, scheduler_output, model_runner_output)
         if steered:
             for output in (output for client in outputs.values() for output in client.outputs):
-                if output.request_id in steered:  # each may be the last that the client reads
-                    report = {KEY: reports.of(steered[output.request_id])}
-                    output.kv_transfer_params = {**(output.kv_transfer_params or {}), **report}
+                progress = steered.get(output.request_id)
+                if progress is not None and (report := reports.news(progress)) is not None:  # the front end keeps it
+                    output.kv_transfer_params = {**(output.kv_transfer_params or {}), KEY: report}
         return outputs
 
     # In a process of its own, the plugin is loaded by the constructor of EngineCore itself, which thus cannot be wrapped. Its

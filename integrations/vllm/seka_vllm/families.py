@@ -62,6 +62,9 @@ def check_engine(vllm_config: Any) -> None:
         "vLLM's second model runner: set VLLM_USE_V2_MODEL_RUNNER=0": vllm_config.use_v2_model_runner,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "data parallelism inside one engine: run several engines": parallel.data_parallel_size > 1,
+        "context parallelism": parallel.prefill_context_parallel_size * parallel.decode_context_parallel_size > 1,
+        "batches that are split in two (--enable-dbo, --ubatch-size)": parallel.use_ubatching,
+        "LoRA adapters": vllm_config.lora_config is not None,
         "speculative decoding": vllm_config.speculative_config is not None,
         "a KV connector, whose copies of blocks do not know what was steered": vllm_config.kv_transfer_config
         is not None,

@@ -1,11 +1,14 @@
-"""In the process that takes requests: what cannot be steered is refused there, with a message for the client."""
+"""In the process that takes requests: what cannot be steered is refused, each output gets its request's report, and both are
+counted."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from seka_rag.errors import SekaError, SettingError, UnsupportedModelError
 from seka_vllm.highlights import read_highlights
+from seka_vllm.metrics import Metrics
 from seka_vllm.patching import around
 from seka_vllm.profiles import load_profiles
 from seka_vllm.settings import KEY, engine_settings
@@ -34,10 +37,23 @@ def check_request(processor: Any, request: Any) -> None:
     processor.seka[highlights.bank or settings.first].check(highlights, processor.model_config)
 
 
+def with_report(request: Any, beside: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What goes beside an output of a request: the last report too, since each may be the last that the client reads.
+
+    The scheduler sends a report when it is new. To send it with each token costs more than the token.
+    """
+    if beside and KEY in beside:
+        request.seka = beside[KEY]
+    report = getattr(request, KEY, None)
+    return beside if report is None else {**(beside or {}), KEY: report}
+
+
 def patch() -> None:
-    """Let vLLM's input processor do it."""
+    """Let vLLM's input and output processors do it."""
+    metrics = Metrics()
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.engine.output_processor import RequestState
 
     @around(InputProcessor, "process_inputs")
     def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,5 +61,23 @@ def patch() -> None:
         try:
             check_request(self, request)
         except SekaError as error:
+            metrics.refused.inc()
             raise VLLMValidationError(str(error), parameter="seka_spans") from error
         return request
+
+    @around(RequestState, "make_request_output")
+    def make_request_output(
+        original: Any,
+        self: Any,
+        new_token_ids: Any,
+        pooling_output: Any,
+        finish_reason: Any,
+        stop_reason: Any,
+        kv_transfer_params: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        beside = with_report(self, kv_transfer_params)
+        if finish_reason is not None and beside and KEY in beside:
+            metrics.count(beside[KEY])
+        return original(self, new_token_ids, pooling_output, finish_reason, stop_reason, beside, *args, **kwargs)

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import VLLMClientError, VLLMValidationError
 
 from seka_rag.errors import LimitError, RequestError, SekaError
 from seka_rag.model.generation import Generation
@@ -28,9 +28,10 @@ from seka_rag.server.parsing import parse
 from seka_rag.server.reading import read_request, read_tokenize
 from seka_rag.server.settings import ServerSettings
 from seka_rag.server.streaming import EventStream, unless_gone
+from seka_vllm.patching import around
 from seka_vllm.profiles import load_profiles
 from seka_vllm.served import Served
-from seka_vllm.settings import engine_settings
+from seka_vllm.settings import KEY, engine_settings
 
 _PREFIX = "/v1/seka"
 
@@ -42,6 +43,7 @@ class SekaRoutes:
     required_tasks = ("generate",)
 
     def attach_router(self, app: Any) -> None:
+        refuse_beams()
         app.add_api_route(f"{_PREFIX}/v1/models", self.models, methods=["GET"])
         app.add_api_route(f"{_PREFIX}/v1/completions", self.completions, methods=["POST"])
         app.add_api_route(f"{_PREFIX}/v1/chat/completions", self.chat, methods=["POST"])
@@ -111,6 +113,20 @@ class SekaRoutes:
             known = _known(error)
             return JSONResponse(error_body(known), status_of(known))
         return EventStream(_from(first, events), _nothing)
+
+
+def refuse_beams() -> None:
+    """Let vLLM's own routes refuse beam search with highlights, which it would leave out."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    for kind in (ChatCompletionRequest, CompletionRequest):
+
+        @around(kind, "to_beam_search_params")
+        def to_beam_search_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+            if any(name.startswith(f"{KEY}_") for name in self.vllm_xargs or ()):
+                raise VLLMValidationError("beam search is not steered", parameter="use_beam_search")
+            return original(self, *args, **kwargs)
 
 
 def _known(error: Exception) -> SekaError:

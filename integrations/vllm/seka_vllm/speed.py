@@ -1,11 +1,11 @@
 """What the plugin costs: throughput of vLLM without it, with it and nothing highlighted, and with highlights, in turn.
 
-``python -m seka_vllm.speed --rounds 100`` asks one engine the same prompts round by round, in an order that changes. The plugin
-is taken out of it and put back in between, so that weights, caches and all else are the same; plain is asked twice, and how far
-apart both are is chance. A compiled model holds the plugin in its graph, so there (``--compiled``) a second engine has no bank.
+``python -m seka_vllm.speed --rounds 100`` asks one engine the same prompts round by round, in an order that changes. The
+plugin is taken out of it and put back in between, so that weights, caches and all else are the same. Plain is asked twice: how
+far apart both are is chance. A compiled model holds the plugin in its graph, so there (``--compiled``) plain is a second one.
 
-It prints the median of the ratio to the mean of both plain ones in the same round, with its 95% interval, of processor time and
-of wall time.
+It prints the median of the ratio to the mean of both plain ones in the same round, with its 95% interval, of processor time
+and of wall time.
 """
 
 from __future__ import annotations

@@ -83,7 +83,9 @@ class Workload:
         from vllm import SamplingParams
 
         draw, marked = random.Random(0), (self.length // 4, self.length // 2)
-        prompts = [[draw.randrange(1000, 40000) for _ in range(self.length)] for _ in range(self.requests)]
+        vocabulary = llm.llm_engine.model_config.get_vocab_size()
+        tokens = range(vocabulary // 8, vocabulary)  # the first ones have a meaning of their own
+        prompts = [draw.choices(tokens, k=self.length) for _ in range(self.requests)]
         args = Highlights(((*marked, 1.0),)).as_args() if highlighted else None
         params = SamplingParams(max_tokens=self.new, ignore_eos=True, temperature=0.0, extra_args=args)
         outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False)

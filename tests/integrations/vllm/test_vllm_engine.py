@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
+from seka_vllm import speed
 from seka_vllm.families import check_engine
 from seka_vllm.highlights import Highlights
+from seka_vllm.speed import Plugin
+from seka_vllm.workload import Workload
 from tiny import random_expert
-from vllm_engines import Asked, answers, engine, largest_difference, mixed, reference, save_tiny
+from vllm_engines import STEPS, Asked, answers, engine, largest_difference, mixed, params, reference, save_tiny
 
 from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyVector, Prism
 from seka_rag.errors import BankError, SettingError, SteeringError, UnsupportedModelError
@@ -80,6 +87,58 @@ def test_strength_0_is_the_plain_model_and_says_so(llama_engine, tiny_llama):
     assert "the gain is 0" in str(report["warnings"])
 
 
+def test_a_report_is_sent_once_and_each_output_has_it(llama_engine, tiny_llama, monkeypatch):
+    """What the scheduler sends is packed and unpacked for each token, which a report would make several times as costly."""
+    core, sent = llama_engine.llm_engine.engine_core.engine_core, []
+    step = core.step_fn
+
+    def watched():
+        outputs, ran = step()
+        sent.extend(o.kv_transfer_params for client in (outputs or {}).values() for o in client.outputs)
+        return outputs, ran
+
+    monkeypatch.setattr(core, "step_fn", watched)
+    asked = Asked(mixed(tiny_llama[1].config.vocab_size)[0].prompt, Highlights(((100, 120, 1.0),)))
+    llama_engine.llm_engine.add_request("one", {"prompt_token_ids": list(asked.prompt)}, params(asked, logprobs=None))
+    outputs = []
+    while llama_engine.llm_engine.has_unfinished_requests():
+        outputs += llama_engine.llm_engine.step()
+    assert len(outputs) == len(sent) == STEPS
+    assert [beside is not None for beside in sent] == [True] + [False] * (STEPS - 1)
+    assert all(output.kv_transfer_params == sent[0] for output in outputs)
+    assert sent[0]["seka"]["tokens_edited"] == 20
+
+
+def test_the_plugin_taken_out_and_put_back(llama_engine, tiny_llama):
+    """What speed is measured against steers nothing and reports nothing."""
+    prompt = mixed(tiny_llama[1].config.vocab_size)[0].prompt
+    steered, plain = Asked(prompt, Highlights(((100, 120, 1.0),))), Asked(prompt)
+    plugin, found = Plugin(llama_engine), []
+    for one, back in ((steered, True), (steered, False), (plain, True), (steered, True)):
+        plugin.put(back=back)
+        llama_engine.reset_prefix_cache()
+        found += answers(llama_engine, [one])
+    (first, _), (out, _), (usual, _), (again, _) = ((scores, tokens) for tokens, scores, _ in found)
+    assert torch.equal(out, usual)
+    assert torch.equal(first, again)
+    assert (first[0] - usual[0]).abs().max() > 0.01
+    assert [output.kv_transfer_params is None for *_, output in found] == [False, True, True, False]
+
+
+def test_speed_asks_each_way_in_each_round(tiny_llama, capsys, monkeypatch):
+    folder, *_ = tiny_llama
+    asked = []
+    ask = Workload.ask
+    monkeypatch.setattr(Workload, "ask", lambda self, llm, **how: (asked.append(how), ask(self, llm, **how))[1])
+    options = f"--model {folder / 'model'} --bank {folder / 'bank'} --rounds 2 --requests 2 --length 64 --new 2"
+    speed.main(options.split())
+    assert [how["highlighted"] for how in asked].count(True) == 3  # the first round is to get warm
+    assert len(asked) == 12
+    *_, head, _, plain, again, idle, active = capsys.readouterr().out.splitlines()
+    names = [row.split("|")[1].strip() for row in (head, plain, again, idle, active)]
+    assert names == ["way", *speed.WAYS]
+
+
 def refused(kind, message, *args, **options):
     with pytest.raises(kind, match=message), engine(*args, **options):
         pass
@@ -107,12 +166,25 @@ def test_engines_that_do_not_start(tiny_llama, tmp_path, monkeypatch):
     refused(SettingError, "additional_config.*gain", model, bank, additional_config={"seka": {"gain": 1}})
 
 
+PARALLEL = {
+    "pipeline_parallel_size": 1,
+    "data_parallel_size": 1,
+    "prefill_context_parallel_size": 1,
+    "decode_context_parallel_size": 1,
+    "use_ubatching": False,
+}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
-        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=2, data_parallel_size=1)}, "pipeline parallelism"),
-        ({"parallel_config": SimpleNamespace(pipeline_parallel_size=1, data_parallel_size=2)}, "data parallelism"),
+        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"data_parallel_size": 2}, "data parallelism"),
+        ({"prefill_context_parallel_size": 2}, "context parallelism"),
+        ({"decode_context_parallel_size": 2}, "context parallelism"),
+        ({"use_ubatching": True}, "--enable-dbo"),
+        ({"lora_config": object()}, "LoRA adapters"),
         ({"speculative_config": object()}, "speculative decoding"),
         ({"kv_transfer_config": object()}, "a KV connector"),
         ({"kv_events_config": object()}, "KV events"),
@@ -120,9 +192,12 @@ def test_engines_that_do_not_start(tiny_llama, tmp_path, monkeypatch):
 )
 def test_ways_of_running_that_were_not_shown_to_steer(llama_engine, change, message):
     config = llama_engine.llm_engine.vllm_config
-    names = ("use_v2_model_runner", "parallel_config", "speculative_config", "kv_transfer_config", "kv_events_config")
-    known = {name: getattr(config, name) for name in (*names, "model_config")}
+    assert {name: getattr(config.parallel_config, name) for name in PARALLEL} == PARALLEL
+    ours = ("use_v2_model_runner", "model_config", "lora_config", "speculative_config", "kv_transfer_config")
+    known = {name: getattr(config, name) for name in (*ours, "kv_events_config", "parallel_config")}
     check_engine(SimpleNamespace(**known))
+    if change.keys() <= PARALLEL.keys():
+        change = {"parallel_config": SimpleNamespace(**{**PARALLEL, **change})}
     with pytest.raises(UnsupportedModelError, match=message):
         check_engine(SimpleNamespace(**{**known, **change}))
 
@@ -156,3 +231,15 @@ def test_another_release_of_vllm_is_refused(monkeypatch):
     monkeypatch.setattr(vllm, "__version__", "0.99.1")
     with pytest.raises(RuntimeError, match=r"knows nothing of 0\.99\.1"):
         seka_vllm.register()
+
+
+@pytest.mark.parametrize("plugins", [None, ""])
+def test_the_off_switch(plugins):
+    """Without its name in VLLM_PLUGINS nothing of the plugin is loaded; without the variable, all that is installed."""
+    script = (
+        "import vllm.plugins, seka_vllm; vllm.plugins.load_general_plugins(); print('loaded:', seka_vllm._registered)"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "VLLM_PLUGINS"}
+    environment = others if plugins is None else {**others, "VLLM_PLUGINS": plugins}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert f"loaded: {plugins is None}" in done.stdout

@@ -182,10 +182,36 @@ def test_its_own_routes(server, tiny_llama):
     for args, message in (
         ({"seka_spans": [140, 900]}, "reaches beyond the prompt of 200 tokens"),
         ({"seka_spans": [1, 2], "seka_bank": "x"}, "no bank 'x'"),
+        ({"seka_spans": [1, 2]}, "beam search is not steered"),
     ):
-        status, refused = server.post("/v1/completions", {**body, "vllm_xargs": args})
+        beams = {"use_beam_search": True, "n": 2} if "beam" in message else {}
+        status, refused = server.post("/v1/completions", {**body, **beams, "vllm_xargs": args})
         assert status == 400
         assert message in refused["error"]["message"]
+
+
+def test_metrics(server, tiny_llama):
+    """Steered answers and tokens by bank, refused requests, and nothing that should have been steered and was not."""
+
+    def figures():
+        with urllib.request.urlopen(f"{server.url}/metrics", timeout=120) as answer:
+            rows = (line.rpartition(" ") for line in answer.read().decode().splitlines() if line.startswith("seka_"))
+            return {name: float(value) for name, _, value in rows}
+
+    model, prompt = RemoteModel(f"{server.url}/v1/seka", api_key=KEY), Prompt(TEXT).highlight(FACT)
+    report = model.generate(prompt, max_new_tokens=3).report
+    before, bank = figures(), f'{{bank="{report.bank}"}}'
+    model.generate(prompt, max_new_tokens=3)
+    model.generate(TEXT, max_new_tokens=3)
+    body = {"model": "tiny", "prompt": [9, 10], "max_tokens": 1, "vllm_xargs": {"seka_spans": [0, 5]}}
+    assert server.post("/v1/completions", body)[0] == 400
+    added = {name: value - before[name] for name, value in figures().items() if "_created" not in name}
+    assert added == {
+        f"seka_steered_answers_total{bank}": 1,
+        f"seka_highlighted_tokens_total{bank}": report.tokens_edited,
+        f"seka_unsteered_tokens_total{bank}": 0,
+        "seka_refused_requests_total": 1,
+    }
 
 
 def test_experts_by_token_positions(server, tiny_llama, experts):

@@ -9,9 +9,12 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 from seka_vllm import VllmModel
 from seka_vllm.core import Progress, Reports, block_keys
+from seka_vllm.frontend import with_report
 from seka_vllm.highlights import Highlights
+from seka_vllm.metrics import Metrics
 from seka_vllm.profiles import Profile, plan_edits
 from seka_vllm.rotary import Gates, SteeredRotary
 from seka_vllm.runner import Steering
@@ -249,10 +252,10 @@ def test_a_report_follows_what_is_computed(llama):
         sampling_params=SimpleNamespace(extra_args={"seka_spans": [2, 6], "seka_strength": 0.5}), num_prompt_tokens=8
     )
     reports.note({"a": request}, {"a": (0, 4), "gone": (0, 9)})
-    first = reports.of(request.seka)
-    assert reports.of(request.seka) is first
+    first = reports.news(request.seka)
+    assert reports.news(request.seka) is None  # it was sent, and is sent again when it is another
     reports.note({"a": request}, {"a": (4, 8)})
-    assert (first["tokens_edited"], reports.of(request.seka)["tokens_edited"]) == (2, 4)
+    assert (first["tokens_edited"], reports.news(request.seka)["tokens_edited"]) == (2, 4)
     assert (first["gain"], first["layers"]) == (0.5, [0, 1])
     assert "fading" in first["warnings"][0]
     off = SimpleNamespace(
@@ -263,6 +266,23 @@ def test_a_report_follows_what_is_computed(llama):
         0,
         "the gain is 0: the model runs unsteered",
     )
+
+
+def test_an_output_has_the_last_report_that_was_sent():
+    request, other = SimpleNamespace(), {"kv": 1}
+    assert (with_report(request, None), with_report(request, other)) == (None, other)
+    for sent, expected in (({"seka": 1}, {"seka": 1}), (None, {"seka": 1}), (other, {"kv": 1, "seka": 1})):
+        assert with_report(request, sent) == expected
+    assert with_report(request, {"seka": 2}) == with_report(request, None) == {"seka": 2}
+
+
+def test_metrics_leave_out_what_was_not_to_be_steered():
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    for gain, marked, edited in ((1.0, 8, 8), (-0.5, 4, 3), (0.0, 9, 0)):
+        metrics.count({"bank": "a", "gain": gain, "tokens_marked": marked, "tokens_edited": edited})
+    names = ("seka_steered_answers_total", "seka_highlighted_tokens_total", "seka_unsteered_tokens_total")
+    assert [registry.get_sample_value(name, {"bank": "a"}) for name in names] == [2, 11, 1]
 
 
 def test_only_blocks_with_highlights_have_keys_of_their_own():
