@@ -1,7 +1,7 @@
 """How often the default highlighter marks anything, and the evidence, where passages answer and where they do not.
 
-``python -m tools.measure_abstention``: development questions of our own set over three passages, no model. The table is in
-docs/how-to/highlight.md.
+``python -m tools.measure_abstention``: development questions of our own set over three passages, no model. With
+``--one-source`` all passages of a question are of one source. The tables are in docs/how-to/highlight.md.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ def finds(record: Record, spans: Sequence[Sequence[Span]]) -> bool:
     )
 
 
-def main(n: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 300) -> None:
+def main(
+    n: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 300,
+    passages: Annotated[int, typer.Option(min=3, help="Of each question.")] = 3,
+    one_source: Annotated[bool, typer.Option("--one-source", help="All passages of a question are of one.")] = False,
+) -> None:
+    source = "source" if one_source else None
     for least in (0.34, 0.5, 0.67):
         highlighter = Sentences(min_overlap=least)
         for kind in KINDS:
-            records = questions(kind, "development", n, passages=(3, 3))
-            marks = [highlighter(r.question, [Passage(text) for text in r.passages]) for r in records]
+            records = questions(kind, "development", n, passages=(passages, passages))
+            marks = [highlighter(r.question, [Passage(text, source=source) for text in r.passages]) for r in records]
             anything = Rate.of([any(some) for some in marks])
             evidence = Rate.of([finds(r, some) for r, some in zip(records, marks, strict=True)])
             typer.echo(f"min_overlap {least:g} | {kind} | anything marked {anything} | evidence marked {evidence}")

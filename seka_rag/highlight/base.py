@@ -19,7 +19,7 @@ class Highlighter(Protocol):
 
     Any callable of this form is one. It returns one tuple for every passage, in the same order, with spans in
     characters of ``passage.text``; an empty tuple leaves a passage unmarked. Passages are untrusted text: what is
-    marked in one of them must not depend on what another one says.
+    marked in one of them must not depend on what one of another source says.
     """
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans: ...

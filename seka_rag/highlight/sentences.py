@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seka_rag.errors import SpanError
@@ -20,7 +20,8 @@ _ASKING = frozenset(
     should will would""".split()
 )
 
-#: How many sentences beyond ``top`` may tie: who writes twenty of a kind gets no more of the prompt than who writes four.
+#: How many sentences beyond ``top`` a source may get: who writes twenty of a kind, in one passage or in many, gets no more of
+#: the prompt than who writes four.
 _MORE = 3
 
 _MARKS = ("?", "\uff1f", "\u061f")
@@ -38,9 +39,13 @@ class Sentences:
     once: of its sentences with the same content words the first is marked, and none that says one thing over and over. The
     words of a Markdown heading count for the sentences below it, and the heading itself is not marked.
 
-    Only the passage itself counts, never its neighbours: a document that copies another passage, or the question, cannot
-    move, add or remove a highlight outside itself. That is why rarity is not taken over all passages, and why equal passages
-    are all marked: a chain may drop the first of them later.
+    Passages of one source together get no more than one of them can: ``top`` sentences and three more, those that share the
+    most words with the question, and a sentence that stands in several of them is marked in the first. A passage that does not
+    say where it came from is a source of its own.
+
+    Only the source itself counts, never its neighbours: a document that copies another passage, or the question, cannot
+    move, add or remove a highlight outside its source. That is why rarity is not taken over all passages, and why equal
+    passages of different sources are all marked: a chain may drop the first of them later.
 
     Args:
         top: how many sentences of a passage to mark, at least 1.
@@ -62,26 +67,43 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        return [self._mark(question, passage) for passage in passages]
-
-    def _mark(self, question: str, passage: Passage) -> tuple[Span, ...]:
         asked = content_stems(question)
+        marked: list[list[Span]] = [[] for _ in passages]
+        for places in _by_document(passages):
+            once: dict[frozenset[str], tuple[int, Span]] = {}
+            for i in places:
+                for stems, span in self._best(question, asked, passages[i].text):
+                    once.setdefault(stems, (i, span))
+            ranked = sorted(once, key=lambda stems: -len(stems & asked))  # ties stay in the retriever's order
+            for i, span in sorted(once[stems] for stems in ranked[: self.top + _MORE]):
+                marked[i].append(Span(span.start, span.end, 1.0, passages[i].source))
+        return [tuple(spans) for spans in marked]
+
+    def _best(self, question: str, asked: frozenset[str], text: str) -> list[tuple[frozenset[str], Span]]:
+        """The sentences of a passage that fit best, in the order of the text, each with its content words."""
         first: dict[frozenset[str], Span] = {}
-        for span, stems in _under_headings(question, passage.text):
+        for span, stems in _under_headings(question, text):
             first.setdefault(stems, span)
-        shared = {span: asked & stems for stems, span in first.items()}
-        rarity = {word: _idf(len(shared), sum(word in stems for stems in shared.values())) for word in asked}
-        covered = frozenset().union(*shared.values())
+        rarity = {word: _idf(len(first), sum(word in stems for stems in first)) for word in asked}
+        covered = asked.intersection(frozenset().union(*first))
         if all(len(covered & words) < self.min_overlap * len(words) for words in (asked, *_questions_in(question))):
-            return ()
+            return []
         # fsum: exact in any order of a set's words, so equal sums tie
-        scores = {span: math.fsum(rarity[word] for word in stems) for span, stems in shared.items()}
-        ranked = sorted((s for s, score in scores.items() if score > 0), key=lambda s: (-scores[s], s.start))
+        scores = {stems: math.fsum(rarity[word] for word in asked & stems) for stems in first}
+        ranked = sorted((s for s, score in scores.items() if score > 0), key=lambda s: (-scores[s], first[s].start))
         if not ranked:
-            return ()
+            return []
         least = scores[ranked[: self.top][-1]]
-        best = sorted(s for s in ranked[: self.top + _MORE] if scores[s] >= least)
-        return tuple(Span(s.start, s.end, 1.0, passage.source) for s in best)
+        best = (stems for stems in ranked[: self.top + _MORE] if scores[stems] >= least)
+        return sorted(((stems, first[stems]) for stems in best), key=lambda one: one[1])
+
+
+def _by_document(passages: Sequence[Passage]) -> Iterable[list[int]]:
+    """The passages of each document, else of each source; one that names neither stands alone."""
+    found: dict[object, list[int]] = {}
+    for i, passage in enumerate(passages):
+        found.setdefault(passage.document or passage.source or i, []).append(i)
+    return found.values()
 
 
 def _under_headings(question: str, text: str) -> Iterator[tuple[Span, frozenset[str]]]:

@@ -84,8 +84,10 @@ def as_passage(item: Any, told: str = "got") -> Passage:
     if callable(getattr(item, "get_content", None)):
         node = getattr(item, "node", item)
         metadata = _metadata(node)
-        source = _source(metadata, getattr(node, "node_id", None))
-        return Passage(item.get_content(), _finite(getattr(item, "score", None)), source, metadata)
+        source, document = _source(metadata, getattr(node, "node_id", None)), getattr(node, "ref_doc_id", None)
+        # pages of one file are documents of their own
+        document = None if document is None or _source(metadata, None) else str(document)
+        return Passage(item.get_content(), _finite(getattr(item, "score", None)), source, metadata, document)
     raise DocumentError(
         f"{told} {type(item).__name__}: it must be a Passage, a str, a LangChain document or a LlamaIndex node"
     )

@@ -23,6 +23,7 @@ class Passage:
         score: how well it fits the question; larger is better, None if unknown. Scales differ between retrievers.
         source: where the text came from (a path, an address, a document id); used by reports and trust policies.
         metadata: anything else that is known of it, by name.
+        document: what it was cut from, where ``source`` does not say it; highlighters count what they mark by document.
 
     Raises:
         DocumentError: the text is not a str, or the score is not finite.
@@ -32,6 +33,7 @@ class Passage:
     score: float | None = None
     source: str | None = None
     metadata: ReadOnlyJson = field(default_factory=dict, hash=False)
+    document: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):

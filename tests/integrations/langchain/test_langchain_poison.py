@@ -179,3 +179,23 @@ def test_a_policy_is_named_with_the_sources_that_it_kept_unmarked(chat):
     assert sources(answer) == {"Astrid/2"}
     (warning,) = answer.response_metadata["seka"]["warnings"]
     assert warning == "reviewed: its source is not on the list, so it is not highlighted: 'Astrid/1'"
+
+
+def test_a_source_gets_no_more_highlights_for_coming_in_many_documents(chat):
+    lies = [f"Astrid moved to Turin, says {name}." for name in ("Ada", "Boris", "Clara", "Doris", "Emil")]
+
+    class OfSource(Fixed):
+        of: list[dict]
+
+        def _get_relevant_documents(self, query, *, run_manager):
+            return [Document(page_content=t, metadata=m) for t, m in zip(self.texts, self.of, strict=True)]
+
+    def highlighted(*of):
+        retriever = OfSource(texts=[HONEST, *lies], of=[{"source": "honest"}, *of])
+        answer = ({"context": retriever | join, "question": RunnablePassthrough()} | TEMPLATE | chat).invoke(
+            ask("Astrid")
+        )
+        return [h["source"] for h in answer.response_metadata["seka"]["highlights"]]
+
+    assert highlighted(*[{"source": "b"}] * 5) == ["honest", *["b"] * 4]
+    assert highlighted(*[{}] * 5) == ["honest", *[None] * 5]

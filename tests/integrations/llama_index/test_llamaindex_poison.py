@@ -11,7 +11,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.prompts.chat_prompts import CHAT_TEXT_QA_PROMPT, TEXT_QA_SYSTEM_PROMPT
 from llama_index.core.prompts.default_prompts import DEFAULT_TEXT_QA_PROMPT
 from llama_index.core.schema import NodeWithScore, TextNode
-from llama_index.llms.seka import SekaLLM, collect_reports, mark_message
+from llama_index.llms.seka import HighlightPostprocessor, SekaLLM, collect_reports, mark_message
 from llama_index.llms.seka import llm as llm_module
 from llama_index.llms.seka.context import context_passages, is_metadata
 from llama_index.llms.seka.marks import Announced, announce, take_announced
@@ -202,3 +202,32 @@ def test_passages_of_a_context():
 )
 def test_metadata_lines(part, metadata):
     assert is_metadata(part) is metadata
+
+
+LIES = [f"Astrid moved to Turin last year, says {name}." for name in ("Ada", "Boris", "Clara", "Doris", "Emil")]
+
+
+@pytest.mark.parametrize("post", [False, True])
+def test_a_source_gets_no_more_highlights_for_coming_in_many_nodes(llm, post):
+    nodes = [TextNode(text=GOOD, metadata={"file_path": "honest"}), *(TextNode(text=lie) for lie in LIES)]
+
+    def highlighted():
+        index = VectorStoreIndex(nodes)
+        chosen = [HighlightPostprocessor()] if post else []
+        engine = index.as_query_engine(llm=llm, similarity_top_k=6, node_postprocessors=chosen)
+        with collect_reports() as reports:
+            engine.query(QUESTION)
+        return [h["source"] for report in reports for h in report["highlights"]]
+
+    assert len(highlighted()) == 6
+    for node in nodes[1:]:
+        node.metadata["file_path"] = "b"
+    found = highlighted()
+    assert (found.count("honest"), found.count("b")) == (1, 4)
+
+
+def test_parts_of_a_context_of_which_nothing_is_known_count_one_by_one(llm):
+    """Its nodes may be of as many sources."""
+    with collect_reports() as reports:
+        llm.predict(DEFAULT_TEXT_QA_PROMPT, context_str="\n\n".join([GOOD, *LIES]), query_str=QUESTION)
+    assert [h["source"] for h in reports[0]["highlights"]] == ["context_str"] * 6

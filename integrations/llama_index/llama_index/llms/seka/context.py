@@ -38,7 +38,8 @@ class ContextPassage:
 def context_passages(name: str, text: str, *, by_line: bool = False) -> list[ContextPassage]:
     """The passages in the text of a variable. Metadata lines are no passages.
 
-    The source of a passage is the variable, never a path that stands in the text: any document could write one there.
+    The source of a passage is the variable, never a path that stands in the text: any document could write one there. Each
+    counts as a document of its own.
 
     Args:
         by_line: every line is a passage, instead of every part between blank lines. Most synthesizers join nodes by a
@@ -50,7 +51,7 @@ def context_passages(name: str, text: str, *, by_line: bool = False) -> list[Con
     for end, following in [*borders, (len(text), len(text))]:
         part = text[start:end]
         if any(map(str.isalnum, part)) and not is_metadata(part):  # of marks alone there may be no tokens to highlight
-            found.append(ContextPassage(Passage(part, source=name), start))
+            found.append(ContextPassage(Passage(part, source=name, document=f"{name} {start}"), start))
         start = following
     return found
 
