@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -188,6 +189,32 @@ def test_its_own_routes(server, tiny_llama):
         status, refused = server.post("/v1/completions", {**body, **beams, "vllm_xargs": args})
         assert status == 400
         assert message in refused["error"]["message"]
+
+
+def test_many_clients_at_once(server, here):
+    """Steered and plain, whole, in pieces and left early: each answer and report is what it is alone."""
+    model = RemoteModel(f"{server.url}/v1/seka", api_key=KEY)
+    prompts = []
+    for name, city in (("Alec", "Lyon"), ("Vera", "Turin"), ("Hugo", "Lisbon")):
+        fact = f"The home of {name} is in {city}."
+        text = f"Nora came from Dublin. {fact} Which city is the home of {name}?"
+        prompts += [Prompt(text), Prompt(text).highlight(fact)]
+    expected = [here.generate(prompt, max_new_tokens=12) for prompt in prompts]
+    assert len({answer.text for answer in expected}) > len(prompts) // 2
+
+    def ask(i: int) -> bool:
+        prompt, alone, way = prompts[i % 6], expected[i % 6], i // 6 % 3
+        with model.stream(prompt, max_new_tokens=12 if way < 2 else 300) as stream:
+            if way == 2:
+                next(iter(stream))
+                return False
+            answer = model.generate(prompt, max_new_tokens=12) if way else (list(stream), stream.result)[1]
+        assert answer.text.lstrip(" #") == alone.text.lstrip(" #")
+        assert answer.report.tokens_edited == alone.report.tokens_edited
+        return True
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sum(pool.map(ask, range(72))) == 48
 
 
 def test_metrics(server, tiny_llama):
