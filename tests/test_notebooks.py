@@ -38,6 +38,7 @@ def test_it_is_what_its_source_gives(committed):
 def test_no_path_of_a_machine_and_no_error_in_it(committed):
     _, notebook = committed
     everything = json.dumps(notebook)
+    assert " at 0x" not in everything
     assert not re.findall(r"/(?:home|root|tmp|work|Users|usr|opt)/[\w./-]*", everything)
     assert '"output_type": "error"' not in everything
 

@@ -99,9 +99,11 @@ def run_quickly(source: str) -> None:
 
 
 def _tidy(outputs: list[Any]) -> list[Any]:
-    """Without what bars and libraries write to stderr, and what was printed in pieces as one."""
+    """Without what bars and libraries write to stderr, and addresses; what was printed in pieces as one."""
     found: list[Any] = []
     for output in outputs:
+        if "text/plain" in output.get("data", {}):
+            output.data["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", output.data["text/plain"])
         if output.output_type != "stream":
             found.append(output)
         elif output.name == "stdout" and found and found[-1].output_type == "stream":

@@ -82,9 +82,8 @@ class Reference(BaseRetriever):
 chosen = HighlightPostprocessor(TopK())
 TOKENS = 32  # size
 llm = SekaLLM(model="smollm2", max_tokens=TOKENS, highlighter=chosen)
-Settings.tokenizer = (
-    llm.engine.tokenizer.tokenize
-)  # LlamaIndex counts tokens with it when it packs the context
+# LlamaIndex counts tokens with it when it packs the context
+Settings.tokenizer = llm.engine.tokenizer.tokenize
 template = PromptTemplate(
     "Context:\n{context_str}\n\nQuestion: {query_str}\nAnswer:"
 )

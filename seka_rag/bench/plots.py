@@ -13,6 +13,7 @@ from seka_rag.views.charts import svg_text
 
 _POSITION = re.compile(r"position-(\d+)\.(\w+)")
 _MARKERS = "os^Dvp*Xhd"
+_NATS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def curve_plot(lines: Sequence[Line], curve: Curve) -> str:
@@ -23,7 +24,14 @@ def curve_plot(lines: Sequence[Line], curve: Curve) -> str:
         axes.plot([p[0] for p in line.points], [p[1] for p in line.points], label=line.name, **style)
     for level in curve.levels:
         axes.axvline(level, color="#999", linewidth=0.8, linestyle=":")
-    axes.set_xlabel(f"harm: loss of {curve.harm}" if curve.loss else f"harm: {curve.harm} (nats)")
+    if curve.loss:
+        axes.set_xlabel(f"harm: loss of {curve.harm}")
+    else:  # small and great disturbances are both to be seen
+        most = max((p[0] for line in lines for p in line.points), default=0.0)
+        axes.set_xscale("symlog", linthresh=_NATS[1])
+        axes.set_xlim(left=-0.01)
+        axes.set_xticks(ticks := [x for x in _NATS if x <= max(most, _NATS[1])], [f"{x:g}" for x in ticks])
+        axes.set_xlabel(f"harm: {curve.harm} (nats; logarithmic beyond {_NATS[1]})")
     axes.set_ylabel(f"following: {curve.following}")
     return _svg(figure, axes)
 
