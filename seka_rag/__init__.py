@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from seka_rag.learning.triples import ContrastiveTriple, read_triples, write_triples
     from seka_rag.model.citations import Citation
     from seka_rag.model.generation import Generation
+    from seka_rag.model.retrieval_heads import RetrievalHeads
     from seka_rag.model.scope import highlighting
     from seka_rag.model.steered import SteeredModel
     from seka_rag.rag import Rag
@@ -63,6 +64,7 @@ _MODULES = {
     "seka_rag.learning.triples": ("ContrastiveTriple", "read_triples", "write_triples"),
     "seka_rag.model.citations": ("Citation",),
     "seka_rag.model.generation": ("Generation",),
+    "seka_rag.model.retrieval_heads": ("RetrievalHeads",),
     "seka_rag.model.scope": ("highlighting",),
     "seka_rag.model.steered": ("SteeredModel",),
     "seka_rag.rag": ("Rag",),
@@ -109,6 +111,7 @@ __all__ = [
     "Rag",
     "RandomProjection",
     "RemoteModel",
+    "RetrievalHeads",
     "Seka",
     "SekaError",
     "Sentences",

@@ -92,6 +92,21 @@ def attention_to(attention: Tensor, prompt: TokenizedPrompt, ranges: Sequence[tu
     return torch.stack(sums, -1) if sums else attention.new_zeros(*attention.shape[:-1], 0)
 
 
+def tokens_in(prompt: TokenizedPrompt, places: Sequence[tuple[int, int, int]], count: int) -> Tensor:
+    """Which tokens belong to numbered pieces of the prompt: ``[T, count]``, 1 where one does.
+
+    Args:
+        places: ``(number, start, end)`` in characters; a piece may stand in several places.
+        count: how many numbers there are.
+    """
+    offsets = torch.tensor(prompt.offsets)
+    start, end = offsets[:, 0], offsets[:, 1]
+    members = torch.zeros(len(prompt), count)
+    for number, first, last in places:
+        members[(end > start) & (start < last) & (end > first), number] = 1.0
+    return members
+
+
 class _Weights(TorchFunctionMode):
     """Sees the weights ``[Q, last, T]`` of the last positions in every attention of a pass, in this thread and in order."""
 

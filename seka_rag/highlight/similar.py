@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from seka_rag.errors import SpanError
-from seka_rag.highlight.base import PassageSpans, whole
+from seka_rag.highlight.base import PassageSpans
+from seka_rag.highlight.ranked import Unit, check_ranking, mark_best, units_of
 from seka_rag.text.passages import Passage
-from seka_rag.text.sentences import sentences
-from seka_rag.text.spans import Span
 
 Vectors = Sequence[Sequence[float]]
 
@@ -38,33 +37,20 @@ class Similar:
 
     embed: Any
     top: int = 1
-    unit: Literal["passage", "sentence"] = "passage"
+    unit: Unit = "passage"
 
     def __post_init__(self) -> None:
         _functions(self.embed)
-        if self.top < 1:
-            raise SpanError(f"top={self.top}: give at least 1, or use the highlighter 'off' to mark nothing")
-        if self.unit not in ("passage", "sentence"):
-            raise SpanError(f"unit={self.unit!r}: choose 'passage' or 'sentence'")
+        check_ranking(self.top, self.unit)
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        places = [(i, span) for i, passage in enumerate(passages) for span in self._units(passage)]
-        marked: list[list[Span]] = [[] for _ in passages]
-        if not places:
+        units = [units_of(passage, self.unit) for passage in passages]
+        texts = [p.text[s.start : s.end] for p, spans in zip(passages, units, strict=True) for s in spans]
+        if not texts:
             return [() for _ in passages]
         of_questions, of_texts = _functions(self.embed)
-        texts = [passages[i].text[span.start : span.end] for i, span in places]
         vectors = _checked([*of_questions([question]), *of_texts(texts)], len(texts) + 1)
-        scores = [_cosine(vectors[0], vector) for vector in vectors[1:]]
-        best = sorted(range(len(scores)), key=lambda n: -scores[n])[: self.top]
-        for i, span in sorted((places[n] for n in best), key=lambda place: (place[0], place[1].start)):
-            marked[i].append(span)
-        return [tuple(spans) for spans in marked]
-
-    def _units(self, passage: Passage) -> tuple[Span, ...]:
-        if self.unit == "passage":
-            return whole(passage)
-        return tuple(Span(s.start, s.end, 1.0, passage.source) for s in sentences(passage.text))
+        return mark_best(units, [_cosine(vectors[0], vector) for vector in vectors[1:]], self.top)
 
 
 def _functions(embed: Any) -> tuple[Callable[[list[str]], Vectors], Callable[[list[str]], Vectors]]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seka_rag.hf.attention import seeing_attention
+from seka_rag.hf.attention import seeing_attention, tokens_in
 from seka_rag.hf.chat import Message, render_chat
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
@@ -188,7 +188,7 @@ def _looks(
     cut = 0 if limit is None else max(0, len(ids) - limit)  # as a prompt that was cut at its beginning to fit
     sites, n = find_key_sites(model.hf_model), len(reply)
     device = next(model.hf_model.parameters()).device
-    inside = _members(prompt, places, count)[cut:].to(device)  # [T, E]
+    inside = tokens_in(prompt, places, count)[cut:].to(device)  # [T, E]
     tokens = torch.tensor(prompt.ids[cut:], device=device)
     same = torch.tensor(reply.ids, device=device)[:, None] == tokens  # [n, T]
     kept: list[Tensor] = []
@@ -199,16 +199,6 @@ def _looks(
     with torch.inference_mode(), seeing_attention(model.hf_model, kept.append, last=n, reduce=reduce):
         sites.decoder(input_ids=torch.tensor([ids[cut:]], device=device), use_cache=False)
     return kept[0].mean((0, 1))
-
-
-def _members(prompt: TokenizedPrompt, places: Sequence[tuple[int, int, int]], count: int) -> Tensor:
-    """``[T, E]``: 1 where a token belongs to an excerpt."""
-    offsets = torch.tensor(prompt.offsets)
-    start, end = offsets[:, 0], offsets[:, 1]
-    members = torch.zeros(len(prompt), count)
-    for number, first, last in places:
-        members[(end > start) & (start < last) & (end > first), number] = 1.0
-    return members
 
 
 def _cited(looks: Tensor, piece: Span, excerpts: Sequence[Excerpt]) -> list[Citation]:
