@@ -13,7 +13,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm_engines import OPTIONS, Asked, answers, engine, largest_difference, mixed, params, reference, save_tiny
 
-from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyScaling, KeyVector, Prompt, Seka, SteeredModel
+from seka_rag import AdaSeka, ExpertBank, KeyBias, KeyScaling, KeyVector, Prompt, RandomProjection, Seka, SteeredModel
 from seka_rag.steering.adaseka import route
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -31,6 +31,7 @@ METHODS = [
     Seka(gain=0.8),
     Seka(gain=0.8, gain_neg=0.4),
     KeyScaling(gain=0.7),
+    RandomProjection(gain=0.8),
 ]
 
 
