@@ -82,4 +82,4 @@ def _html(output: dict[str, Any]) -> str:
     text = "".join(output.get("text") or data.get("text/plain") or ())
     if not text.strip():
         return ""
-    return f'<pre><code style="white-space:pre-wrap;overflow-wrap:anywhere">{html.escape(text.rstrip())}</code></pre>'
+    return f'<pre class="output"><code>{html.escape(text.rstrip())}</code></pre>'
