@@ -1,7 +1,8 @@
 """What it gains to run requests of several clients together: ``python -m seka_rag.bench.serving``.
 
-Each way is a server of its own, ``seka-rag serve`` on loopback, that is asked by all clients at once. Prompts and highlights
-differ; everything is steered and greedy, so that the answers can be compared with those of one request after another.
+Each way is a server of its own, ``seka-rag serve`` on loopback, that is asked by all clients at once. The servers take turns,
+so that what else the machine does meets all of them. Prompts and highlights differ; everything is steered and greedy, so that
+the answers can be compared with those of one request after another.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,19 +130,19 @@ def _processor(pid: int) -> float:
 
 
 def table(found: dict[str, list[Load]]) -> Iterator[str]:
-    """A row for each way: medians over the rounds."""
+    """A row for each way: medians over the rounds, and throughput as ratio to the first way's in the same round."""
     names = "seconds", "tokens per second", "throughput", "processor time per token", "median wait", "longest wait"
     yield f"| | {' | '.join((*names, 'rows', 'equal answers'))} |"
     yield "|---" * 9 + "|"
     plain = next(iter(found.values()))
-    base = statistics.median(load.tokens / load.seconds for load in plain)
     for way, loads in found.items():
-        rate = statistics.median(load.tokens / load.seconds for load in loads)
+        rates = [load.tokens / load.seconds for load in loads]
+        ratios = [rate * one.seconds / one.tokens for rate, one in zip(rates, plain, strict=True)]
         equal = [a == b for load in loads for a, b in zip(load.texts, plain[0].texts, strict=True)]
         cells = [
             f"{statistics.median(load.seconds for load in loads):.2f}",
-            f"{rate:.1f}",
-            f"{rate / base:.2f}",
+            f"{statistics.median(rates):.1f}",
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
             f"{1000 * statistics.median(load.processor / load.tokens for load in loads):.0f} ms",
             f"{statistics.median(statistics.median(load.waits) for load in loads):.2f} s",
             f"{statistics.median(max(load.waits) for load in loads):.2f} s",
@@ -151,21 +152,50 @@ def table(found: dict[str, list[Load]]) -> Iterator[str]:
         yield f"| {way} | " + " | ".join(cells) + " |"
 
 
+def in_turn(
+    servers: dict[str, tuple[str, int]], bodies: list[dict[str, Any]], rounds: int, seconds: float
+) -> dict[str, list[Load]]:
+    """What each round took of each server, the last one first in every second round.
+
+    Args:
+        seconds: no round begins that would end later, as far as the longest so far tells.
+    """
+    found: dict[str, list[Load]] = {way: [] for way in servers}
+    began, longest = time.perf_counter(), 0.0
+    for number in range(rounds):
+        start = time.perf_counter()
+        if start - began + longest > seconds:
+            break
+        for way in list(servers)[:: 1 if number % 2 == 0 else -1]:
+            found[way].append(asyncio.run(ask_all(*servers[way], bodies)))
+        longest = max(longest, time.perf_counter() - start)
+    return found
+
+
 def main(
-    model: str = "seka-demo", clients: int = 32, notes: int = 16, tokens: int = 32, rounds: int = 3, threads: int = 1
+    model: str = "seka-demo",
+    clients: int = 32,
+    notes: int = 16,
+    tokens: int = 32,
+    rounds: int = 3,
+    threads: int = 1,
+    seconds: float = 300,
 ) -> None:
     """Print the table. NOTES is the length of a prompt, in sentences; THREADS is of torch, for each generation."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     bodies = requests(clients, notes, tokens)
-    found: dict[str, list[Load]] = {way: [] for way in WAYS}
-    for way, options in WAYS.items():
-        with served(model, tuple(option.format(clients=clients) for option in options)) as (url, pid):
-            asyncio.run(ask_all(url, pid, bodies[:2]))  # warms up
-            found[way] = [asyncio.run(ask_all(url, pid, bodies)) for _ in range(rounds)]
+    with ExitStack() as stack:
+        servers = {
+            way: stack.enter_context(served(model, tuple(option.format(clients=clients) for option in options)))
+            for way, options in WAYS.items()
+        }
+        for server in servers.values():
+            asyncio.run(ask_all(*server, bodies[:2]))  # warms up
+        load, found = os.getloadavg()[0], in_turn(servers, bodies, rounds, seconds)
     machine = platform.processor() or platform.machine()
     print(
-        f"{machine}, {os.cpu_count()} cores, {threads} threads a generation, load {os.getloadavg()[0]:.1f}, {model}, "
-        f"{clients} clients at once, {tokens} tokens at most, {rounds} rounds\n"
+        f"{machine}, {os.cpu_count()} cores, {threads} threads a generation, load {load:.1f} before, {model}, "
+        f"{clients} clients at once, {tokens} tokens at most, {len(next(iter(found.values())))} rounds\n"
     )
     for row in table(found):
         print(row)
