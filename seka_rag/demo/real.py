@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -19,7 +19,7 @@ from seka_rag.bench.closed_book import margins
 from seka_rag.bench.rates import Rate
 from seka_rag.demo.figures import Figure, write_rates, write_text
 from seka_rag.demo.library import QUESTIONS, Asked, InOrder
-from seka_rag.hf.tokens import by_length
+from seka_rag.hf.tokens import TokenizedPrompt, by_length
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import abstains, follows
 from seka_rag.questions.facts import Fact, Split, load_facts
@@ -69,10 +69,7 @@ def run_real_demo(console: Console, name: str, out: Path, n: int, figures: Path 
     assert model.bank is not None
     method = suggested(model.bank)
     with _bar(console) as show:
-        shown = []
-        for i, asked in enumerate(QUESTIONS):
-            show("asking the documents", i, len(QUESTIONS))
-            shown.append(answer_both(model, asked))
+        shown = ask_documents(model, partial(_of, show, "asking the documents", 2 * len(QUESTIONS)))
     _show(console, shown, method)
     with _bar(console) as show:
         rows = rates(model, method, n, split, show)
@@ -83,14 +80,17 @@ def run_real_demo(console: Console, name: str, out: Path, n: int, figures: Path 
     console.print(f"The page with every prompt and its highlights: [bold]{out}[/]")
 
 
-def answer_both(model: SteeredModel, asked: Asked) -> Shown:
-    """The plain and the steered answer, over the same passages with the same automatic highlights."""
-    rag = Rag(model, InOrder(asked.passages), highlighter="sentences")
-    prepared = rag.prepare(asked.question)
-    plain, steered = (
-        rag.answer(prepared, max_new_tokens=_NEW_TOKENS, steering=steering).text for steering in (None, "auto")
-    )
-    return Shown(asked, prepared, plain, steered)
+def ask_documents(model: SteeredModel, show: Callable[[int], None]) -> list[Shown]:
+    """The plain and the steered answer to each question, over the same passages with the same automatic highlights.
+
+    Args:
+        show: called with how many answers are done.
+    """
+    asked = [Rag(model, InOrder(q.passages), highlighter="sentences").prepare(q.question) for q in QUESTIONS]
+    prompts = [model.tokenize_chat(question.messages) for question in asked]
+    plain = _answers(model, prompts, None, _NEW_TOKENS, show)
+    steered = _answers(model, prompts, "auto", _NEW_TOKENS, lambda done: show(len(prompts) + done))
+    return [Shown(*four) for four in zip(QUESTIONS, asked, map(str.strip, plain), map(str.strip, steered), strict=True)]
 
 
 def rates(
@@ -145,12 +145,24 @@ def answers_to(
         show: called with how many are done.
     """
     prompts = [model.tokenize_chat([{"role": "user", "content": record.message}]) for record in records]
+    return _answers(model, prompts, steering, new_tokens, show)
+
+
+def _answers(
+    model: SteeredModel,
+    prompts: Sequence[TokenizedPrompt],
+    steering: SteeringMethod | Literal["auto"] | None,
+    new_tokens: int,
+    show: Callable[[int], None],
+) -> list[str]:
     texts = [""] * len(prompts)
-    for number, some in enumerate(by_length(prompts, _BATCH)):
-        show(number * _BATCH)
+    done = 0
+    for some in by_length(prompts, _BATCH):
+        show(done)
         answers = model.generate([prompts[i] for i in some], steering=steering, max_new_tokens=new_tokens)
         for i, out in zip(some, answers, strict=True):
             texts[i] = out.text
+        done += len(some)
     return texts
 
 
