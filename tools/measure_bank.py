@@ -1,26 +1,38 @@
 """What the tables of docs/how-to/calibrate.md show: methods on the heads of a model's bank, and fading in generated answers.
 
-``python -m tools.measure_bank first-token`` and ``python -m tools.measure_bank fading``. Both ask about development facts that
-the model knows and that its calibration neither measured on nor took gradients from (but a training of vectors saw them).
+``python -m tools.measure_bank first-token``, ``subspaces`` and ``fading``. All ask about development facts that the model
+knows and that its calibration neither measured on nor took gradients from (but a training of vectors saw them).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from statistics import mean
 from typing import Annotated
 
 import torch
 import typer
+from torch import Tensor
 
 from seka_rag.bank import ProjectionBank
+from seka_rag.bench.curves import at_most
 from seka_rag.bench.rates import Rate, mean_interval
 from seka_rag.demo.real import answers_to
 from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
-from seka_rag.learning.examples import record_examples
-from seka_rag.learning.scores import batches, divergence, margins, next_scores
+from seka_rag.hf.read import read_last_queries
+from seka_rag.hf.sites import KeySites
+from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.learning.examples import Example, record_examples
+from seka_rag.learning.queries import question_prompt
+from seka_rag.learning.scores import Edits, batches, divergence, margins, next_scores
 from seka_rag.learning.sides import Sides, known_facts, subject_of
+from seka_rag.learning.statistics import KeyStatistics, collect_statistics
+from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.model.steered import SteeredModel
+from seka_rag.ops.projection import subspaces as subspace
 from seka_rag.questions.answers import repetition
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.questions.kinds import Kind, questions
@@ -40,6 +52,7 @@ METHODS: tuple[KeyEditing, ...] = (
     *(RandomProjection(gain=0.5, seed=seed) for seed in range(3)),
     KeyScaling(gain=0.5),
 )
+GAINS, TRIPLES = (0.25, 0.5, 1.0), 240
 _GRADIENT, _BATCH = 32, 8
 
 
@@ -67,47 +80,147 @@ def fresh_facts(model: SteeredModel, seed: int) -> list[Fact]:
     return [fact for fact in sides.training if subject_of(fact) not in groups]
 
 
+@dataclass(frozen=True)
+class Line:
+    """What one way of steering does.
+
+    Attributes:
+        margin: of each conflict, ``log p(evidence) - log p(remembered)``.
+        moved: of each unrelated highlight, the disturbance in nats.
+    """
+
+    margin: list[float]
+    moved: list[float]
+
+    @property
+    def followed(self) -> list[bool]:
+        return [m > 0 for m in self.margin]
+
+    def __str__(self) -> str:
+        low, high = mean_interval(self.moved)
+        first, last = mean_interval(self.margin)
+        return (
+            f"{Rate.of(self.followed)} | {mean(self.margin):+.2f} [{first:+.2f}, {last:+.2f}] "
+            f"| {mean(self.moved):.3f} [{max(low, 0):.3f}, {high:.3f}]"
+        )
+
+
+class FirstTokens:
+    """Conflicts and unrelated questions about fresh facts, and what edits do to their next tokens."""
+
+    def __init__(self, model: SteeredModel, n: int, seed: int) -> None:
+        facts = fresh_facts(model, seed)
+        self.hf_model, self.sites = model.hf_model, find_key_sites(model.hf_model)
+        self.conflicts, self.unrelated = (
+            record_examples(
+                model.tokenizer,
+                questions(kind, "development", min(n, len(facts)), seed, facts=facts, passages=(3, 4)),
+                {fact.id: fact for fact in facts},
+            )
+            for kind in ("conflict", "irrelevant")
+        )
+
+    @cached_property
+    def _plain(self) -> Tensor:
+        return self._scores(self.unrelated, None)
+
+    def line(self, edits: Edits | None) -> Line:
+        margin = margins(self._scores(self.conflicts, edits), self.conflicts)
+        return Line(margin.tolist(), divergence(self._plain, self._scores(self.unrelated, edits)).tolist())
+
+    @torch.inference_mode()
+    def _scores(self, examples: Sequence[Example], edits: Edits | None) -> Tensor:
+        parts = [
+            (b, next_scores(self.hf_model, self.sites, [examples[i] for i in b], edits))
+            for b in batches(examples, _BATCH)
+        ]
+        scores = torch.empty(len(examples), parts[0][1].shape[-1])
+        for chosen, found in parts:
+            scores[chosen] = found
+        return scores
+
+
 @app.command()
 def first_token(model: Name = "smollm2", n: Count = 64, seed: int = 0) -> None:
     """Which answer is likelier, and how far unrelated highlights move the next token: methods on the bank's heads."""
     loaded = SteeredModel.from_pretrained(model)
-    facts = fresh_facts(loaded, seed)
-    sites, bank = find_key_sites(loaded.hf_model), calibrated(loaded)
-    n = min(n, len(facts))
-    conflicts, unrelated = (
-        record_examples(
-            loaded.tokenizer,
-            questions(kind, "development", n, seed, facts=facts, passages=(3, 4)),
-            {fact.id: fact for fact in facts},
-        )
-        for kind in ("conflict", "irrelevant")
-    )
-    typer.echo(f"{len(conflicts)} conflicts, {len(unrelated)} unrelated; heads: {bank.learning.heads}")
+    bank = calibrated(loaded)
+    measure = FirstTokens(loaded, n, seed)
+    typer.echo(f"{len(measure.conflicts)} conflicts, {len(measure.unrelated)} unrelated; heads: {bank.learning.heads}")
     followed: dict[str, list[bool]] = {}
-    plain: torch.Tensor | None = None
     for method in (None, *METHODS):
-        edits = None if method is None else method.edits(bank, sites)
-        with torch.inference_mode():
-            margin = torch.zeros(len(conflicts))
-            for chosen in batches(conflicts, _BATCH):
-                some = [conflicts[i] for i in chosen]
-                margin[chosen] = margins(next_scores(loaded.hf_model, sites, some, edits), some)
-            order = list(batches(unrelated, _BATCH))
-            scores = torch.cat([next_scores(loaded.hf_model, sites, [unrelated[i] for i in b], edits) for b in order])
-        plain = scores if plain is None else plain
-        moved = divergence(plain, scores).tolist()
         name = "plain" if method is None else repr(method)
-        followed[name] = (margin > 0).tolist()
-        low, high = mean_interval(moved)
-        first, last = mean_interval(margin.tolist())
-        typer.echo(
-            f"{name} | {Rate.of(followed[name])} | {margin.mean():+.2f} [{first:+.2f}, {last:+.2f}] "
-            f"| {mean(moved):.3f} [{max(low, 0):.3f}, {high:.3f}]"
-        )
+        line = measure.line(None if method is None else method.edits(bank, measure.sites))
+        followed[name] = line.followed
+        typer.echo(f"{name} | {line}")
     names = list(followed)
     seka = repr(METHODS[0])
     for other in names:
         typer.echo(f"p of {seka} against {other}: {mcnemar(followed[seka], followed[other]):.3f}")
+
+
+@app.command()
+def subspaces(model: Name = "smollm2", n: Count = 64, seed: int = 0) -> None:
+    """SEKA with subspaces that were learned in other ways: on the same heads, of the same ranks, at several gains."""
+    loaded = SteeredModel.from_pretrained(model)
+    bank = calibrated(loaded)
+    measure = FirstTokens(loaded, n, seed)
+    triples = template_triples(TRIPLES, seed=seed)
+    statistics = collect_statistics(loaded.hf_model, loaded.tokenizer, triples)
+    asked = [question_prompt(loaded.tokenizer, triple, i % 2 == 1) for i, triple in enumerate(triples)]
+    plain = measure.line(None)
+    typer.echo(f"{len(measure.conflicts)} conflicts, {len(measure.unrelated)} unrelated; heads: {bank.learning.heads}")
+    typer.echo(f"plain | {plain}")
+    ways = {**learned_subspaces(measure.sites, statistics, asked), "random": None}
+    for name, directions in ways.items():
+        for seed_of in range(1 if directions else 3):
+            points = [(0.0, Rate.of(plain.followed).value)]
+            for gain in GAINS:
+                method: KeyEditing
+                if directions is None:
+                    method, chosen = RandomProjection(gain=gain, seed=seed_of), bank
+                else:
+                    method, chosen = Seka(gain=gain), with_directions(bank, directions)
+                line = measure.line(method.edits(chosen, measure.sites))
+                points.append((mean(line.moved), Rate.of(line.followed).value))
+                typer.echo(f"{name}, gain {gain:g} | {line}")
+            typer.echo(f"{name} at .1 and .2 nats | {at_most(points, 0.1):.3f} | {at_most(points, 0.2):.3f}")
+
+
+def learned_subspaces(
+    sites: KeySites, statistics: KeyStatistics, asked: Sequence[TokenizedPrompt]
+) -> dict[str, dict[int, Tensor]]:
+    """Ways of learning directions: layer -> ``[H, D, D]`` orthonormal columns, the most important first.
+
+    *as learned* is the paper's ``H^T H+``, *difference* ``H^T H+ - H^T H-``, *centred* ``H^T H+`` without the product of the
+    mean relevant key with itself, *queries* those of the last tokens of prompts that ask, all query heads of a key head.
+    """
+    n = statistics.tokens
+    mean_key = statistics.mean_relevant / n
+    ways: dict[str, dict[int, Tensor]] = {
+        "as learned": dict(enumerate(statistics.relevant / n)),
+        "difference": dict(enumerate((statistics.relevant - statistics.irrelevant) / n)),
+        "centred": dict(enumerate(statistics.relevant / n - mean_key[..., None] * mean_key[..., None, :])),
+        "queries": {},
+    }
+    for prompt in asked:
+        queries = read_last_queries(sites, torch.tensor([prompt.ids]), torch.tensor([len(prompt) - 1]))
+        for layer, found in queries.items():  # [1, Q, D]
+            q = found[0].double().unflatten(0, (sites.heads, -1))
+            power = torch.einsum("hgd,hge->hde", q, q)
+            ways["queries"][layer] = ways["queries"].get(layer, 0) + power
+    return {name: {layer: subspace(omega)[0] for layer, omega in way.items()} for name, way in ways.items()}
+
+
+def with_directions(bank: ProjectionBank, directions: Mapping[int, Tensor]) -> ProjectionBank:
+    """A bank with the first of other directions: the same heads, the same number of each head."""
+    ranks = bank.ranks
+    positive = {
+        layer: directions[layer][..., : int(ranks[layer].max())].float()
+        * (torch.arange(int(ranks[layer].max())) < ranks[layer][:, None])[:, None]
+        for layer in bank.layers
+    }
+    return ProjectionBank(bank.model, positive)
 
 
 @app.command()
