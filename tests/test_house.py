@@ -98,6 +98,7 @@ HEAVY = (
         ("import seka_rag", set()),
         ("from seka_rag import Passage, Prompt, SekaError, Sentences, Span, TopK, Trusted, TrustPolicy", set()),
         ("from seka_rag import BM25Retriever, read_documents", set()),
+        ("from seka_rag.cli import app", {"pydantic", "rich", "typer"}),
         ("from seka_rag import Seka, SteeredModel, learn_bank", {"torch", "numpy", "pydantic"}),
     ],
 )

@@ -1,4 +1,4 @@
-"""The console script: ``seka-rag demo``, ``ask``, ``learn``, ``calibrate``, ``merge``, ``inspect``, ``serve``, ``bench``."""
+"""The console script ``seka-rag``: its commands, in the order in which the help shows them."""
 
 from __future__ import annotations
 

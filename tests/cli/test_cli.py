@@ -182,7 +182,7 @@ def test_bad_input_is_one_clear_message(args, says, model_folder, docs, tmp_path
     assert "Traceback" not in out
 
 
-@pytest.mark.parametrize("command", ["", "ask", "learn", "merge", "inspect", "demo"])
+@pytest.mark.parametrize("command", ["", *(c.callback.__name__ for c in app.registered_commands)])
 def test_help_reads_well(command):
     out = run(*([command] if command else []), "--help")
     assert "Usage" in out
