@@ -23,7 +23,17 @@ from seka_rag.text.plain import JsonObject
 M = TypeVar("M", bound=type[SteeringMethod])
 METHODS: dict[str, type[SteeringMethod]] = {
     method.__name__: method
-    for method in (Seka, AdaSeka, AttentionBias, ContextAware, KeyBias, KeyScaling, KeyVector, Prism, RandomProjection)
+    for method in (
+        Seka,
+        AdaSeka,
+        AttentionBias,
+        ContextAware,
+        KeyBias,
+        KeyScaling,
+        KeyVector,
+        Prism,
+        RandomProjection,
+    )
 }
 
 

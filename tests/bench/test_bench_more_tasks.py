@@ -1,6 +1,8 @@
 """The other tasks: what they ask and highlight, on records made by hand and on our own questions."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from scripted import Scripted
@@ -69,6 +71,12 @@ def test_every_task_makes_its_items_of_our_own_questions(source, name):
         group, measure = column.rsplit(".", 1)
         assert measure in measures
         assert group in groups or group.endswith("-known")
+
+
+def test_every_task_has_its_row_in_the_docs():
+    page = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "methods.md"
+    tables = page.read_text(encoding="utf-8").split("## Tasks\n")[1].split("## Files of records")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", tables, re.M)) == set(TASKS)
 
 
 def test_memotrap(tmp_path, source):

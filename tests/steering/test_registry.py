@@ -1,5 +1,11 @@
+"""Methods by name: stored and read back, and where a reader finds them."""
+
+import re
+from pathlib import Path
+
 import pytest
 
+import seka_rag
 from seka_rag import Seka
 from seka_rag.errors import SettingError
 from seka_rag.frameworks import as_steering, steering_as_dict
@@ -13,6 +19,17 @@ def test_every_method_can_be_stored_and_read_back(name):
     assert method.strength == 0.3
     assert as_steering(steering_as_dict(method)) == method
     assert as_steering(method) is method
+
+
+def test_every_method_is_at_the_root_and_in_the_reference():
+    """What CONTRIBUTING asks of a new one."""
+    reference = Path(__file__).resolve().parents[2] / "docs" / "reference"
+    rows = re.findall(r"^\| \[?`(\w+)`", (reference / "methods.md").read_text(encoding="utf-8"), re.M)
+    assert set(METHODS) == set(rows)
+    assert set(METHODS) <= set(seka_rag.__all__)
+    shown = re.findall(r"^::: (\S+)$", (reference / "model.md").read_text(encoding="utf-8"), re.M)
+    modules = {name: method.__module__ for name, method in METHODS.items()}
+    assert [name for name, module in modules.items() if not {module, f"{module}.{name}"} & set(shown)] == []
 
 
 def test_auto_and_none_stay():
