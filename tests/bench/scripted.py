@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from types import SimpleNamespace
@@ -9,6 +10,8 @@ from types import SimpleNamespace
 import torch
 
 from seka_rag import Prompt
+from seka_rag.bench.item import Item
+from seka_rag.bench.tasks.base import Source
 from seka_rag.hf.tokens import tokenize
 from seka_rag.model.generation import Generation
 from seka_rag.model.steered import SteeredModel
@@ -77,3 +80,25 @@ class Scripted(SteeredModel):
         if steering is not None and marked and steering.strength >= self.threshold:
             return re.findall(r"[A-Z]\w*", marked)[-1], steering.strength
         return next((a for q, a in self.memory.items() if q in text), "Nothing"), 2.0
+
+
+def plain_record(name, passages, gold, marked, **meta):
+    """Where does NAME live? One passage is highlighted as a whole."""
+    text = passages[marked]
+    mark = {"passage": marked, "start": 0, "end": len(text), "text": text}
+    return {
+        "id": name, "dataset": "d", "question": f"Where does {name} live?", "passages": passages,
+        "gold_context_answer": gold, "parametric_answer": None, "highlights": [mark], "meta": meta,
+    }  # fmt: skip
+
+
+def of_file(tmp_path, records, model=None):
+    """Records as a task gets them of ``--data``."""
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in records))
+    return Source(model or Scripted(), tmp_path, limit=99, data=path)
+
+
+def marked_text(item: Item, spans=None) -> str:
+    """What is highlighted in an item's prompt, the evidence if nothing else is given."""
+    return " | ".join(item.prompt(item.gold if spans is None else spans).highlighted)

@@ -1,13 +1,11 @@
 """BiasBios and PronChange on biographies written by hand and on ours; ConflictNQ with its real passages."""
 
-import json
 import re
 
 import pytest
 import torch
-from scripted import Scripted
+from scripted import Scripted, marked_text, of_file
 
-from seka_rag.bench.item import Item
 from seka_rag.bench.measure import first_outcome
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.rows import Table
@@ -23,12 +21,6 @@ PLAIN, GOLD = Variant("plain"), Variant("seka", Seka(gain=1.0), highlight="gold"
 WRONG = Variant("seka", Seka(gain=1.0), highlight="wrong")
 
 
-def of_file(tmp_path, *records, model=None):
-    path = tmp_path / "records.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return Source(model or Scripted(), tmp_path, limit=99, data=path)
-
-
 def record(name, passages, gold, marked, **more):
     text = passages[marked[0]][marked[1] : marked[2]]
     mark = {"passage": marked[0], "start": marked[1], "end": marked[2], "text": text}
@@ -36,10 +28,6 @@ def record(name, passages, gold, marked, **more):
         "id": name, "dataset": "d", "question": f"{name} has the occupation of a/an", "passages": passages,
         "gold_context_answer": gold, "parametric_answer": None, "highlights": [mark], "meta": {}, **more,
     }  # fmt: skip
-
-
-def marked(item: Item, spans=None) -> str:
-    return " | ".join(item.prompt(item.gold if spans is None else spans).highlighted)
 
 
 def test_biographies_are_the_same_again_and_tell_one_occupation_first():
@@ -70,11 +58,14 @@ def test_biasbios_in_the_papers_prompt(tmp_path):
     rows = [record(n, [f"{n} is from {c}. Her father is from Kyiv."], [c], (0, 0, 17)) for n, c in texts.items()]
     rows[0]["meta"] = {"elsewhere": {"passage": 0, "start": 18, "end": 42}}
     model = Scripted({"Cid": "Lyon"})
-    items = TASKS["biasbios"].items(of_file(tmp_path, *rows, model=model))
+    items = TASKS["biasbios"].items(of_file(tmp_path, rows, model))
     assert items[0].prompt(items[0].gold).text == (
         "Ann is from Bonn. Her father is from Kyiv.\n\nAnn has the occupation of a/an"
     )
-    assert (marked(items[0]), marked(items[0], items[0].wrong)) == ("Ann is from Bonn.", "Her father is from Kyiv.")
+    assert (marked_text(items[0]), marked_text(items[0], items[0].wrong)) == (
+        "Ann is from Bonn.",
+        "Her father is from Kyiv.",
+    )
     assert items[0].opening.right == ("bonn", "Bonn", "BONN")
     assert set(items[0].opening.other) >= {"Oslo", "oslo", "Lyon", "ROME"}
     table = Table("b", "m", items, [PLAIN, GOLD], run("biasbios", Subject(model, tmp_path), items, [PLAIN, GOLD]))
@@ -86,7 +77,7 @@ def test_among_the_three_likeliest_by_hand(tmp_path):
     cities = ["Bonn", "Oslo", "Lyon", "Rome", "Pisa"]
     rows = [record(c, [f"Ann is from {c}."], [c], (0, 0, 16)) for c in cities]
     model = Scripted()
-    item = TASKS["biasbios"].items(of_file(tmp_path, *rows))[0]
+    item = TASKS["biasbios"].items(of_file(tmp_path, rows))[0]
 
     def outcome(**logits):
         scores = torch.zeros(len(model.tokenizer))
@@ -118,14 +109,14 @@ def test_pronchange_highlights_the_instruction(tmp_path):
     bio, order = "Ann is a nurse. She reads.", "Write they for she. Ann"
     rows = [record("Ann", [bio, order], ["nurse"], (1, 0, len(order)))]
     model = Scripted()
-    (item,) = TASKS["pronchange"].items(of_file(tmp_path, *rows, model=model))
+    (item,) = TASKS["pronchange"].items(of_file(tmp_path, rows, model))
     assert item.prompt(item.gold).text == f"{bio}\n{order}\n"
-    assert (marked(item), marked(item, item.wrong)) == (order, bio)
+    assert (marked_text(item), marked_text(item, item.wrong)) == (order, bio)
     table = Table("p", "m", [item], [PLAIN], run("pronchange", Subject(model, tmp_path), [item], [PLAIN]))
     # it says "It is Nothing.": no she, and of ann is a nurse reads only "is"
     assert table.value(PLAIN, "text.P") == table.value(PLAIN, "text.AP") == pytest.approx(1 / 5)
     ours = TASKS["pronchange"].items(Source(model, tmp_path, limit=3))
-    assert all(marked(i).startswith("Rewrite the text above: substitute she and he with they.") for i in ours)
+    assert all(marked_text(i).startswith("Rewrite the text above: substitute she and he with they.") for i in ours)
 
 
 def test_conflictnq_on_both_sides(tmp_path):
@@ -133,13 +124,13 @@ def test_conflictnq_on_both_sides(tmp_path):
     both = record("Ann", fake, ["Lyon"], (0, 10, 28), parametric_answer="Rome", meta={"real_passages": real})
     unmarked = {**both, "id": "Bob", "highlights": []}
     unlike = {**both, "id": "Cid", "meta": {"real_passages": ["Nothing."]}}
-    items = TASKS["conflict-rag"].items(of_file(tmp_path, both, unmarked, unlike))
+    items = TASKS["conflict-rag"].items(of_file(tmp_path, [both, unmarked, unlike]))
     assert [(i.id, i.groups) for i in items] == [
         ("Ann", ("correction",)), ("Ann/real", ("agreement", "kept")), ("Cid", ("correction",)),
     ]  # fmt: skip
-    assert [marked(i) for i in items] == ["Ann lives in Lyon.", "Ann lives in Rome .", "Ann lives in Lyon."]
+    assert [marked_text(i) for i in items] == ["Ann lives in Lyon.", "Ann lives in Rome .", "Ann lives in Lyon."]
     assert items[1].record.is_right("In Rome.")
-    assert len(TASKS["conflict-rag"].items(of_file(tmp_path, unmarked))) == 2  # for highlighters
+    assert len(TASKS["conflict-rag"].items(of_file(tmp_path, [unmarked]))) == 2  # for highlighters
 
 
 @pytest.mark.parametrize(
@@ -162,7 +153,7 @@ def test_unusable_records_are_named_with_line_and_field(tmp_path, task, change, 
     first = [] if task == "counterfact" else [good]
     line = len(first) + 1
     with pytest.raises(RecordError, match=rf"records.jsonl, line {line}, record 'Eve', {message}"):
-        TASKS[task].items(of_file(tmp_path, *first, bad))
+        TASKS[task].items(of_file(tmp_path, [*first, bad]))
 
 
 def test_public_files_are_read_as_they_are(tmp_path, shared_data):

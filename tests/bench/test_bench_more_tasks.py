@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from scripted import Scripted
+from scripted import Scripted, marked_text, of_file, plain_record
 
-from seka_rag.bench.item import Item
 from seka_rag.bench.measure import highlights
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.rows import Table
@@ -33,25 +32,6 @@ def source(tmp_path, monkeypatch):
 
     monkeypatch.setattr(base, "known_facts", lambda model, facts: [f for f in facts if f.category == "capital"])
     return Source(Scripted(), tmp_path, limit=4)
-
-
-def of_file(tmp_path, records, model=None):
-    path = tmp_path / "records.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in records))
-    return Source(model or Scripted(), tmp_path, limit=99, data=path)
-
-
-def plain_record(name, passages, gold, marked, **meta):
-    text = passages[marked]
-    mark = {"passage": marked, "start": 0, "end": len(text), "text": text}
-    return {
-        "id": name, "dataset": "d", "question": f"Where does {name} live?", "passages": passages,
-        "gold_context_answer": gold, "parametric_answer": None, "highlights": [mark], "meta": meta,
-    }  # fmt: skip
-
-
-def marked_text(item: Item, spans=None) -> str:
-    return " | ".join(item.prompt(item.gold if spans is None else spans).highlighted)
 
 
 @pytest.mark.parametrize("name", TASKS)
