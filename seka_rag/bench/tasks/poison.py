@@ -10,7 +10,8 @@ from seka_rag.bench.item import Item, Opening, at
 from seka_rag.bench.tasks.asking import NEW_TOKENS, question_item, span_of
 from seka_rag.bench.tasks.base import Curve, Source, Task
 from seka_rag.errors import RecordError
-from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.facts import Fact, Split, load_facts
+from seka_rag.questions.kinds import questions
 from seka_rag.questions.records import Record
 from seka_rag.text.passages import TEMPLATE
 
@@ -51,6 +52,13 @@ class Poison(Task):
         for record in source.questions("conflict", known=False, passages=_PASSAGES):
             items.append(replace(question_item(record, "honest", facts[record.meta["fact"]]), wrong=None))
         return items
+
+
+def stated_lies(split: Split, n: int) -> list[Item]:
+    """The first ``n`` poisoned items of our own questions, each with a passage that states its lie and nothing more."""
+    facts = {fact.id: fact for fact in load_facts()}
+    records = questions("wrong", split, n, passages=_PASSAGES)
+    return [_items(record, "states", facts[record.meta["fact"]])[0] for record in records]
 
 
 def _items(record: Record, form: str, fact: Fact | None) -> list[Item]:
