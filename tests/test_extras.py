@@ -95,7 +95,7 @@ CASES = {
 @pytest.mark.parametrize("extra", CASES)
 def test_without_its_packages_the_extra_is_named(extra, tmp_path):
     blocked, code, packages = CASES[extra]
-    lines = _run(blocked, code, tmp_path, "integration" if extra in ("langchain", "llamaindex") else "library")
+    lines = _run(blocked, code, tmp_path)
     assert len(lines) == len(packages), lines
     for line, package in zip(lines, packages, strict=True):
         assert f"{package} is not installed. Install it with: pip install 'seka-rag[{extra}]'" in line
@@ -103,7 +103,7 @@ def test_without_its_packages_the_extra_is_named(extra, tmp_path):
 
 @pytest.mark.slow
 def test_without_tenacity_the_client_names_it(tmp_path):
-    lines = _run("tenacity", "message(lambda: seka_rag.RemoteModel('http://127.0.0.1:1/v1'))", tmp_path, "library")
+    lines = _run("tenacity", "message(lambda: seka_rag.RemoteModel('http://127.0.0.1:1/v1'))", tmp_path)
     assert lines == ["tenacity is not installed. Install it with: pip install 'seka-rag[server]'"]
 
 
@@ -114,6 +114,7 @@ def test_each_named_package_is_in_its_extra():
     code = "".join(p.read_text(encoding="utf-8") for p in files)
     named = set(re.findall(r'MissingExtraError\("([\w-]+)", "(\w+)"\)', code))
     assert len(named) >= 9
+    assert {extra for _, extra in named} <= set(CASES)
     for package, extra in named:
         assert any(re.match(rf"{package}[<>=]", needed) for needed in extras[extra]), (package, extra)
 
@@ -130,10 +131,8 @@ def _of_extras(needed: list[str], extras: dict[str, list[str]]) -> list[str]:
     return [package for name in names for package in extras[name]]
 
 
-def _run(blocked: str, code: str, folder: Path, kind: str) -> list[str]:
+def _run(blocked: str, code: str, folder: Path) -> list[str]:
     program = f"BLOCKED = {set(blocked.split())!r}\n{WITHOUT}{code}"
-    done = subprocess.run(
-        [sys.executable, "-c", program, kind], cwd=folder, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

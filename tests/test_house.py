@@ -17,9 +17,12 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-DOORS = {"seka_rag", "seka_rag.views", "langchain_seka", "llama_index.llms.seka"}
+#: The package of each framework, by its name: the folder with the ``py.typed``. vLLM's is an engine.
+INTEGRATIONS = {
+    ".".join(marker.parent.relative_to(ROOT / "integrations").parts[1:]): marker.parent.relative_to(ROOT)
+    for marker in (ROOT / "integrations").rglob("py.typed")
+}
+DOORS = {"seka_rag", "seka_rag.views", *INTEGRATIONS}
 #: Pages for those who measure or operate, not for users: they may name these rooms.
 MEASURING = {
     "docs/how-to/questions.md": ("seka_rag.questions", "seka_rag.bench"),
@@ -58,6 +61,25 @@ def test_pages_and_examples_import_from_the_doors_alone(page):
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             deep = [n for n in names if n not in DOORS and any(n.startswith(f"{door}.") for door in DOORS)]
             assert [n for n in deep if not n.startswith(MEASURING.get(page, ("-",)))] == []
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_an_integration_is_listed_wherever_it_must_be(name):
+    project, folder, package = PROJECT["tool"], *("/".join(INTEGRATIONS[name].parts[:n]) for n in (2, 3))
+    linter, mypy, coverage = project["importlinter"], project["mypy"], project["coverage"]["run"]
+    contracts = {c["name"]: c["source_modules"] for c in linter["contracts"] if "source_modules" in c}
+    places = {
+        "tool.hatch.build.targets.wheel packages": package in project["hatch"]["build"]["targets"]["wheel"]["packages"],
+        "tool.importlinter root_packages": name in linter["root_packages"],
+        "tool.mypy packages": name in mypy["packages"],
+        "tool.mypy mypy_path": folder in mypy["mypy_path"].split(":"),
+        "tool.coverage.run source": name in coverage["source"],
+        "mkdocs.yml, paths of mkdocstrings": re.search(
+            rf"paths: \[.*\b{folder}\b", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+        ),
+        **{f"contract {c!r}": name in contracts[c] for c in contracts if "langchain_seka" in contracts[c]},
+    }
+    assert [place for place, holds in places.items() if not holds] == []
 
 
 def test_imports_only_go_down():

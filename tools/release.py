@@ -26,7 +26,7 @@ DIST = ROOT / "dist"
 
 #: What a wheel must have, and patterns of what it must not: training code, suites of tests, caches.
 IN_WHEEL = ("seka_rag/py.typed", "seka_rag/demo/model/model.safetensors", "seka_rag/demo/bank/bank.safetensors",
-            "langchain_seka/py.typed", "llama_index/llms/seka/py.typed")  # fmt: skip
+            *("/".join(p.relative_to(ROOT).parts[2:]) for p in (ROOT / "integrations").rglob("py.typed")))  # fmt: skip
 NOT_IN_WHEEL = (r"(^|/)tests?/", r"(^|/)test_", r"^tools/", r"^examples/", r"train", r"conformance", r"__pycache__", r"\.pyc$",
                 r"^llama_index/__init__\.py$", r"^llama_index/llms/__init__\.py$")  # fmt: skip
 IN_SDIST = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "NOTICE", "Makefile", "mkdocs.yml",
