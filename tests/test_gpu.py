@@ -18,6 +18,7 @@ from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.attention_bias import AttentionBias
 from seka_rag.steering.context_aware import ContextAware
 from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.prism import Prism
 from seka_rag.steering.random_projection import RandomProjection
@@ -42,7 +43,7 @@ METHODS = {
     "context-aware": ContextAware(alpha=0.5),
     "adaseka": AdaSeka(gain=2.0),
 }
-KEY_EDITS = [name for name, method in METHODS.items() if "attention" not in name and name != "context-aware"]
+KEY_EDITS = [name for name, method in METHODS.items() if isinstance(method, KeyEditing)]
 PROMPTS = [
     Prompt("Astrid moved to Lyon last year. Where does Astrid live?").highlight("moved to Lyon"),
     Prompt("The code of the door is 4711, and that of the gate 12. Which one opens the door?").highlight("is 4711"),

@@ -79,7 +79,8 @@ def test_an_integration_is_listed_wherever_it_must_be(name):
         ),
         **{f"contract {c!r}": name in contracts[c] for c in contracts if "langchain_seka" in contracts[c]},
     }
-    assert [place for place, holds in places.items() if not holds] == []
+    missing = [place for place, holds in places.items() if not holds]
+    assert not missing, f"name {name} in " + "; ".join(missing)
 
 
 def test_imports_only_go_down():
