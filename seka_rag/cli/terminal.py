@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import typer
 from pydantic import ValidationError
@@ -26,12 +27,14 @@ BANK = "Folder of a bank, or its name on the Hub; auto: the model's own, else on
 
 
 def reporting(command: Callable[P, None]) -> Callable[P, None]:
-    """Errors that the library foresees become one clear message and exit code 1."""
+    """Errors that the library foresees become one clear message and exit code 1, and warnings one line each."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn
+                command(*args, **kwargs)
         except SekaError as error:
             errors.print(f"[bold red]error:[/] {escape(str(error))}")
             raise typer.Exit(1) from None
@@ -41,6 +44,10 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
 
     return run
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    errors.print(f"[yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
 
 
 def device_of(given: str | None) -> str:

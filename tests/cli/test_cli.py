@@ -310,4 +310,6 @@ def test_ask_names_and_leaves_out_what_it_cannot_read(tmp_path):
     out = run(*arguments, "--strict", code=1)
     assert "error:" in out
     assert "broken.pdf is not a readable PDF" in out
+    assert f"warning: skipped: {folder}/link.txt leads out of the folder" in out
+    assert "UserWarning" not in out
     assert "Fähre ist grün" in run("ask", "Wie ist die Fähre?", *arguments[2:])
