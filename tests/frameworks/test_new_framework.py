@@ -6,15 +6,15 @@ structure says where the documents stand.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
-from seka_rag import Prompt, RemoteModel, SekaError, Span
+from seka_rag import Prompt, RemoteModel, SekaError, Span, highlighting
 from seka_rag.frameworks import (
     NOTHING_CHOSEN,
     Highlights,
@@ -31,6 +31,10 @@ from seka_rag.frameworks import (
 TEMPLATE = "Context:\n{context}\n\nQuestion: {question}\nAnswer:"
 
 
+def no_one(question, passages):
+    return [() for _ in passages]
+
+
 class PlainModel(ModelSettings):
     """A model for three calls; pieces are texts, and the last one is the report."""
 
@@ -42,7 +46,7 @@ class PlainModel(ModelSettings):
         return generation.text, report_of(generation, request.highlights)
 
     async def aanswer(self, question: str, documents: Sequence[Any], **call: Any) -> tuple[str, dict[str, Any]]:
-        request = self._request(question, documents, call)
+        request = await asyncio.to_thread(self._request, question, documents, call)  # it may load the model
         generation = await request.arun()
         return generation.text, report_of(generation, request.highlights)
 
@@ -55,8 +59,8 @@ class PlainModel(ModelSettings):
     async def astream(
         self, question: str, documents: Sequence[Any], **call: Any
     ) -> AsyncIterator[str | dict[str, Any]]:
-        request = self._request(question, documents, call)
-        stream = request.stream()
+        request = await asyncio.to_thread(self._request, question, documents, call)
+        stream = await asyncio.to_thread(request.stream)
         async with aclosing(aiter(stream)) as pieces:
             async for piece in pieces:
                 yield piece
@@ -65,15 +69,16 @@ class PlainModel(ModelSettings):
     def _request(self, question: str, documents: Sequence[Any], call: dict[str, Any]) -> Request:
         settings = self.highlight_settings(call)
         passages = [as_passage(document) for document in documents]
-        highlights, spans = highlights_off(), [() for _ in passages]
-        if settings.has("context") and self.steers(call):
-            spans, warnings, _ = choose_spans(settings.highlighter, question, passages)
-            highlights = Highlights(warnings=warnings, unmarked=NOTHING_CHOSEN if passages else None)
-        context = Prompt.join([Prompt(p.text, own) for p, own in zip(passages, spans, strict=True)], "\n")
+        steers = settings.has("context") and self.steers(call)
+        chosen = choose_spans(settings.highlighter if steers else no_one, question, passages)
+        context = Prompt.join([Prompt(p.text, own) for p, own in zip(passages, chosen.spans, strict=True)], "\n")
         values = {"context": context.text, "question": question}
         text, places = locate_values(lambda filled: TEMPLATE.format(**filled), values)
-        placed = tuple((0, span) for p in places if p.name == "context" for span in p.place(context.spans))
-        highlights = decide(replace(highlights, spans=placed), settings.on_unmarked)
+        highlights = highlights_off()
+        if steers:
+            spans = tuple((0, span) for p in places if p.name == "context" for span in p.place(context.spans))
+            found = Highlights(spans, chosen.warnings, NOTHING_CHOSEN if passages else None)
+            highlights = decide(found.in_open_block({0: text}), settings.on_unmarked)
         (prompt,) = highlights.prompts([text])
         messages = [{"role": "user", "content": prompt}]
         return Request(self.engine, messages, self.call_options(call), highlights)
@@ -126,14 +131,19 @@ def test_a_document_that_copies_another_moves_nothing(model):
 
 
 def test_nothing_marked_is_said(model):
-    def none(question, passages):
-        return [() for _ in passages]
-
     with pytest.raises(SekaError, match="the highlighter chose nothing"):
-        model.answer(QUESTION, DOCUMENTS, highlighter=none, on_unmarked="raise")
+        model.answer(QUESTION, DOCUMENTS, highlighter=no_one, on_unmarked="raise")
     with pytest.warns(UserWarning, match="chose nothing"):
-        _, report = model.answer(QUESTION, DOCUMENTS, highlighter=none)
+        _, report = model.answer(QUESTION, DOCUMENTS, highlighter=no_one)
     assert NOTHING_CHOSEN in report["warnings"]
+
+
+def test_an_open_block_marks_what_the_call_does_not(model):
+    with highlighting(DOCUMENTS[1:]):
+        _, report = model.answer(f"{DOCUMENTS[1]} Where does he live?", [])
+    start = len("Context:\n\n\nQuestion: ")
+    assert marked(report) == [(start, start + len(DOCUMENTS[1]))]
+    assert report["tokens_edited"] > 0
 
 
 def test_requests_at_the_same_time_do_not_mix(model):
