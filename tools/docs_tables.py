@@ -35,6 +35,6 @@ def table(html: str, folds: bool) -> str:
 def _cell(attributes: str, inside: str) -> str:
     inside = _INTERVAL.sub(r'<span class="interval">\g<0></span>', inside)
     inside = _CODE.sub(lambda m: f"<code>{_PART.sub('<wbr>', m[1])}</code>", inside)
-    words = len(re.sub(r"<[^>]*>", "", inside).split())
-    kind = ' class="words"' if words > 3 and "interval" not in inside else ""
+    words = re.findall(r"[^\W\d_]{3,}", re.sub(r"<[^>]*>", "", inside))  # units and numbers need no room
+    kind = ' class="words"' if len(words) > 2 and "interval" not in inside else ""
     return f"<td{attributes}{kind}>{inside}</td>"
