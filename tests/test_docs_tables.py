@@ -44,8 +44,8 @@ def test_only_long_and_wide_tables_of_benchmarks_are_folded(page, rows, columns,
         ("three words or more", '<td class="words">three words or more</td>'),
         ("two words", "<td>two words</td>"),
         ("31 ms, 5 s, 858 MiB", "<td>31 ms, 5 s, 858 MiB</td>"),
-        ("<code>a/b_c.py</code>", "<td><code>a/<wbr>b_<wbr>c.<wbr>py</code></td>"),
-        ("<code>Seka(gain=0.5)</code>", "<td><code>Seka(gain=<wbr>0.5)</code></td>"),
+        ("<code>a/b_c.py</code>", '<td><code class="short">a/b_c.py</code></td>'),
+        ("<code>tests/some_file.py, 0.5</code>", "<code>tests/<wbr>some_<wbr>file.<wbr>py, 0.5</code></td>"),
     ],
 )
 def test_cells(cell, expected):

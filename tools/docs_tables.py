@@ -1,6 +1,6 @@
 """A hook of mkdocs: tables that can be read at any width. What they say is not changed.
 
-Intervals stand in one piece, names in code are broken only where their parts end, words get room beside columns of
+Intervals stand in one piece, long names in code are broken only where their parts end, words get room beside columns of
 numbers, and the benchmarks' long tables are closed at first.
 """
 
@@ -13,7 +13,8 @@ _TABLE = re.compile(r"<table>.*?</table>", re.S)
 _CELL = re.compile(r"<td([^>]*)>(.*?)</td>", re.S)
 _CODE = re.compile(r"<code>([^<]*)</code>")
 _INTERVAL = re.compile(r"\[-?[\d.]+, -?[\d.]+\]|\(-?[\d.]+-[\d.]+\)")
-_PART = re.compile(r"(?<=[/_,=])(?=[^/_,=])|(?<=[a-z]\.)(?=[a-z])")  # where a part of a name ends
+_PART = re.compile(r"(?<=[/_,=])(?=[^/_,=\s])|(?<=[a-z]\.)(?=[a-z])")  # where a part of a name ends
+_SHORT = 20  # characters of a name that is never broken
 _ROWS, _COLUMNS = 16, 6  # a table with more of both is folded
 
 
@@ -34,7 +35,13 @@ def table(html: str, folds: bool) -> str:
 
 def _cell(attributes: str, inside: str) -> str:
     inside = _INTERVAL.sub(r'<span class="interval">\g<0></span>', inside)
-    inside = _CODE.sub(lambda m: f"<code>{_PART.sub('<wbr>', m[1])}</code>", inside)
+    inside = _CODE.sub(lambda m: _name(m[1]), inside)
     words = re.findall(r"[^\W\d_]{3,}", re.sub(r"<[^>]*>", "", inside))  # units and numbers need no room
     kind = ' class="words"' if len(words) > 2 and "interval" not in inside else ""
     return f"<td{attributes}{kind}>{inside}</td>"
+
+
+def _name(code: str) -> str:
+    if len(code) <= _SHORT:
+        return f'<code class="short">{code}</code>'
+    return f"<code>{_PART.sub('<wbr>', code)}</code>"
