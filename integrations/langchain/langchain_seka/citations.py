@@ -43,7 +43,8 @@ def _retrieved(citable: Citable, targets: Sequence[Message | None], evidence: Ev
         for k in there:
             document, text = _document(standing.passages[k].document), standing.passages[k].passage.text
             here = Citable().add(document, text, i, mover(places[k])).placed(placement, i)
-            found[k] = replace(found[k], excerpts=found[k].excerpts + here.excerpts) if k in found else here
+            if here.excerpts:
+                found[k] = replace(here, excerpts=(found[k].excerpts if k in found else ()) + here.excerpts)
     for own in found.values():
         citable = citable.join(own)
     return citable

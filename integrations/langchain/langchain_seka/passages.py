@@ -39,7 +39,7 @@ def followable(messages: Sequence[BaseMessage]) -> list[Message | None]:
 
 
 def place_in_messages(targets: Sequence[Message | None], evidence: Evidence, follow: Follow) -> Standing:
-    """Follow the passages of the evidence through the templates that made a call's messages; once for the same question.
+    """Follow the passages of the evidence through the templates that made a call's messages; once for each way.
 
     Args:
         targets: type and text of each message; None for those in which no passage may be looked for.
