@@ -109,8 +109,11 @@ def find_retrieval_heads(model: SteeredModel, count: int = _HEADS) -> tuple[Head
         count: how many heads, at most as many as the model has.
 
     Raises:
+        SpanError: ``count`` below 1.
         UnsupportedModelError: a kernel that does not let attention be seen (flash attention).
     """
+    if count < 1:
+        raise SpanError(f"count={count}: ask for at least one head")
     shares: list[Tensor] = []
     for kind in ("novel", "conflict"):
         for record in questions(kind, "development", _QUESTIONS, passages=(3, 3)):
@@ -138,9 +141,10 @@ def looks_of_question(model: SteeredModel, question: str, passage: str, spans: S
         prompt, tokens = chat.prompt, chat.tokenize(model.tokenizer)
     else:
         tokens = tokenize(model.tokenizer, prompt)
-    inside = tokens_in(
-        tokens, [(int(s.source or 0), s.start, s.end) for s in prompt.spans], len(spans) + 1
-    )  # [T, E + 1]
+    places = [(int(s.source or 0), s.start, s.end) for s in prompt.spans]
+    inside = tokens_in(tokens, places, len(spans) + 1)  # [T, E + 1]
+    if not inside[:, -1].any():  # a question of which the tokenizer keeps nothing
+        inside[-1, -1] = 1.0
     rows = inside[:, -1].nonzero().flatten()
     cut = 0 if model.context_length is None else max(0, len(tokens) - model.context_length)
     last = len(tokens) - max(int(rows[0]), cut)  # positions from the question's first token on

@@ -18,7 +18,7 @@ from tiny import tiny_engine
 
 from seka_rag import Passage, Rag, RetrievalHeads, SteeredModel, Trusted, TrustPolicy
 from seka_rag.errors import SettingError, SpanError
-from seka_rag.hf.attention import attention_to, last_token_attention
+from seka_rag.hf.attention import attention_to, last_token_attention, tokens_in
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.model import retrieval_heads
 from seka_rag.model.retrieval_heads import find_retrieval_heads, looks_of_question
@@ -83,6 +83,17 @@ def test_what_does_not_fit_the_context_gets_nothing():
     assert float(looks[..., 1].min()) > 0.0
 
 
+def test_a_question_without_tokens_marks_something_all_the_same(monkeypatch, demo, heads):
+    def without_question(prompt, places, count):
+        members = tokens_in(prompt, places, count)
+        members[:, -1] = 0.0
+        return members
+
+    monkeypatch.setattr(retrieval_heads, "tokens_in", without_question)
+    marked = RetrievalHeads(demo, heads=heads)(QUESTION, PASSAGES)
+    assert sum(map(len, marked)) == 1
+
+
 def test_the_text_that_answers_is_marked(demo, heads):
     assert RetrievalHeads(demo, heads=heads)(QUESTION, PASSAGES) == [(), (Span(1, 40, 1.0, "b"),), ()]
     (_, (span,), _) = RetrievalHeads(demo, unit="sentence", heads=heads)(QUESTION, PASSAGES)
@@ -119,6 +130,8 @@ def test_heads_are_found_by_the_share_of_the_sentence_that_answers(monkeypatch, 
     monkeypatch.setattr(retrieval_heads, "looks_of_question", looks)
     assert find_retrieval_heads(demo, 2) == ((2, 1), (0, 3))
     assert len(find_retrieval_heads(demo, 99)) == 12
+    with pytest.raises(SpanError, match="count=0"):
+        find_retrieval_heads(demo, 0)
     assert len(set(asked)) == 20
     assert all(sentence for _, sentence in asked)
 
