@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from seka_rag.errors import SpanError
+from seka_rag.hf.chat import Message
 from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.select import NoPassages
@@ -39,7 +40,7 @@ class Question:
     text: str
     passages: tuple[Passage, ...]
     prompt: Prompt
-    messages: tuple[Mapping[str, Any], ...]
+    messages: tuple[Message, ...]
     warnings: tuple[str, ...] = ()
     places: tuple[Span, ...] = ()
 
@@ -107,7 +108,7 @@ class Rag:
         prompt = Prompt.format(self.template, {"context": context, "question": question})
         whole = Prompt.join([Prompt(p.text).mark(0, len(p.text), source=p.source) for p in passages], self.separator)
         places = Prompt.format(self.template, {"context": whole, "question": question}).spans
-        messages: list[Mapping[str, Any]] = [{"role": "user", "content": prompt}]
+        messages: list[Message] = [{"role": "user", "content": prompt}]
         if self.instruction:
             text = Prompt(self.instruction)
             if self.highlight_instruction:
@@ -116,7 +117,7 @@ class Rag:
         why = (*warnings, *self._warnings(passages, messages))
         return Question(question, passages, prompt, tuple(messages), why, places)
 
-    def _warnings(self, passages: Sequence[Passage], messages: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    def _warnings(self, passages: Sequence[Passage], messages: Sequence[Message]) -> tuple[str, ...]:
         if not passages:
             return ("the retriever found no passage: the answer comes from memory",)
         if not isinstance(self.highlighter, NoPassages) and not any(m["content"].spans for m in messages):

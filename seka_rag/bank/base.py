@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Protocol
+from typing import Protocol
 
 from seka_rag.errors import BankError
 from seka_rag.hf.identity import ModelIdentity
@@ -32,12 +32,12 @@ class Bank(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
     @property
-    def steering(self) -> Mapping[str, Any]: ...
+    def steering(self) -> Mapping[str, object]: ...
     @property
     def suggested_gain(self) -> float: ...
 
 
-def stored_method(usual: str, steering: Mapping[str, Any] | None, gain: float) -> dict[str, Any]:
+def stored_method(usual: str, steering: Mapping[str, object] | None, gain: float) -> dict[str, object]:
     """The suggested method of a bank in stored form: what is given, else the usual one at a gain.
 
     Raises:
@@ -47,25 +47,25 @@ def stored_method(usual: str, steering: Mapping[str, Any] | None, gain: float) -
     if not isinstance(form.get("method"), str):
         raise BankError(f"steering={steering!r}: give the stored form of a method, such as Seka(gain=0.5).as_dict()")
     try:
-        stored: dict[str, Any] = json.loads(json.dumps(form, allow_nan=False))
+        stored: dict[str, object] = json.loads(json.dumps(form, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise BankError(f"steering={form!r} cannot be stored: {error}") from None
     return stored
 
 
-def described(steering: Mapping[str, Any]) -> str:
+def described(steering: Mapping[str, object]) -> str:
     """A stored method in words: ``Seka (gain 0.5)``."""
     settings = ", ".join(f"{key} {value}" for key, value in steering.items() if key != "method" and value is not None)
     return f"{steering['method']} ({settings})" if settings else str(steering["method"])
 
 
-def gain_of(steering: Mapping[str, Any]) -> float:
+def gain_of(steering: Mapping[str, object]) -> float:
     """The gain of a stored method; 1 if it has none."""
     gain = steering.get("gain", 1.0)
     return float(gain) if isinstance(gain, int | float) else 1.0
 
 
-def without_gain(header: dict[str, Any], usual: str) -> dict[str, Any]:
+def without_gain(header: dict[str, object], usual: str) -> dict[str, object]:
     """A header of an older format, which suggested a gain of the usual method, as one of today.
 
     Raises:

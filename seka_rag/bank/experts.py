@@ -38,7 +38,7 @@ class _Header(BaseModel):
     format_version: int
     gains: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = Field(min_length=1)
     digests: dict[str, str]
-    steering: dict[str, Any]
+    steering: dict[str, object]
 
 
 class ExpertBank:
@@ -60,7 +60,7 @@ class ExpertBank:
         *,
         gains: Mapping[str, float] | None = None,
         suggested_gain: float | None = None,
-        steering: Mapping[str, Any] | None = None,
+        steering: Mapping[str, object] | None = None,
     ) -> None:
         if not experts:
             raise BankError("an expert bank needs at least one expert")

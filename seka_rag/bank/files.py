@@ -96,7 +96,7 @@ def read_header(
     path: Path,
     kind: type[M],
     version: int,
-    older: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]],
+    older: Mapping[int, Callable[[dict[str, object]], dict[str, object]]],
 ) -> M:
     """A JSON header of a known version.
 

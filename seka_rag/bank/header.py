@@ -82,7 +82,7 @@ class Answered(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steering: dict[str, Any] | None
+    steering: dict[str, object] | None
     heads: str
     disturbance: float
     gain: float
@@ -132,6 +132,6 @@ class Header(BaseModel):
     format_version: int
     model: ModelIdentity
     learning: Learning
-    steering: dict[str, Any]
+    steering: dict[str, object]
     calibration: Calibration | None = None
     tensors: TensorManifest

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from seka_rag.errors import BankError
 
@@ -14,7 +13,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_folder(
-    name_or_path: str | os.PathLike[str], files: Sequence[str], *, revision: str | None = None, **options: Any
+    name_or_path: str | os.PathLike[str], files: Sequence[str], *, revision: str | None = None, **options: object
 ) -> Path:
     """A folder of this machine, or the files of a Hub repository, all of one commit.
 

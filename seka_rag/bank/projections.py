@@ -63,7 +63,7 @@ class ProjectionBank:
         learning: Learning | None = None,
         suggested_gain: float = 0.5,
         singular_values: Mapping[int, Tensor] | None = None,
-        steering: Mapping[str, Any] | None = None,
+        steering: Mapping[str, object] | None = None,
         queries: MeanQueries | None = None,
         strengths: Tensor | None = None,
         vectors: Mapping[int, Tensor] | None = None,

@@ -25,7 +25,7 @@ class Content(Protocol):
 
     model: ModelIdentity
     learning: Learning
-    steering: dict[str, Any]
+    steering: dict[str, object]
     calibration: Calibration | None
     positive: dict[int, Tensor]
     negative: dict[int, Tensor]

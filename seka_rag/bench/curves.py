@@ -33,7 +33,7 @@ class Entry:
     stored: str
 
     @classmethod
-    def of(cls, method: str, settings: Mapping[str, Any]) -> Entry:
+    def of(cls, method: str, settings: Mapping[str, object]) -> Entry:
         return cls(method, json.dumps(settings, sort_keys=True))
 
     @classmethod

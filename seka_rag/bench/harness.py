@@ -78,7 +78,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         highlighter: str | Highlighter = "sentences",
         *,
         parts: Callable[[str], Parts] = by_paragraphs,
-        **options: Any,
+        **options: object,
     ) -> None:
         if steering == "auto":
             steering = model.usual_steering
@@ -140,7 +140,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             f"the harness tokenizes a prompt otherwise, so highlights cannot be followed: {text[:80]!r}"
         )
 
-    def _loglikelihood_tokens(self, requests: Any, *arguments: Any, **options: Any) -> Any:
+    def _loglikelihood_tokens(self, requests: Any, *arguments: object, **options: object) -> Any:
         if self._steering is not None:
             for pair, context, continuation in requests:
                 text = pair[0] if pair is not None else ""  # None: a window of a longer text
@@ -153,7 +153,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         finally:
             self._by_row.clear()
 
-    def _model_call(self, inps: Tensor, *arguments: Any, **options: Any) -> Tensor:
+    def _model_call(self, inps: Tensor, *arguments: object, **options: object) -> Tensor:
         """Logits of rows that the harness padded with 0 on the right."""
         if not self._by_row:
             return super()._model_call(inps, *arguments, **options)  # type: ignore[no-any-return]
@@ -168,7 +168,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
         with self._highlighting(weights, inps, mask):
             return super()._model_call(inps, *arguments, **options)  # type: ignore[no-any-return]
 
-    def tok_batch_encode(self, strings: list[str], *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    def tok_batch_encode(self, strings: list[str], *arguments: object, **options: object) -> tuple[Tensor, Tensor]:
         """The harness' own batch, padded on the left; its weights are kept for the generation that follows."""
         ids, mask = super().tok_batch_encode(strings, *arguments, **options)
         if self._steering is not None:

@@ -30,9 +30,9 @@ class Journal:
         RecordError: a line that is no outcome.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, Any], batches: Sequence[Sequence[str]]) -> None:
+    def __init__(self, path: Path, run: Mapping[str, object], batches: Sequence[Sequence[str]]) -> None:
         self.path = path
-        self.outcomes: dict[Key, dict[str, Any]] = {}
+        self.outcomes: dict[Key, dict[str, object]] = {}
         header = json.dumps({"run": dict(run)}, sort_keys=True, ensure_ascii=False) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = self._read(header, batches) if path.exists() else 0
@@ -75,7 +75,7 @@ class Journal:
             outcome = {k: v for k, v in found.items() if k not in ("variant", "id")}
             self.outcomes[found["variant"], found["id"]] = outcome
 
-    def add(self, variant: str, ids: Sequence[str], outcomes: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, variant: str, ids: Sequence[str], outcomes: Sequence[Mapping[str, object]]) -> None:
         """Write the outcomes of one batch."""
         group = [{"variant": variant, "id": i, **o} for i, o in zip(ids, outcomes, strict=True)]
         with open(self.path, "ab") as file:

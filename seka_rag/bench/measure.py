@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from seka_rag.retrieval.bm25 import BM25Retriever
 from seka_rag.text.prompt import Prompt
 
 #: What was measured of one item; booleans become rates, numbers means, and text is kept for readers.
-Outcome = dict[str, Any]
+Outcome = dict[str, object]
 
 
 def applies(item: Item, variant: Variant) -> bool:

@@ -65,7 +65,7 @@ class Variant:
     extra: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """All that distinguishes it, as plain data."""
         steering = {} if self.steering is None else self.steering.as_dict()
         given = {"highlight": self.highlight, "before": self.before or None, "marked": self.marked or None}

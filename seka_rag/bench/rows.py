@@ -31,14 +31,14 @@ class Row:
     task: str
     model: str
     method: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     metric: str
     n: int
     value: float
     low: float | None
     high: float | None
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -56,7 +56,7 @@ class Comparison:
     only_second: int
     p: float
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -129,7 +129,7 @@ class Table:
         return [c for c in found if c is not None]
 
 
-def _by_metric(items: Sequence[Item], outcomes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _by_metric(items: Sequence[Item], outcomes: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, float]]:
     """metric -> unit -> mean over the unit's items."""
     found: dict[str, dict[str, list[float]]] = {}
     for item in items:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -122,7 +121,7 @@ def run(
     lengths = [len(tokens_of(model, item, PLAIN)) + item.new_tokens for item in items]
     size = batch_size(model)
     parts = batches(lengths, *size)
-    about: dict[str, Any] = {
+    about: dict[str, object] = {
         "task": task,
         "model": model.name,
         "bank": None if model.bank is None else model.bank.digest,

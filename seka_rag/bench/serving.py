@@ -55,7 +55,7 @@ class Load:
     texts: tuple[str, ...]
 
 
-def requests(clients: int, notes: int, tokens: int) -> list[dict[str, Any]]:
+def requests(clients: int, notes: int, tokens: int) -> list[dict[str, object]]:
     """A request for each client: about 7 tokens a note, one sentence highlighted."""
     found = []
     for i in range(clients):
@@ -87,11 +87,11 @@ def served(model: str, options: tuple[str, ...]) -> Iterator[tuple[str, int]]:
         server.wait(60)
 
 
-async def ask_all(url: str, pid: int, bodies: list[dict[str, Any]]) -> Load:
+async def ask_all(url: str, pid: int, bodies: list[dict[str, object]]) -> Load:
     """All requests at once to the server that is process ``pid``."""
     import httpx
 
-    async def ask(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[float, dict[str, Any]]:
+    async def ask(client: httpx.AsyncClient, body: dict[str, object]) -> tuple[float, dict[str, Any]]:
         began = time.perf_counter()
         answer = await client.post(url + "/v1/chat/completions", json=body)
         answer.raise_for_status()

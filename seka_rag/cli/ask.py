@@ -54,12 +54,12 @@ def ask(
     rag = Rag(loaded, retriever, highlighter=highlight)
     asked = rag.prepare(question)
     console.print(Panel(highlighted(asked.prompt), title="prompt (highlights in colour)", title_align="left"))
-    options: dict[str, Any] = {"max_new_tokens": max_new_tokens}
+    options: dict[str, object] = {"max_new_tokens": max_new_tokens}
     if template_option:
         if not loaded.can_chat:
             raise SettingError(f"--template-option: {model} has no chat template")
-        options["template"] = template_options(template_option)
-        check_template_options(loaded.tokenizer, options["template"])
+        options["template"] = template = template_options(template_option)
+        check_template_options(loaded.tokenizer, template)
     if compare:
         console.print(
             Text("plain:   ", style="bold").append(rag.answer(asked, steering=None, **options).text, style="not bold")
@@ -91,7 +91,7 @@ def ask(
     )
 
 
-def template_options(given: list[str]) -> dict[str, Any]:
+def template_options(given: list[str]) -> dict[str, object]:
     """``NAME=VALUE`` as options of a chat template; a value that is JSON (true, false, 3) counts as that.
 
     Raises:
@@ -99,7 +99,7 @@ def template_options(given: list[str]) -> dict[str, Any]:
     """
     from seka_rag.errors import SettingError
 
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     for entry in given:
         name, equals, value = entry.partition("=")
         if not equals or not name.strip():

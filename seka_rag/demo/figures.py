@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from seka_rag.bench.rates import Rate
 
@@ -23,7 +22,7 @@ class Figure:
 
     kind: str
     method: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     n: int
     value: float
     low: float
@@ -31,7 +30,7 @@ class Figure:
     p: float | None = None
 
     @classmethod
-    def of(cls, kind: str, method: str, settings: Mapping[str, Any], rate: Rate, p: float | None = None) -> Figure:
+    def of(cls, kind: str, method: str, settings: Mapping[str, object], rate: Rate, p: float | None = None) -> Figure:
         low, high = rate.interval
         return cls(kind, method, dict(settings), rate.n, rate.value, low, high, p)
 

@@ -144,7 +144,7 @@ def _page(
     return page
 
 
-def _bar(rate: Rate | None) -> dict[str, Any] | None:
+def _bar(rate: Rate | None) -> dict[str, object] | None:
     if rate is None:
         return None
     low, high = rate.interval

@@ -22,7 +22,7 @@ class Request:
     """A prompt to continue, or messages to answer. What an open ``highlighting`` block marks is marked in it already."""
 
     engine: Engine
-    prompt: Prompt | Sequence[Mapping[str, Any]]
+    prompt: Prompt | Sequence[Mapping[str, object]]
     options: Mapping[str, Any]
     highlights: Highlights
 

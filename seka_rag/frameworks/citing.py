@@ -41,7 +41,7 @@ class CitedDocument:
     start: int = 0
 
     @classmethod
-    def of(cls, id: Any, source: str | None, metadata: Mapping[str, Any], start: Any) -> CitedDocument:
+    def of(cls, id: Any, source: str | None, metadata: Mapping[str, object], start: Any) -> CitedDocument:
         """From what a framework knows of a document; what is of another type counts as unknown."""
         title = metadata.get("title")
         return cls(
@@ -85,7 +85,7 @@ class Citable:
         inside = [e for e in self.excerpts if start <= e.place.start and e.place.end <= end]
         return replace(self, excerpts=tuple(replace(e, place=shift([e.place], -start)[0]) for e in inside))
 
-    def as_data(self) -> dict[str, Any]:
+    def as_data(self) -> dict[str, object]:
         """As plain data, for one message."""
         excerpts = [[e.passage, e.start, e.end, e.place.start, e.place.end] for e in self.excerpts]
         return {"documents": [list(astuple(d)) for d in self.documents], "excerpts": excerpts}
@@ -109,7 +109,7 @@ class Cited:
     citation: Citation
     text: str | None = None
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, object]:
         """As plain data, without any text: characters of the answer, of the document, and its share."""
         own, document = self.citation, self.document
         return {

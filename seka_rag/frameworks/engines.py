@@ -38,7 +38,7 @@ class CitingServer(Protocol):
     @property
     def can_cite(self) -> bool: ...
     def cite(
-        self, prompt: Any, answer: str, excerpts: Sequence[Excerpt], *, template: Mapping[str, Any]
+        self, prompt: Any, answer: str, excerpts: Sequence[Excerpt], *, template: Mapping[str, object]
     ) -> tuple[Citation, ...]: ...
 
 
@@ -53,16 +53,16 @@ def citer_of(engine: Engine) -> Callable[..., tuple[Citation, ...]] | None:
 class EngineSlot:
     """Holds the model of an object. Copies of the object share the slot; what is stored of it does without the model."""
 
-    def __init__(self, given: Any = None) -> None:
+    def __init__(self, given: SteeredModel | None = None) -> None:
         self.given = given
-        self._loaded: tuple[Hashable, Any] | None = None  # held here, or nobody would keep it
+        self._loaded: tuple[Hashable, Engine] | None = None  # held here, or nobody would keep it
 
     @property
-    def ready(self) -> Any:
+    def ready(self) -> Engine | None:
         """The model, if there is one already."""
         return self.given if self.given is not None else self._loaded and self._loaded[1]
 
-    def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
+    def get(self, key: Hashable, load: Callable[[], Engine]) -> Engine:
         """The model that was given, else the one of this key, which ``load`` makes if it is not the one held."""
         if self.given is not None:
             return self.given
@@ -74,7 +74,7 @@ class EngineSlot:
     def __copy__(self) -> EngineSlot:
         return self
 
-    def __deepcopy__(self, memo: Any) -> EngineSlot:
+    def __deepcopy__(self, memo: object) -> EngineSlot:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

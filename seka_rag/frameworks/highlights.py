@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from seka_rag.frameworks.citing import Citable, CitationMode
 from seka_rag.model.scope import open_highlighting
@@ -42,7 +41,7 @@ class Highlights:
             spans.setdefault(i, []).append(span)
         return [Prompt(text, tuple(spans.get(i, ()))) for i, text in enumerate(texts)]
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, object]]:
         """The spans as plain data, without any text."""
         return [
             {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}

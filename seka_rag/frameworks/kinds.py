@@ -80,7 +80,7 @@ class HighlightSettings:
     citations: CitationMode = False
 
     @classmethod
-    def of(cls, *sources: Mapping[str, Any]) -> HighlightSettings:
+    def of(cls, *sources: Mapping[str, object]) -> HighlightSettings:
         """From the first of these that says anything about each.
 
         Raises:

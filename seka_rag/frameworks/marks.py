@@ -45,14 +45,14 @@ def write_marks(
     warnings: Sequence[str] = (),
     unmarked: str | None = None,
     citable: Citable | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Highlights as plain data, tied to their text.
 
     Raises:
         SpanError: a span beyond the text.
     """
     entries = [[s.start, s.end, s.weight, s.source] for s in Prompt(text, tuple(spans)).spans]
-    marks: dict[str, Any] = {"version": VERSION, "digest": digest(text), "spans": entries}
+    marks: dict[str, object] = {"version": VERSION, "digest": digest(text), "spans": entries}
     if warnings:
         marks["warnings"] = list(warnings)
     if unmarked is not None:

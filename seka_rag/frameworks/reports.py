@@ -22,7 +22,7 @@ def report_of(generation: Generation, highlights: Highlights, cited: Sequence[Ci
     """The steering report as plain data, with the highlights, citations if they are asked for, and all warnings."""
     report = generation.report.as_dict()
     unread = (f"the model wrote a tool call that cannot be read: {c.error}" for c in generation.invalid_tool_calls)
-    report["warnings"] = [*report["warnings"], *highlights.warnings, *unread]
+    report["warnings"] = [*generation.report.warnings, *highlights.warnings, *unread]
     report["highlights"] = highlights.records()
     if highlights.citable is not None:
         report["citations"] = [own.record() for own in cited]

@@ -65,11 +65,11 @@ class ModelSettings(BaseModel):
     """Seconds after which an answer that is not ready raises ``TimeoutError``."""
     seed: int | None = None
     """Makes sampling repeatable."""
-    generate_kwargs: dict[str, Any] = Field(default_factory=dict)
+    generate_kwargs: dict[str, object] = Field(default_factory=dict)
     """Other options of transformers' ``generate`` (``repetition_penalty``, ``top_p``, ...)."""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    chat_template_kwargs: dict[str, object] = Field(default_factory=dict)
     """Options that the model's chat template reads, such as ``{"enable_thinking": False}``."""
-    model_kwargs: dict[str, Any] = Field(default_factory=dict)
+    model_kwargs: dict[str, object] = Field(default_factory=dict)
     """Options for loading the model (``dtype``, ``device_map``, ``revision``, ...)."""
     base_url: str | None = None
     """Of a server (``seka-rag serve``) that runs the model, as ``http://host:8000/v1``; nothing is then loaded here."""
@@ -81,7 +81,7 @@ class ModelSettings(BaseModel):
     loaded: EngineSlot = Field(default_factory=EngineSlot, exclude=True, repr=False)
     """The model, once there is one. Copies share it."""
 
-    def __init__(self, model: str | None = None, *, steered_model: Any = None, **settings: Any) -> None:
+    def __init__(self, model: str | None = None, *, steered_model: object = None, **settings: Any) -> None:
         """A model by name, by ``base_url``, or ``steered_model``, one that is loaded already; settings are the fields."""
         if steered_model is not None:
             if not isinstance(steered_model, SteeredModel):
@@ -99,7 +99,7 @@ class ModelSettings(BaseModel):
     @property
     def steered_model(self) -> SteeredModel | None:
         """The model that it was made with, if any."""
-        return self.loaded.given  # type: ignore[no-any-return]
+        return self.loaded.given
 
     @property
     def engine(self) -> Engine:
@@ -110,7 +110,7 @@ class ModelSettings(BaseModel):
         bank = self.bank if isinstance(self.bank, str | None) else id(self.bank)
         key = self.api_key.get_secret_value() if self.api_key else None
         here = (self.model, bank, repr(sorted(self.model_kwargs.items())), self.base_url, key, self.max_retries)
-        return self.loaded.get(here, self._load)  # type: ignore[no-any-return]
+        return self.loaded.get(here, self._load)
 
     def _load(self) -> Engine:
         if self.base_url is None:
@@ -137,7 +137,7 @@ class ModelSettings(BaseModel):
         given = self.loaded.given
         if given is not None and self.model != given.name:
             raise ValueError(f"model={self.model!r} and a steered_model named {given.name!r}: give one of the two")
-        if given is not None and given.bank is None and self._needs_bank():
+        if given is not None and given.bank is None and self._needs_bank(given):
             raise ValueError(
                 f"{given.name} has no bank to steer with: learn one (learn_bank) and give it to the SteeredModel, or give "
                 "steering=None to run the plain model"
@@ -155,8 +155,8 @@ class ModelSettings(BaseModel):
             raise ValueError(f"max_tokens and generate_kwargs[{twice[0]!r}]: give one of the two")
         return self
 
-    def _needs_bank(self) -> bool:
-        method = self.loaded.given.usual_steering if self.steering == "auto" else self.steering
+    def _needs_bank(self, given: SteeredModel) -> bool:
+        method = given.usual_steering if self.steering == "auto" else self.steering
         return (
             self.steering is not None and self.highlight != "off" and (method is None or method.bank_type is not None)
         )
@@ -192,16 +192,16 @@ class ModelSettings(BaseModel):
 
     # --- one call
 
-    def highlight_settings(self, *sources: Mapping[str, Any]) -> HighlightSettings:
+    def highlight_settings(self, *sources: Mapping[str, object]) -> HighlightSettings:
         """What a call is to highlight: what the sources say, the first before the others, else the fields."""
         return HighlightSettings.of(*sources, {name: getattr(self, name) for name in HIGHLIGHT_OPTIONS})
 
-    def steers(self, call: Mapping[str, Any]) -> bool:
+    def steers(self, call: Mapping[str, object]) -> bool:
         """Whether a call may be steered at all. A model without a bank, ``bank=None``, runs as the plain one."""
         method = call.get("steering", self.steering)
         return method is not None and not (self.bank is None and method == "auto")
 
-    def call_options(self, call: Mapping[str, Any]) -> dict[str, Any]:
+    def call_options(self, call: Mapping[str, object]) -> dict[str, object]:
         """Options of ``SteeredModel.generate``: those of the call before the fields. Others go to transformers.
 
         Raises:
@@ -227,7 +227,7 @@ def _named(name: str, known: Collection[str]) -> str:
     return f"{name!r} (did you mean {close[0]!r}?)" if close else f"{name!r}"
 
 
-def _one_limit(options: Mapping[str, Any]) -> dict[str, Any]:
+def _one_limit(options: Mapping[str, Any]) -> dict[str, object]:
     """``max_tokens`` under the name that the model has for it, which users write as well."""
     limits = {options[name] for name in ("max_tokens", "max_new_tokens") if options.get(name) is not None}
     if len(limits) > 1:

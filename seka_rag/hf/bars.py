@@ -43,12 +43,12 @@ def _replace() -> Callable[[], None]:
     import transformers.modeling_gguf_pytorch_utils as gguf  # it takes tqdm as it is, and knows no hook
     from transformers.utils.logging import set_tqdm_hook
 
-    def bar(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    def bar(factory: Callable[..., Any], args: tuple[Any, ...], options: dict[str, object]) -> Any:
         if _text.get() is not None:
             return tqdm(*args, **{**options, "disable": True})
         return previous(factory, args, options) if previous else factory(*args, **options)
 
-    def tensors(found: Iterable[Any], **options: Any) -> Any:
+    def tensors(found: Iterable[Any], **options: object) -> Any:
         text = _text.get()
         if text is None:
             return original(found, **options)

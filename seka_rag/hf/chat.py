@@ -83,7 +83,7 @@ def render_chat(
         raise
 
 
-def _rendered(tokenizer: Tokenizer, chat: _Conversation, options: Mapping[str, Any]) -> RenderedChat:
+def _rendered(tokenizer: Tokenizer, chat: _Conversation, options: Mapping[str, object]) -> RenderedChat:
     def render(values: Mapping[str, str]) -> str:
         try:
             return tokenizer.apply_chat_template(
@@ -121,7 +121,7 @@ class _Conversation:
     so that a template which compares them still finds them equal.
     """
 
-    messages: list[JsonObject]
+    messages: list[dict[str, Any]]
     contents: dict[str, str | Prompt]
     tools: list[Tool]
 
@@ -214,7 +214,7 @@ class _Conversation:
                 raise ProvenanceError(f"message {i} has highlights, and the model's chat template leaves it out")
 
 
-def _plain(message: Message) -> JsonObject:
+def _plain(message: Message) -> dict[str, Any]:
     """A message as templates expect it: calls in the form of transformers, ids that every template takes."""
     plain = dict(message)
     if plain.get("tool_calls"):

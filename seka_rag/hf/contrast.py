@@ -151,7 +151,7 @@ def _reorder(cache: Cache, second: Cache, order: Tensor) -> None:
 _open: ContextVar[tuple[tuple[nn.Module, _Contrast], ...]] = ContextVar("seka_contrasting", default=())
 
 
-def _at_model(model: nn.Module, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
+def _at_model(model: nn.Module, *args: object, logits_to_keep: Any = 0, **kwargs: object) -> Any:
     """Named like that of ``forward``, since ``generate`` looks for it, and else asks for the logits of all tokens."""
     forward: Callable[..., Any] = original(model)
     if "logits_to_keep" in parameters_of(model):

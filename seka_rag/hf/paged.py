@@ -177,7 +177,7 @@ def following(model: nn.Module, requests: Requests) -> Iterator[None]:
                     raise
 
 
-def _at_opening(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _at_opening(model: nn.Module, *args: object, **kwargs: object) -> Any:
     """In place of ``init_continuous_batching``, through which every manager is opened."""
     manager: Manager = original(model, "init_continuous_batching")(*args, **kwargs)
     followers = [r for r in _following.get() if r.host is model]
@@ -235,13 +235,13 @@ def _stopped(manager: Manager) -> bool:
     return bool(status.local_status == status.STOPPED)
 
 
-def _serve(manager: Manager, *args: Any, **kwargs: Any) -> None:
+def _serve(manager: Manager, *args: object, **kwargs: object) -> None:
     """In place of ``_run_generation_loop``, what the thread of a manager runs."""
     _serving.set(manager)
     type(manager)._run_generation_loop(manager, *args, **kwargs)
 
 
-def _add(manager: Manager, request: Request, *args: Any, **kwargs: Any) -> None:
+def _add(manager: Manager, request: Request, *args: object, **kwargs: object) -> None:
     """In place of ``put`` of the queue that takes the requests of a manager."""
     for requests in _following.get():  # of the thread that adds: requests of others run unsteered beside them
         if manager in requests.rows:

@@ -150,7 +150,7 @@ def _functions() -> tuple[Method, Method]:
         return forward(*args, **kwargs)
 
     @_not_compiled
-    def at_module(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def at_module(module: nn.Module, *args: object, **kwargs: object) -> Any:
         taps = _pass.get({}).get(module, ())
         with ExitStack() as stack:
             for tap in taps:
@@ -164,7 +164,7 @@ def _functions() -> tuple[Method, Method]:
         return output
 
     @_not_compiled
-    def at_decoder(decoder: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def at_decoder(decoder: nn.Module, *args: object, **kwargs: object) -> Any:
         forward = original(decoder)
         taps: dict[nn.Module, list[Tap | Around]] = {}
         for opening in _open.get():

@@ -101,7 +101,7 @@ def expecting_guesses(model: nn.Module, windows: Windows) -> Iterator[None]:
 _CANDIDATES = "_get_candidate_generator"
 
 
-def _at_candidates(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _at_candidates(model: nn.Module, *args: object, **kwargs: object) -> Any:
     for owner, windows in _expecting.get():
         windows.guesses = windows.guesses or owner is model
     return original(model, _CANDIDATES)(*args, **kwargs)

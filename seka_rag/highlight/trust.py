@@ -38,7 +38,7 @@ class TrustPolicy:
     """
 
     sources: Sequence[str] | None = None
-    metadata: Mapping[str, Any] | None = field(default=None, hash=False)
+    metadata: Mapping[str, object] | None = field(default=None, hash=False)
     check: Callable[[Passage], bool] | None = None
     max_share: float = 1.0
     max_weight: float = 1.0

@@ -209,7 +209,7 @@ class Measure:
 
 def _run(
     hf_model: nn.Module, bank: ProjectionBank | None, settings: CalibrationSettings, facts: Sequence[Fact]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All that the steps of a calibration depend on."""
     return {
         "procedure": [_GRADIENT, _TRAINING, _LENGTHS, _TWINS, [method.as_dict() for method in METHODS]],
@@ -231,7 +231,7 @@ def _start(unit: Mapping[int, Any], gradient: Tensor, sites: KeySites) -> dict[i
     return start
 
 
-def _with(bank: ProjectionBank, **changes: Any) -> ProjectionBank:
+def _with(bank: ProjectionBank, **changes: object) -> ProjectionBank:
     """A bank with some of its content changed."""
     names = "model positive negative gap learning singular_values steering queries strengths vectors values value_gap".split()
     return ProjectionBank(**{**{name: getattr(bank, name) for name in names}, **changes})

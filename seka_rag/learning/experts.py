@@ -51,7 +51,7 @@ def learn_experts(
     tokenizer: Tokenizer | None = None,
     gains: Mapping[str, float] | None = None,
     progress: Callable[[int], None] | None = None,
-    **options: Any,
+    **options: object,
 ) -> ExpertBank:
     """One expert for each set of triples.
 

@@ -28,7 +28,7 @@ def learn_bank(
     tokenizer: Tokenizer | None = None,
     batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
-    **options: Any,
+    **options: object,
 ) -> ProjectionBank:
     """Learn the relevance subspaces of a model.
 
@@ -62,7 +62,7 @@ def bank_from_statistics(
     identity: ModelIdentity,
     statistics: KeyStatistics,
     settings: LearningSettings | None = None,
-    **options: Any,
+    **options: object,
 ) -> ProjectionBank:
     """The bank of given statistics; settings and options as in ``learn_bank``.
 

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -35,7 +35,7 @@ class Steps:
         SettingError: the folder holds files that are none of ours.
     """
 
-    def __init__(self, folder: Path | None, run: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path | None, run: Mapping[str, object]) -> None:
         self.folder = folder
         if folder is None:
             return

@@ -98,7 +98,7 @@ def write_triples(path: str | os.PathLike[str], triples: Iterable[ContrastiveTri
         temporary.unlink(missing_ok=True)
 
 
-def _to_json(triple: ContrastiveTriple) -> dict[str, Any]:
+def _to_json(triple: ContrastiveTriple) -> dict[str, object]:
     values = (triple.context, [triple.answer.start, triple.answer.end], triple.question, triple.irrelevant_question)
     return dict(zip(_FIELDS, values, strict=True))
 

@@ -76,7 +76,7 @@ def cite(
     answer: str,
     excerpts: Sequence[Excerpt],
     *,
-    template: Mapping[str, Any] | None = None,
+    template: Mapping[str, object] | None = None,
 ) -> tuple[Citation, ...]:
     """Which passages each sentence of an answer rests on, the best first.
 
@@ -129,7 +129,7 @@ class Citing:
         answer: str,
         excerpts: Sequence[Excerpt],
         *,
-        template: Mapping[str, Any] | None = None,
+        template: Mapping[str, object] | None = None,
     ) -> Citing:
         """The tokens of a prompt and its answer; arguments as those of ``cite``.
 

@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from seka_rag.questions.answers import contains_answer, normalise
 from seka_rag.questions.facts import Fact, Split, load_facts
@@ -116,7 +115,7 @@ class Pen:
         answering: int | None,
         never: Sequence[str],
         memory: Sequence[str] = (),
-        **meta: Any,
+        **meta: object,
     ) -> Record:
         """The question over ``drafts`` and distractors, in some order.
 

@@ -46,7 +46,7 @@ class ConfinedParsers:
         self._end()
         self._thread.shutdown()
 
-    def parse(self, parser: str, data: bytes, encoding: str | None) -> tuple[str, dict[str, Any]]:
+    def parse(self, parser: str, data: bytes, encoding: str | None) -> tuple[str, dict[str, object]]:
         """The text of a file's content, and what else is known of it.
 
         Raises:
@@ -120,7 +120,7 @@ def serve() -> None:
         target.flush()
 
 
-def _answer(request: dict[str, Any], source: BinaryIO) -> dict[str, Any]:
+def _answer(request: dict[str, Any], source: BinaryIO) -> dict[str, object]:
     data = source.read(request["size"])
     module, name = request["parser"].split(".")
     try:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from seka_rag.errors import DocumentError
 from seka_rag.retrieval.confined import ConfinedParsers
@@ -29,7 +29,7 @@ class Document:
 
     text: str
     source: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 def read_documents(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 from seka_rag.errors import MissingExtraError
 from seka_rag.retrieval.confined import ConfinedParsers
@@ -28,7 +27,7 @@ class Format:
     hint: str = ""
     packages: tuple[str, ...] = ()
 
-    def parse(self, data: bytes, encoding: str | None, confined: ConfinedParsers) -> tuple[str, dict[str, Any]]:
+    def parse(self, data: bytes, encoding: str | None, confined: ConfinedParsers) -> tuple[str, dict[str, object]]:
         """Text and metadata of a file's content; plain text is read here, all else in a process of its own.
 
         Raises:

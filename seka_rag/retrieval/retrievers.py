@@ -97,11 +97,11 @@ def _is_item(value: Any) -> bool:
     return isinstance(value, (str, Passage)) or hasattr(value, "page_content") or hasattr(value, "get_content")
 
 
-def _metadata(item: Any) -> dict[str, Any]:
+def _metadata(item: Any) -> dict[str, object]:
     return dict(getattr(item, "metadata", None) or {})
 
 
-def _source(metadata: Mapping[str, Any], identity: Any) -> str | None:
+def _source(metadata: Mapping[str, object], identity: Any) -> str | None:
     found = next((metadata[key] for key in _SOURCE_KEYS if metadata.get(key)), identity)
     return None if found is None else str(found)
 

@@ -94,6 +94,6 @@ def _cut(text: str, sentence: Span, max_chars: int) -> Iterator[Span]:
 def _passage(document: Document, start: int, end: int) -> Passage:
     metadata = {key: value for key, value in document.metadata.items() if key != "page_starts"}
     metadata |= {"start": start, "end": end}
-    if pages := document.metadata.get("page_starts"):
+    if isinstance(pages := document.metadata.get("page_starts"), Sequence) and pages:
         metadata["page"] = bisect_right(pages, start)
     return Passage(document.text[start:end], None, document.source, metadata)

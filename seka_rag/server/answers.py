@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from seka_rag.model.generation import Generation
 from seka_rag.server.errors import error_body
@@ -20,7 +20,9 @@ class AnswerFormat(Protocol):
 
     id: str
 
-    def whole(self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
+    def whole(
+        self, answers: Sequence[Generation], report: dict[str, object], scores: Scores | None
+    ) -> dict[str, object]:
         """Everything at once."""
 
     def begin(self) -> Iterator[bytes]:
@@ -30,7 +32,7 @@ class AnswerFormat(Protocol):
         """New text of a single answer."""
 
     def end(
-        self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None, *, streamed: bool
+        self, answers: Sequence[Generation], report: dict[str, object], scores: Scores | None, *, streamed: bool
     ) -> Iterator[bytes]:
         """The last events; they hold the texts unless these were streamed."""
 
@@ -52,13 +54,15 @@ class Completions:
     def __post_init__(self) -> None:
         self.id = self.id or f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
 
-    def whole(self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
+    def whole(
+        self, answers: Sequence[Generation], report: dict[str, object], scores: Scores | None
+    ) -> dict[str, object]:
         choices = [self._choice(i, answer, scores) for i, answer in enumerate(answers)]
         return {**self._head(chunk=False), "choices": choices, "usage": usage(answers), "seka": report}
 
-    def _choice(self, index: int, answer: Generation, scores: Scores | None) -> dict[str, Any]:
+    def _choice(self, index: int, answer: Generation, scores: Scores | None) -> dict[str, object]:
         logprobs = scores and scores.written(index, chat=self.chat, length=answer.completion_tokens)
-        choice: dict[str, Any] = {"index": index, "finish_reason": finish(answer), "logprobs": logprobs}
+        choice: dict[str, object] = {"index": index, "finish_reason": finish(answer), "logprobs": logprobs}
         thoughts = _thoughts(answer)
         if not self.chat:
             return {**choice, "text": answer.text, **thoughts}
@@ -74,11 +78,11 @@ class Completions:
     def piece(self, text: str, scores: Scores | None) -> Iterator[bytes]:
         yield self._piece(0, text, scores and scores.next(chat=self.chat))
 
-    def _piece(self, index: int, text: str, logprobs: Any) -> bytes:
+    def _piece(self, index: int, text: str, logprobs: object) -> bytes:
         return self._event(index, {"delta": {"content": text}} if self.chat else {"text": text}, logprobs)
 
     def end(
-        self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None, *, streamed: bool
+        self, answers: Sequence[Generation], report: dict[str, object], scores: Scores | None, *, streamed: bool
     ) -> Iterator[bytes]:
         for index, answer in enumerate(answers):
             if not streamed:
@@ -90,7 +94,7 @@ class Completions:
                 calls = [{"index": i, **call} for i, call in enumerate(tool_calls_body(answer.tool_calls))]
                 yield self._event(index, {"delta": {"tool_calls": calls}})
             rest = scores and streamed and scores.next(chat=self.chat, length=answer.completion_tokens)
-            last: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
+            last: dict[str, object] = {"delta": {}} if self.chat else {"text": ""}
             extra = {"seka": report} if index == len(answers) - 1 and not self.with_usage else {}
             yield self._event(index, last, rest or None, finish(answer), extra)
         if self.with_usage:
@@ -100,17 +104,17 @@ class Completions:
     def failed(self, error: Exception) -> Iterator[bytes]:
         yield event(error_body(error))
 
-    def _head(self, *, chunk: bool) -> dict[str, Any]:
+    def _head(self, *, chunk: bool) -> dict[str, object]:
         kind = "chat.completion" + (".chunk" if chunk else "") if self.chat else "text_completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
     def _event(
         self,
         index: int,
-        content: dict[str, Any],
-        logprobs: Any = None,
+        content: Mapping[str, object],
+        logprobs: object = None,
         reason: str | None = None,
-        extra: dict[str, Any] | None = None,
+        extra: Mapping[str, object] | None = None,
     ) -> bytes:
         choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
         return event({**self._head(chunk=True), "choices": [choice], **(extra or {})})
@@ -130,7 +134,7 @@ def usage(answers: Sequence[Generation]) -> dict[str, int]:
     return {"prompt_tokens": used, "completion_tokens": new, "total_tokens": used + new}
 
 
-def tool_calls_body(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+def tool_calls_body(calls: Sequence[ToolCall]) -> list[dict[str, object]]:
     """Calls in the form of OpenAI, their arguments as JSON text."""
     return [
         {
@@ -142,7 +146,7 @@ def tool_calls_body(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
     ]
 
 
-def report_of(answers: Sequence[Generation], highlights: list[dict[str, Any]]) -> dict[str, Any]:
+def report_of(answers: Sequence[Generation], highlights: list[dict[str, object]]) -> dict[str, object]:
     """What was steered, and calls that the model did not write as it should."""
     report = {**answers[0].report.as_dict(), "highlights": highlights}
     if len(answers) > 1:  # OpenAI's usage is the sum
@@ -151,7 +155,7 @@ def report_of(answers: Sequence[Generation], highlights: list[dict[str, Any]]) -
     return {**report, "invalid_tool_calls": invalid} if invalid else report
 
 
-def event(data: dict[str, Any], name: str | None = None) -> bytes:
+def event(data: Mapping[str, object], name: str | None = None) -> bytes:
     """One event of a stream. ASCII only, so that no line separator of Unicode breaks it."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
     return head + b"data: " + json.dumps(data).encode() + b"\n\n"

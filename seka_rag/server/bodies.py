@@ -42,7 +42,7 @@ class SekaBody(Shape):
     null_means_something = ("steering",)
 
     spans: list[SpanBody] = []
-    steering: Literal["auto"] | dict[str, Any] | None = "auto"
+    steering: Literal["auto"] | dict[str, object] | None = "auto"
     strict: StrictBool = False
 
 
@@ -59,7 +59,7 @@ class Part(Shape):
 
 class CalledFunction(Shape):
     name: Annotated[StrictStr, Field(min_length=1)]
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
 
     @field_validator("arguments", mode="before")
     @classmethod
@@ -95,7 +95,7 @@ class ToolFunction(Shape):
 
     name: Annotated[StrictStr, Field(pattern=f"^{TOOL_NAME}$")]
     description: StrictStr | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: dict[str, object] | None = None
     strict: StrictBool = False
 
 
@@ -117,7 +117,7 @@ class SchemaBody(Shape):
     name: StrictStr | None = None
     description: StrictStr | None = None
     strict: StrictBool = False
-    form: dict[str, Any] = Field(alias="schema")
+    form: dict[str, object] = Field(alias="schema")
 
 
 class ResponseFormat(Shape):
@@ -235,7 +235,7 @@ class TextFormat(Shape):
     name: StrictStr | None = None
     description: StrictStr | None = None
     strict: StrictBool = False
-    form: dict[str, Any] | None = Field(default=None, alias="schema")
+    form: dict[str, object] | None = Field(default=None, alias="schema")
 
     @model_validator(mode="after")
     def _with_its_schema(self) -> TextFormat:

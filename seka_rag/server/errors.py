@@ -6,7 +6,6 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -96,7 +95,7 @@ def kind_of(error: Exception) -> str:
     return getattr(error, "code", RequestError.__name__) if isinstance(error, HTTPException) else "InternalError"
 
 
-def error_body(error: Exception) -> dict[str, Any]:
+def error_body(error: Exception) -> dict[str, dict[str, str | None]]:
     """The body of an error; one that nobody foresaw is logged with its place."""
     status = status_of(error)
     if isinstance(error, HTTPException):

@@ -9,7 +9,6 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from seka_rag.model.generation import Generation
 from seka_rag.server.errors import log
@@ -41,7 +40,7 @@ class Exchange:
     arrived: float = field(default_factory=time.monotonic)
     key: str | None = None
     answer: str | None = None
-    highlights: list[dict[str, Any]] = field(default_factory=list)
+    highlights: list[dict[str, object]] = field(default_factory=list)
     wait: float | None = None
     first_token: float | None = None
     rows: int = 0
@@ -63,8 +62,8 @@ class Exchange:
         if (self.method == "POST" or self.status >= 400) and log.isEnabledFor(logging.INFO):
             log.info("%s", json.dumps(self.line()))
 
-    def line(self) -> dict[str, Any]:
-        line: dict[str, Any] = {
+    def line(self) -> dict[str, object]:
+        line: dict[str, object] = {
             "request": self.id,
             "http_method": self.method,
             "path": self.route,

@@ -6,14 +6,20 @@ import asyncio
 import signal
 import socket
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from seka_rag.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from seka_rag.server.service import Service
 
 _BACKSTOP = 1.0  # seconds that the application has to answer by itself before a connection is cut
 
@@ -74,7 +80,7 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 class Server(uvicorn.Server):
     """Ends in order at the first signal, within ``shutdown_timeout``, and at once at the second."""
 
-    def __init__(self, config: uvicorn.Config, service: Any, seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, seconds: float) -> None:
         super().__init__(config)
         self.service, self.seconds = service, seconds
 
@@ -100,13 +106,13 @@ class Server(uvicorn.Server):
     def _nothing_left(self) -> bool:
         return not self.server_state.connections and not self.server_state.tasks
 
-    async def _until(self, done: Any, seconds: float, *, forced: bool = True) -> None:
+    async def _until(self, done: Callable[[], bool], seconds: float, *, forced: bool = True) -> None:
         end = time.monotonic() + seconds
         while not done() and time.monotonic() < end and not (forced and self.force_exit):
             await asyncio.sleep(0.02)
 
 
-def uvicorn_server(app: Any, settings: ServerSettings, **options: Any) -> Server:
+def uvicorn_server(app: Starlette, settings: ServerSettings, **options: Any) -> Server:
     """A server of the application that ``create_app`` made.
 
     Args:

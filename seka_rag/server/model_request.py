@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +44,8 @@ class ModelRequest:
     prompt: Prompt | list[dict[str, Any]]
     prompt_field: str
     form_field: str = "response_format"
-    options: dict[str, Any] = field(default_factory=dict)
-    template: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
+    template: Mapping[str, Any] = field(default_factory=dict)
     choices: int = 1
     top: int | None = None
     one_call: bool = False
@@ -63,7 +64,7 @@ class ModelRequest:
         """The texts of the messages, or the one prompt."""
         return [self.prompt] if isinstance(self.prompt, Prompt) else [message["content"] for message in self.prompt]
 
-    def highlights(self) -> list[dict[str, Any]]:
+    def highlights(self) -> list[dict[str, object]]:
         """Where the highlights are, without any text."""
         return [
             {"message": i, "start": s.start, "end": s.end, "weight": s.weight, "source": s.source}

@@ -36,7 +36,7 @@ def parse(raw: bytes, content_type: str, kind: type[B], settings: ServerSettings
         raise _refused(error, given) from None
 
 
-def _object(raw: bytes, content_type: str) -> dict[str, Any]:
+def _object(raw: bytes, content_type: str) -> dict[str, object]:
     media = content_type.partition(";")[0].strip().lower()
     try:
         given = json.loads(raw, parse_constant=_no_constant) if media == "application/json" else None
@@ -71,7 +71,7 @@ def depth(value: Any) -> int:
     return levels
 
 
-def check_counts(given: Mapping[str, Any], settings: ServerSettings) -> None:
+def check_counts(given: Mapping[str, object], settings: ServerSettings) -> None:
     """Raise if there are more parts than the server takes; whatever has another shape is left for later.
 
     Raises:
@@ -111,7 +111,7 @@ def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
-def _schemas(given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _schemas(given: Mapping[str, object]) -> list[tuple[str, Any]]:
     found = [(name, given[name]) for name in ("response_format", "text") if isinstance(given.get(name), dict)]
     return found + [(f"tools[{i}]", tool) for i, tool in enumerate(_items(given.get("tools")))]
 

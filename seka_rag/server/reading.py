@@ -115,7 +115,7 @@ def _response(body: ResponsesBody) -> ModelRequest:
     )
 
 
-def _form(form: ResponseFormat | None) -> dict[str, Any]:
+def _form(form: ResponseFormat | None) -> dict[str, object]:
     if form is None or form.type == "text":
         return {}
     return {"json_schema": True if form.json_schema is None or form.type == "json_object" else form.json_schema.form}
@@ -162,7 +162,7 @@ def check_model(name: str | None, model: SteeredModel, settings: ServerSettings)
 
 def read_messages(
     messages: Sequence[MessageBody], spans: Sequence[SpanBody], body_field: str = "messages"
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Messages as ``SteeredModel.chat`` takes them, each with its highlights."""
     numbers = range(len(messages))
     by_message: dict[int, list[tuple[int, SpanBody]]] = {}
@@ -174,7 +174,7 @@ def read_messages(
     return [_message(f"{body_field}[{i}]", message, by_message.get(i, ())) for i, message in enumerate(messages)]
 
 
-def _message(place: str, message: MessageBody, spans: Sequence[tuple[int, SpanBody]]) -> dict[str, Any]:
+def _message(place: str, message: MessageBody, spans: Sequence[tuple[int, SpanBody]]) -> dict[str, object]:
     parts = message.content if isinstance(message.content, list) else []
     marked = []
     for i, part in enumerate(parts):
@@ -184,7 +184,7 @@ def _message(place: str, message: MessageBody, spans: Sequence[tuple[int, SpanBo
             whole = [Span(0, len(part.text), float(part.highlight), part.source)] if part.highlight is not False else []
             marked.append(Prompt(part.text, tuple(whole)))
     text = Prompt(message.content or "") if not isinstance(message.content, list) else Prompt.join(marked)
-    fields: dict[str, Any] = {"role": message.role, "content": _marked(text, spans)}
+    fields: dict[str, object] = {"role": message.role, "content": _marked(text, spans)}
     if message.tool_calls:
         fields["tool_calls"] = [call.model_dump(exclude_none=True, exclude={"index"}) for call in message.tool_calls]
     return fields | {key: value for key in ("name", "tool_call_id") if (value := getattr(message, key)) is not None}
@@ -227,7 +227,7 @@ def check_strength(request: ModelRequest, steering: Any, model: SteeredModel, se
             )
 
 
-def _tool_options(body: ChatBody) -> dict[str, Any]:
+def _tool_options(body: ChatBody) -> dict[str, object]:
     if not body.tools:
         with at_field("tool_choice"):
             if body.tool_choice not in (None, "none", "auto"):
@@ -247,5 +247,5 @@ def _tool_options(body: ChatBody) -> dict[str, Any]:
     return {"tools": tools, "tool_choice": choice, "strict": strict}
 
 
-def _tools(tools: Sequence[ToolBody]) -> list[dict[str, Any]]:
+def _tools(tools: Sequence[ToolBody]) -> list[dict[str, object]]:
     return [tool.model_dump(exclude_unset=True) for tool in tools]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from seka_rag.model.generation import Generation
 from seka_rag.server.answers import event
@@ -23,7 +22,9 @@ class Responses:
         self._created = int(time.time())
         self._events = 0
 
-    def whole(self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None) -> dict[str, Any]:
+    def whole(
+        self, answers: Sequence[Generation], report: dict[str, object], scores: Scores | None
+    ) -> dict[str, object]:
         (answer,) = answers
         cut = answer.finish_reason == "length"
         return {
@@ -52,10 +53,10 @@ class Responses:
         yield self._event("response.output_text.delta", **self._place(), delta=text, logprobs=[])
 
     def end(
-        self, answers: Sequence[Generation], report: dict[str, Any], scores: Scores | None, *, streamed: bool
+        self, answers: Sequence[Generation], report: dict[str, object], scores: Scores | None, *, streamed: bool
     ) -> Iterator[bytes]:
         whole = self.whole(answers, report, scores)
-        text, item = answers[0].text, whole["output"][0]
+        text, item = answers[0].text, self._item(answers[0].text, str(whole["status"]))
         if not streamed and text:
             yield from self.piece(text, None)
         yield self._event("response.output_text.done", **self._place(), text=text, logprobs=[])
@@ -69,7 +70,7 @@ class Responses:
         yield self._event("error", code=body["code"], message=body["message"], param=body["param"])
         yield self._event("response.failed", response={**self._head("failed"), "error": failure})
 
-    def _head(self, status: str) -> dict[str, Any]:
+    def _head(self, status: str) -> dict[str, object]:
         body = self.body
         form = body.text.format.model_dump(exclude_unset=True, by_alias=True)
         return {
@@ -97,7 +98,7 @@ class Responses:
             "metadata": {},
         }
 
-    def _item(self, text: str, status: str) -> dict[str, Any]:
+    def _item(self, text: str, status: str) -> dict[str, object]:
         return {
             "id": self._message,
             "type": "message",
@@ -106,13 +107,13 @@ class Responses:
             "content": [_part(text)],
         }
 
-    def _place(self) -> dict[str, Any]:
+    def _place(self) -> dict[str, object]:
         return {"item_id": self._message, "output_index": 0, "content_index": 0}
 
-    def _event(self, name: str, **data: Any) -> bytes:
+    def _event(self, name: str, **data: object) -> bytes:
         self._events += 1
         return event({"type": name, "sequence_number": self._events - 1, **data}, name)
 
 
-def _part(text: str) -> dict[str, Any]:
+def _part(text: str) -> dict[str, object]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

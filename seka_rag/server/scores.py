@@ -25,12 +25,12 @@ class Scores:
         self._sent = 0
         self._characters = 0
 
-    def written(self, row: int, *, chat: bool, length: int) -> dict[str, Any]:
+    def written(self, row: int, *, chat: bool, length: int) -> dict[str, object]:
         """All tokens of one answer. A row that was computed once and answered several times has one record."""
         rows = self.recorded.rows or [[]]
         return self._form(rows[min(row, len(rows) - 1)][:length], 0, chat, 0)
 
-    def next(self, *, chat: bool, length: int | None = None) -> dict[str, Any] | None:
+    def next(self, *, chat: bool, length: int | None = None) -> dict[str, object] | None:
         """The tokens of a single answer since the last call, if there are any."""
         row = (self.recorded.rows or [[]])[0]
         end = next((i for i, score in enumerate(row) if score.id in self.ends), len(row))
@@ -66,7 +66,7 @@ class Scores:
             "text_offset": offsets,
         }
 
-    def _entry(self, token: int, logprob: float, before: int | None) -> dict[str, Any]:
+    def _entry(self, token: int, logprob: float, before: int | None) -> dict[str, object]:
         text = self._text(token, before)
         whole = "\ufffd" not in text  # else a part of a character, whose bytes the text does not show
         return {"token": text, "logprob": max(logprob, _LEAST), "bytes": list(text.encode()) if whole else None}

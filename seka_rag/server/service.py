@@ -116,7 +116,7 @@ class Service:
                 raise ModelNotFoundError(f"this server has no model of that name: it serves {self.name!r}")
         return JSONResponse(self._card())
 
-    def _card(self) -> dict[str, Any]:
+    def _card(self) -> dict[str, object]:
         bank = self.model.bank.digest if self.model.bank else None
         return {
             "id": self.name,
@@ -272,6 +272,6 @@ class Service:
                 yield sent
 
 
-def _cited(own: Citation) -> dict[str, Any]:
+def _cited(own: Citation) -> dict[str, object]:
     place = {"answer_start": own.answer_start, "answer_end": own.answer_end}
     return {**place, "passage": own.passage, "excerpt": own.excerpt, "share": own.share}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -107,7 +107,7 @@ class AdaSeka(KeyEditing):
         names = next((edit.experts.names for edit in edits.values()), ())
         report.experts = mean_weights(names, report.routing)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         if callable(self.router):
             raise SettingError("a router that is a function cannot be stored; use one of the named routers")
         return super().as_dict()

@@ -124,7 +124,7 @@ class SteeringMethod(BaseModel, ABC):
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         return sorted(super().__repr_args__(), key=lambda item: item[0] != self.strength_field)  # the strength first
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """Plain data that ``seka_rag.steering.registry`` reads back.
 
         Raises:

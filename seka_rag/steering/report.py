@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ class SteeringReport:
     routing: dict[int, Tensor] = field(default_factory=dict, repr=False)
     warnings: list[str] = field(default_factory=list)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """The report as plain data, for metadata and logs. It holds no text of any document, and no tensors."""
         plain = asdict(replace(self, routing={}))
         del plain["routing"]

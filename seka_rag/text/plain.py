@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 #: An object of JSON. What its values are is checked where they are read.
-JsonObject: TypeAlias = dict[str, Any]
+JsonObject: TypeAlias = dict[str, object]
 #: One that is only read.
-ReadOnlyJson: TypeAlias = Mapping[str, Any]
+ReadOnlyJson: TypeAlias = Mapping[str, object]

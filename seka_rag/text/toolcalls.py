@@ -142,7 +142,7 @@ class ToolFormat:
 
     def _read_calls(self, text: str, at: int) -> tuple[list[ToolCall | InvalidToolCall], int]:
         """The calls behind one marker, and where they end."""
-        head: JsonObject = {}
+        head: dict[str, str] = {}
         if self.named and (named := _NAMED.match(text, at)):
             at = named.end()
             head = {key: value for key, value in named.groupdict().items() if value}

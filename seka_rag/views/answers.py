@@ -17,7 +17,7 @@ _OPEN = 1500  # characters of a prompt that is shown without a click
 
 def show(
     answer: Answer | Generation | str,
-    prompt: Prompt | Sequence[Mapping[str, Any]] | None = None,
+    prompt: Prompt | Sequence[Mapping[str, object]] | None = None,
     *,
     report: Mapping[str, Any] | None = None,
     plain: Answer | Generation | str | None = None,
@@ -100,7 +100,7 @@ def _text(answer: Answer | Generation | str) -> str:
     return " ".join((answer if isinstance(answer, str) else answer.text).split())
 
 
-def _messages(prompt: Prompt | Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> list[tuple[str, Prompt]]:
+def _messages(prompt: Prompt | Sequence[Mapping[str, object]], report: Mapping[str, Any]) -> list[tuple[str, Prompt]]:
     if isinstance(prompt, Prompt):
         return [("prompt", prompt)]
     found = []

@@ -175,7 +175,7 @@ def _marked(reading: AttentionReading) -> list[bool]:
     return [any(overlapping(marks, p.start, p.end)) for p in reading.passages]
 
 
-def _strip(plain: Sequence[float], steered: Sequence[float], marked: Sequence[bool]) -> dict[str, Any]:
+def _strip(plain: Sequence[float], steered: Sequence[float], marked: Sequence[bool]) -> dict[str, object]:
     count, width = len(plain), 1000.0
     step, top = width / count, max([1e-9, *plain, *steered])
 

@@ -182,7 +182,7 @@ def _names() -> list[str]:
     return [f"--line{i}" for i in range(len(_COLOURS))]
 
 
-def svg_text(figure: Any, **options: Any) -> str:
+def svg_text(figure: Any, **options: object) -> str:
     """A figure of matplotlib as an SVG element, the same bytes for the same figure."""
     import matplotlib
 

@@ -52,7 +52,7 @@ class View:
         return path
 
 
-def view(template: str, text: str, **values: Any) -> View:
+def view(template: str, text: str, **values: object) -> View:
     """A view from a template of this folder; its id is the digest of what it shows, so equal views are equal bytes."""
     body = _template(template).render(values)
     name = f"seka-{hashlib.sha256(body.encode()).hexdigest()[:12]}"

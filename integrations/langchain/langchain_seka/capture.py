@@ -33,7 +33,7 @@ Message = tuple[str, str]
 class FilledPrompt:
     """A prompt template, as LangChain writes it down, what it was filled with, and the messages that it made."""
 
-    template: dict[str, Any]
+    template: dict[str, object]
     inputs: Any
     number: int = field(default_factory=count().__next__)  # in order of their start
     made: frozenset[int] = frozenset()  # hashes of the messages
@@ -55,7 +55,7 @@ class Evidence:
     retrievals: tuple[Retrieval, ...]
     prompts: tuple[FilledPrompt, ...]
     dropped: frozenset[Identity] = frozenset()
-    variables: tuple[Mapping[str, Any], ...] = ()
+    variables: tuple[Mapping[str, object], ...] = ()
     standing: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -65,7 +65,7 @@ class _Run:
     query: str = ""
     prompt: FilledPrompt | None = None
     given: tuple[Any, ...] = ()  # documents among its input
-    variables: tuple[Mapping[str, Any], ...] = ()  # of an ``LLMChain``
+    variables: tuple[Mapping[str, object], ...] = ()  # of an ``LLMChain``
     children: dict[UUID, None] = field(default_factory=dict)
     # of the run itself and all below it
     retrievals: dict[UUID, Retrieval] = field(default_factory=dict)
@@ -146,23 +146,23 @@ class Capture(BaseCallbackHandler):
     # --- what LangChain tells
 
     def on_chain_start(
-        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
     ) -> None:
         prompt = FilledPrompt(serialized, inputs) if kwargs.get("run_type") == "prompt" and serialized else None
         own = _variables(inputs) if kwargs.get("name") == "LLMChain" else ()
         self._begin(run_id, parent_run_id, prompt=prompt, given=documents_in(inputs), variables=own)
 
     def on_tool_start(
-        self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+        self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
     ) -> None:
         self._begin(run_id, parent_run_id)
 
     def on_retriever_start(
-        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: Any
+        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
     ) -> None:
         self._begin(run_id, parent_run_id, query=query)
 
-    def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **kwargs: Any) -> None:
+    def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **kwargs: object) -> None:
         with self._lock:
             run = self._runs.get(run_id)
             if run is not None:
@@ -174,7 +174,7 @@ class Capture(BaseCallbackHandler):
                     holder.retrievals[run_id] = retrieval
         self._finish(run_id)
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: object) -> None:
         with self._lock:
             run = self._runs.get(run_id)
             if run is not None and run.prompt is not None and isinstance(outputs, PromptValue):
@@ -187,16 +187,16 @@ class Capture(BaseCallbackHandler):
                     holder.dropped |= dropped
         self._finish(run_id)
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: object) -> None:
         self._finish(run_id)
 
-    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: object) -> None:
         self._finish(run_id)
 
-    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_tool_error(self, error: BaseException, *, run_id: UUID, **kwargs: object) -> None:
         self._finish(run_id)
 
-    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_retriever_error(self, error: BaseException, *, run_id: UUID, **kwargs: object) -> None:
         self._finish(run_id)
 
 
@@ -220,7 +220,7 @@ def _made_of(prompts: dict[int, list[FilledPrompt]], messages: Iterable[Message]
     return tuple(p for _, p in sorted((whole or found).items(), reverse=True))
 
 
-def _variables(inputs: Any) -> tuple[Mapping[str, Any], ...]:
+def _variables(inputs: Any) -> tuple[Mapping[str, object], ...]:
     """What an ``LLMChain`` is given for each prompt: one, or as many as are in the list of its ``apply``."""
     several = inputs.get("input_list") if isinstance(inputs, Mapping) else None
     given = several if isinstance(several, list) else [inputs]

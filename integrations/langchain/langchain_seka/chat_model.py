@@ -66,7 +66,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     def _llm_type(self) -> str:
         return "chat-seka"
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
         return self._tracing_params(super()._get_ls_params(stop=stop, **kwargs), stop)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
@@ -94,9 +94,9 @@ class ChatSeka(SekaSettings, BaseChatModel):
         self,
         tools: Sequence[Tool],
         *,
-        tool_choice: str | bool | dict[str, Any] | None = None,
+        tool_choice: str | bool | dict[str, object] | None = None,
         strict: bool | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Offer tools to the model, through its own chat template.
 
@@ -166,7 +166,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
         request = self._request(messages, stop, _origin(run_manager), kwargs)
         generation = request.run()
@@ -177,7 +177,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
         request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         generation = await request.arun()
@@ -188,7 +188,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[ChatGenerationChunk]:
         request = self._request(messages, stop, _origin(run_manager), kwargs)
         with request.stream() as stream:
@@ -201,7 +201,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         stream = await asyncio.to_thread(request.stream)
@@ -211,14 +211,14 @@ class ChatSeka(SekaSettings, BaseChatModel):
         yield self._last_chunk(stream.result, request, await request.acite(stream.result))
 
     def stream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: object
     ) -> Iterator[AIMessageChunk]:
         """The answer in pieces; leaving the loop ends the generation."""
         _origin_of_stream.set(origin_in(ensure_config(config).get("callbacks")))
         yield from super().stream(input, config, **kwargs)
 
     async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: object
     ) -> AsyncIterator[AIMessageChunk]:
         """``stream`` for ``async for``."""
         _origin_of_stream.set(origin_in(ensure_config(config).get("callbacks")))
@@ -255,7 +255,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
         highlights = self._highlights(messages, _origin(run_manager), kwargs)
         return super()._generate_with_cache(
@@ -267,7 +267,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResult:
         highlights = await asyncio.to_thread(self._highlights, messages, _origin(run_manager), kwargs)
         return await super()._agenerate_with_cache(

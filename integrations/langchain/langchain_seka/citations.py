@@ -63,15 +63,15 @@ def with_annotations(text: str, cited: Sequence[Cited], *, always: bool = False)
         always: as a block in any case.
     """
     found = [_annotation(own) for own in cited]
-    block: dict[str, Any] = {"type": "text", "text": text, **({"annotations": found} if found else {})}
+    block: dict[str, object] = {"type": "text", "text": text, **({"annotations": found} if found else {})}
     return [block] if found or always else text
 
 
-def _annotation(own: Cited) -> dict[str, Any]:
+def _annotation(own: Cited) -> dict[str, object]:
     """A citation as LangChain writes it: characters of the answer, and of the document among ``extras``."""
     record = own.record()
     start, end = record.pop("answer_start"), record.pop("answer_end")
-    known: dict[str, Any] = {"type": "citation", "start_index": start, "end_index": end}
+    known: dict[str, object] = {"type": "citation", "start_index": start, "end_index": end}
     if own.document.title is not None:
         known["title"] = own.document.title
     if (own.document.source or "").startswith(("http://", "https://")):

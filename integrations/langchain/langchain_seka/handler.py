@@ -55,19 +55,19 @@ class SekaCallbackHandler(Capture):
             "on_unmarked": on_unmarked,
         }
         HighlightSettings.of(self.settings)
-        self._reports: list[dict[str, Any]] = []
+        self._reports: list[dict[str, object]] = []
         self._reporting = threading.Lock()
 
     @property
-    def reports(self) -> list[dict[str, Any]]:
+    def reports(self) -> list[dict[str, object]]:
         """What each answer reported, in the order of their ends."""
         with self._reporting:
             return list(self._reports)
 
-    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_chat_model_start(self, *args: object, **kwargs: object) -> None:
         """A model's own run holds nothing."""
 
-    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: object) -> None:
         for generation in (g for row in response.generations for g in row):
             chat = isinstance(generation, ChatGeneration)
             info = generation.message.response_metadata if chat else generation.generation_info  # type: ignore[attr-defined]

@@ -50,11 +50,11 @@ class SekaLLM(SekaSettings, BaseLLM):
         return "seka"
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> dict[str, object]:
         params = super()._identifying_params
         return params if self._call is None else {**params, "call": self._call}
 
-    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: object) -> LangSmithParams:
         return self._tracing_params(super()._get_ls_params(stop=stop, **kwargs), stop)
 
     # --- one call
@@ -97,7 +97,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         prompts: list[str],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> LLMResult:
         rows = []
         for batch in self._requests(prompts, stop, run_manager, kwargs):
@@ -112,7 +112,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         prompts: list[str],
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> LLMResult:
         rows = []
         batches = self._requests(prompts, stop, run_manager, kwargs)
@@ -144,7 +144,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         prompt: str,
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Iterator[GenerationChunk]:
         request = self._request(prompt, stop, _origin(run_manager), kwargs)
         self._wait()
@@ -161,7 +161,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         prompt: str,
         stop: list[str] | None = None,
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> AsyncIterator[GenerationChunk]:
         request = await asyncio.to_thread(self._request, prompt, stop, _origin(run_manager), kwargs)
         await self._await_turn()
@@ -175,7 +175,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         yield GenerationChunk(text="", generation_info=await asyncio.to_thread(self._info, stream.result, request))
 
     async def astream(
-        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: object
     ) -> AsyncIterator[str]:
         """The answer in pieces; leaving the loop ends the generation."""
         config = ensure_config(config)
@@ -190,14 +190,14 @@ class SekaLLM(SekaSettings, BaseLLM):
     def _generation(self, generation: Generation, request: Request) -> LangChainGeneration:
         return LangChainGeneration(text=generation.text, generation_info=self._info(generation, request))
 
-    def _info(self, generation: Generation, request: Request) -> dict[str, Any]:
+    def _info(self, generation: Generation, request: Request) -> dict[str, object]:
         counts = usage(generation, "input_tokens", "output_tokens")
         return {**self._metadata(generation, request, request.cite(generation)), "usage": counts}
 
     # --- several prompts: each belongs to a chain of its own, and only here it is known to which
 
     def generate(
-        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: object
     ) -> LLMResult:
         """Answer several prompts in batches, each with its own callbacks if ``callbacks`` is a list of such."""
         calls = _one_by_one(prompts, callbacks, kwargs)
@@ -212,7 +212,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         )
 
     async def agenerate(
-        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: Any
+        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: object
     ) -> LLMResult:
         """``generate`` without blocking the event loop."""
         calls = _one_by_one(prompts, callbacks, kwargs)
@@ -232,7 +232,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         """Whether answers are cached: then each prompt is a call of its own, for its highlights are part of the key."""
         return bool(self.cache) or (self.cache is None and get_llm_cache() is not None)
 
-    def _for_call(self, highlights: Highlights, options: dict[str, Any]) -> SekaLLM:
+    def _for_call(self, highlights: Highlights, options: dict[str, object]) -> SekaLLM:
         call = self.model_copy()
         call._call = {
             "highlights": highlights.records(),
@@ -250,8 +250,8 @@ _TRACING = ("tags", "metadata", "run_name", "run_id")
 
 
 def _one_by_one(
-    prompts: list[str], callbacks: Any, options: dict[str, Any]
-) -> list[tuple[str, Any, Origin, dict[str, Any]]]:
+    prompts: list[str], callbacks: Any, options: dict[str, object]
+) -> list[tuple[str, Any, Origin, dict[str, object]]]:
     """Each prompt with its callbacks, the run that it belongs to, and its options."""
     if not isinstance(prompts, list):
         raise ValueError(f"prompts is {type(prompts).__name__}: give a list of str")

@@ -54,7 +54,7 @@ def role_of(message: BaseMessage) -> str:
     return role
 
 
-def to_chat(messages: Sequence[BaseMessage], highlights: Highlights) -> list[dict[str, Any]]:
+def to_chat(messages: Sequence[BaseMessage], highlights: Highlights) -> list[dict[str, object]]:
     """Messages with their highlights, as ``SteeredModel`` takes them."""
     prompts = highlights.prompts(map(text_of, messages))
     return [{"role": role_of(m), "content": prompt, **_calling(m)} for m, prompt in zip(messages, prompts, strict=True)]
@@ -65,7 +65,7 @@ def thoughts(generation: Generation) -> dict[str, str]:
     return {} if generation.thoughts is None else {"reasoning_content": generation.thoughts}
 
 
-def _calling(message: BaseMessage) -> dict[str, Any]:
+def _calling(message: BaseMessage) -> dict[str, object]:
     """What a message says of tools: the calls of the model, or which call it answers."""
     if isinstance(message, AIMessage) and message.tool_calls:
         return {"tool_calls": [{"name": c["name"], "arguments": c["args"], "id": c["id"]} for c in message.tool_calls]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from langchain_core.messages import BaseMessage
 
@@ -113,7 +112,7 @@ def _alone(values: Mapping[str, str], targets: Sequence[Message | None]) -> list
     return alone
 
 
-def _values_in(several: Sequence[Mapping[str, Any]], targets: Sequence[Message | None]) -> dict[str, str]:
+def _values_in(several: Sequence[Mapping[str, object]], targets: Sequence[Message | None]) -> dict[str, str]:
     """Of the values of several prompts, those of the prompt with these messages: the one that explains most of them."""
     texts = [{str(name): v for name, v in own.items() if isinstance(v, str) and v.strip()} for own in several]
     return max(texts, key=lambda own: sum(p.end - p.start for _, p in _alone(own, targets)))

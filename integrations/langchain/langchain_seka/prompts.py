@@ -56,7 +56,7 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
         """It may hold a function."""
         return False
 
-    def invoke(self, input: dict, config: RunnableConfig | None = None, **kwargs: Any) -> ChatPromptValue:
+    def invoke(self, input: dict, config: RunnableConfig | None = None, **kwargs: object) -> ChatPromptValue:
         """Fill the template.
 
         Raises:
@@ -80,7 +80,7 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
             out.append(mark_message(message, spans) if spans else message)
         return ChatPromptValue(messages=out)
 
-    def _marked(self, value: Any, inputs: Mapping[str, Any]) -> Prompt:
+    def _marked(self, value: Any, inputs: Mapping[str, object]) -> Prompt:
         if isinstance(value, Prompt):
             return value
         if isinstance(value, str):

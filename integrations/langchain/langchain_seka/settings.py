@@ -61,7 +61,7 @@ class SekaSettings(ModelSettings, Serializable):
         return list(self.engine.tokenize(text).ids)
 
     @property
-    def _identifying_params(self) -> dict[str, Any]:
+    def _identifying_params(self) -> dict[str, object]:
         """Everything that can change an answer; also the key of LangChain's cache."""
         given = self.steered_model
         return {
@@ -85,7 +85,7 @@ class SekaSettings(ModelSettings, Serializable):
         self,
         messages: Sequence[Message],
         origin: Origin,
-        call: Mapping[str, Any],
+        call: Mapping[str, object],
         find: Find,
         cite: Callable[[Evidence | None], Citable],
     ) -> Highlights:
@@ -108,10 +108,10 @@ class SekaSettings(ModelSettings, Serializable):
         highlights = decide(find(evidence, settings, prompts), settings.on_unmarked) if marks else highlights_off()
         return highlights.citing(cite(evidence), settings.citations) if settings.citations else highlights
 
-    def _generate_options(self, stop: list[str] | None, call: Mapping[str, Any]) -> dict[str, Any]:
+    def _generate_options(self, stop: list[str] | None, call: Mapping[str, object]) -> dict[str, object]:
         return self.call_options({**{k: v for k, v in call.items() if k not in _OURS}, "stop": stop})
 
-    def _metadata(self, generation: Generation, request: Request, cited: Sequence[Cited] = ()) -> dict[str, Any]:
+    def _metadata(self, generation: Generation, request: Request, cited: Sequence[Cited] = ()) -> dict[str, object]:
         return {
             "model_name": request.engine.name,
             "model_provider": "seka",

@@ -38,7 +38,7 @@ class Filled:
     """A rebuilt template with what it was filled with; ``values`` are the variables that are text."""
 
     template: BasePromptTemplate
-    inputs: Mapping[str, Any]
+    inputs: Mapping[str, object]
     values: Mapping[str, str]
 
     def messages(self, names: Sequence[str]) -> list[RenderedMessage] | None:

@@ -14,10 +14,10 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from seka_rag import Generation
 from seka_rag.frameworks import tool_choice
 
-Tool: TypeAlias = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+Tool: TypeAlias = Mapping[str, object] | type | Callable[..., Any] | BaseTool
 
 
-def bound(tools: Sequence[Tool], choice: Any, strict: bool | None) -> dict[str, Any]:
+def bound(tools: Sequence[Tool], choice: Any, strict: bool | None) -> dict[str, object]:
     """Options of a call that offers these tools.
 
     Raises:

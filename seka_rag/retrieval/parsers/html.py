@@ -30,7 +30,7 @@ _DECLARED = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w-]{2,40})"
 _KEPT = {" ": "\ufdd0", "\n": "\ufdd1", "\t": "\ufdd2"}
 
 
-def parse_html(data: bytes, encoding: str | None) -> tuple[str, dict[str, Any]]:
+def parse_html(data: bytes, encoding: str | None) -> tuple[str, dict[str, object]]:
     """The text of a page without scripts, comments and whatever a reader does not see.
 
     Not seen is what elements, attributes and the style sheets inside the page hide; sheets elsewhere are not fetched, and

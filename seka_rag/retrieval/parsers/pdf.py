@@ -22,7 +22,7 @@ _SMALL = 1.0  # points
 _SCAN = 0.5  # share of a page that a picture covers if it is a scan
 
 
-def parse_pdf(data: bytes, encoding: str | None) -> tuple[str, dict[str, Any]]:
+def parse_pdf(data: bytes, encoding: str | None) -> tuple[str, dict[str, object]]:
     """The text of all pages, a line break between them; ``encoding`` does not apply.
 
     Left out is text that is invisible, white on white, too small to be read or off the page. A scanned page whose whole

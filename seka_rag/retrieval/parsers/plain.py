@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Any
 
 from seka_rag.errors import DocumentError, MissingExtraError
 
@@ -21,19 +20,19 @@ _CENTRAL = frozenset(
 )
 
 
-def parse_text(data: bytes, encoding: str | None) -> tuple[str, dict[str, Any]]:
+def parse_text(data: bytes, encoding: str | None) -> tuple[str, dict[str, object]]:
     """A text file as it is."""
     return decoded(data, encoding)
 
 
-def parse_markdown(data: bytes, encoding: str | None) -> tuple[str, dict[str, Any]]:
+def parse_markdown(data: bytes, encoding: str | None) -> tuple[str, dict[str, object]]:
     """A Markdown file with its marks, which people read well, but without YAML or TOML front matter."""
     text, metadata = decoded(data, encoding)
     front = _FRONT_MATTER.match(text)
     return (text[front.end() :] if front else text).lstrip("\n"), metadata
 
 
-def decoded(data: bytes, encoding: str | None, declared: str | None = None) -> tuple[str, dict[str, Any]]:
+def decoded(data: bytes, encoding: str | None, declared: str | None = None) -> tuple[str, dict[str, object]]:
     """The text, with ``\\n`` line ends, and the encoding as metadata if it was recognised and is not UTF-8.
 
     Args:

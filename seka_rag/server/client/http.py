@@ -49,7 +49,7 @@ class Server:
             "reraise": True,
         }
 
-    def send(self, path: str, body: Mapping[str, Any] | None, timeout: float | None = None) -> dict[str, Any]:
+    def send(self, path: str, body: Mapping[str, object] | None, timeout: float | None = None) -> dict[str, Any]:
         """The answer to a POST, or without a body to a GET."""
 
         def once() -> dict[str, Any]:
@@ -58,7 +58,7 @@ class Server:
 
         return Retrying(**self._retrying)(once)
 
-    async def asend(self, path: str, body: Mapping[str, Any] | None, timeout: float | None = None) -> dict[str, Any]:
+    async def asend(self, path: str, body: Mapping[str, object] | None, timeout: float | None = None) -> dict[str, Any]:
         """``send`` without blocking; cancelling closes the connection, which ends the generation."""
 
         async def once() -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Server:
     def stream(
         self,
         path: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, object],
         timeout: float | None,
         emit: Callable[[str], None],
         cancel: threading.Event,
@@ -80,8 +80,15 @@ class Server:
         """All chunks of a stream; text is emitted as it comes. Runs in a thread; ``cancel`` closes the connection."""
         return asyncio.run(self._watched(path, body, timeout, emit, cancel))
 
-    async def _watched(self, path: str, body: Any, timeout: Any, emit: Any, cancel: threading.Event) -> Any:
-        work: asyncio.Future[Any] = asyncio.ensure_future(
+    async def _watched(
+        self,
+        path: str,
+        body: Mapping[str, object],
+        timeout: float | None,
+        emit: Callable[[str], None],
+        cancel: threading.Event,
+    ) -> list[dict[str, Any]]:
+        work: asyncio.Future[list[dict[str, Any]]] = asyncio.ensure_future(
             AsyncRetrying(**self._retrying)(self._chunks, path, body, timeout, emit)
         )
         while not work.done():
@@ -90,7 +97,9 @@ class Server:
             await asyncio.wait({work}, timeout=0.02)
         return [] if work.cancelled() else work.result()
 
-    async def _chunks(self, path: str, body: Any, timeout: float | None, emit: Any) -> list[dict[str, Any]]:
+    async def _chunks(
+        self, path: str, body: Mapping[str, object], timeout: float | None, emit: Callable[[str], None]
+    ) -> list[dict[str, Any]]:
         seconds = timeout or self.timeout
         end, chunks = time.monotonic() + seconds, list[dict[str, Any]]()
         with self._failing(path, timeout):

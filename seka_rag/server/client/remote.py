@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -22,6 +23,7 @@ from seka_rag.server.client.wire import (
     read_citations,
 )
 from seka_rag.text.prompt import Prompt
+from seka_rag.text.toolcalls import Tool
 
 _CHAT, _COMPLETE, _CITE = "/v1/chat/completions", "/v1/completions", "/v1/citations"
 _AT_ONCE = 8  # of the prompts of one list
@@ -99,7 +101,7 @@ class RemoteModel:
     @property
     def can_chat(self) -> bool:
         """Whether the model has a chat template."""
-        return self.card["seka"].get("can_chat", True)
+        return bool(self.card["seka"].get("can_chat", True))
 
     @property
     def can_call_tools(self) -> bool:
@@ -113,7 +115,7 @@ class RemoteModel:
 
     # --- prompts
 
-    def generate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
+    def generate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: object) -> Any:
         """Continue a prompt, or several: a Generation, or a list of them."""
         if isinstance(prompt, str) or not isinstance(prompt, Sequence):
             return _unwrapped(self._ask(_COMPLETE, prompt_body(prompt, options), options), options)
@@ -122,43 +124,55 @@ class RemoteModel:
             answers = pool.map(lambda body: self._ask(_COMPLETE, body, options), bodies)
             return [generation for several in answers for generation in several]
 
-    async def agenerate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: Any) -> Any:
+    async def agenerate(self, prompt: Prompt | str | Sequence[Prompt | str], **options: object) -> Any:
         """``generate`` without blocking the event loop; cancelling the task ends the generation."""
         if isinstance(prompt, str) or not isinstance(prompt, Sequence):
             return _unwrapped(await self._aask(_COMPLETE, prompt_body(prompt, options), options), options)
         limit = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(body: dict[str, Any]) -> list[Generation]:
+        async def one(body: dict[str, object]) -> list[Generation]:
             async with limit:
                 return await self._aask(_COMPLETE, body, options)
 
         answers = await asyncio.gather(*(one(prompt_body(p, options)) for p in prompt))
         return [generation for several in answers for generation in several]
 
-    def stream(self, prompt: Prompt | str, **options: Any) -> TextStream[Generation]:
+    def stream(self, prompt: Prompt | str, **options: object) -> TextStream[Generation]:
         """The answer in pieces; leaving the loop early, or ``close()``, ends the generation on the server."""
         return self._stream(_COMPLETE, prompt_body(prompt, options), options)
 
-    def astream(self, prompt: Prompt | str, **options: Any) -> AsyncIterator[str]:
+    def astream(self, prompt: Prompt | str, **options: object) -> AsyncIterator[str]:
         """``stream`` for ``async for``."""
         return self.stream(prompt, **options).__aiter__()
 
     # --- conversations
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], *, template: Mapping[str, Any] | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        template: Mapping[str, object] | None = None,
+        **options: object,
     ) -> Generation:
         """Answer a conversation, as ``SteeredModel.chat``. ``template`` may hold what the model's template reads."""
         return self._ask(_CHAT, chat_body(messages, options, template), options)[0]
 
     async def achat(
-        self, messages: Sequence[Mapping[str, Any]], *, template: Mapping[str, Any] | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        template: Mapping[str, object] | None = None,
+        **options: object,
     ) -> Generation:
         """``chat`` without blocking the event loop."""
         return (await self._aask(_CHAT, chat_body(messages, options, template), options))[0]
 
     def stream_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, template: Mapping[str, Any] | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        template: Mapping[str, object] | None = None,
+        **options: object,
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``."""
         return self._stream(_CHAT, chat_body(messages, options, template), options)
@@ -167,11 +181,11 @@ class RemoteModel:
 
     def cite(
         self,
-        prompt: Prompt | str | Sequence[Mapping[str, Any]],
+        prompt: Prompt | str | Sequence[Mapping[str, object]],
         answer: str,
         excerpts: Sequence[Excerpt],
         *,
-        template: Mapping[str, Any] | None = None,
+        template: Mapping[str, object] | None = None,
     ) -> tuple[Citation, ...]:
         """Which passages each sentence of an answer rests on, as ``seka_rag.model.citations.cite`` says it here."""
         if not excerpts:
@@ -186,37 +200,37 @@ class RemoteModel:
         return self._tokens(prompt_body(prompt, {}))
 
     def tokenize_chat(
-        self, messages: Sequence[Mapping[str, Any]], *, tools: Any = None, **template: Any
+        self, messages: Sequence[Mapping[str, object]], *, tools: Sequence[Tool] | None = None, **template: object
     ) -> TokenizedPrompt:
         """A conversation as the server's tokens, through its chat template."""
         return self._tokens(chat_body(messages, {}, template) | ({"tools": list(tools)} if tools else {}))
 
-    def _tokens(self, body: dict[str, Any]) -> TokenizedPrompt:
+    def _tokens(self, body: dict[str, object]) -> TokenizedPrompt:
         answer = self._server.send("/tokenize", self._named(body))
         offsets = [(start, end) for start, end in answer["seka"]["offsets"]]
         return TokenizedPrompt(answer["tokens"], answer["seka"]["weights"], offsets)
 
     # --- one request
 
-    def _named(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _named(self, body: dict[str, object]) -> dict[str, object]:
         return body if self.model is None else {"model": self.model, **body}
 
-    def _ask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> list[Generation]:
+    def _ask(self, path: str, body: dict[str, object], options: Mapping[str, Any]) -> list[Generation]:
         return self._read(self._server.send(path, self._named(body), options.get("timeout")))
 
-    async def _aask(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> list[Generation]:
+    async def _aask(self, path: str, body: dict[str, object], options: Mapping[str, Any]) -> list[Generation]:
         return self._read(await self._server.asend(path, self._named(body), options.get("timeout")))
 
-    def _stream(self, path: str, body: dict[str, Any], options: Mapping[str, Any]) -> TextStream[Generation]:
+    def _stream(self, path: str, body: dict[str, object], options: Mapping[str, Any]) -> TextStream[Generation]:
         sent = self._named({**body, "stream": True, "stream_options": {"include_usage": True}})
 
-        def work(emit: Any, cancel: Any) -> Any:
+        def work(emit: Callable[[str], None], cancel: threading.Event) -> Any:
             chunks = self._server.stream(path, sent, options.get("timeout"), emit, cancel)
             return None if cancel.is_set() and not chunks else self._read(joined(chunks))[0]
 
         return TextStream(work)
 
-    def _read(self, answer: dict[str, Any]) -> list[Generation]:
+    def _read(self, answer: Mapping[str, Any]) -> list[Generation]:
         generations = read_answer(answer, url=self.base_url)
         self._name = self._name or answer.get("model")
         return generations

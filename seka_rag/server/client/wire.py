@@ -19,7 +19,7 @@ from seka_rag.steering.base import SteeringReport
 from seka_rag.steering.registry import as_steering, steering_as_dict
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span
-from seka_rag.text.toolcalls import InvalidToolCall, ToolCall, as_tool_call, tool_name
+from seka_rag.text.toolcalls import InvalidToolCall, Tool, ToolCall, as_tool_call, tool_name
 
 #: Options of a call, and what they are called on the wire.
 _NAMES = {"max_new_tokens": "max_tokens", "num_return_sequences": "n"} | {
@@ -29,7 +29,7 @@ OPTIONS = frozenset({*_NAMES, "steering", "json_schema", "tools", "tool_choice",
 _MESSAGE = ("role", "content", "name", "tool_calls", "tool_call_id")
 
 
-def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, Any]:
+def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, object]:
     """A prompt to continue."""
     if not isinstance(prompt, Prompt | str):
         raise TokenizationError(f"a remote model takes text, a str or Prompt, not {type(prompt).__name__}")
@@ -38,8 +38,10 @@ def prompt_body(prompt: Prompt | str, options: Mapping[str, Any]) -> dict[str, A
 
 
 def chat_body(
-    messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], template: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+    messages: Sequence[Mapping[str, object]],
+    options: Mapping[str, Any],
+    template: Mapping[str, object] | None = None,
+) -> dict[str, object]:
     """A conversation, and options of its template.
 
     Raises:
@@ -58,11 +60,11 @@ def chat_body(
         if fields.get("tool_calls"):
             fields["tool_calls"] = [_call(call) for call in fields["tool_calls"]]
         sent.append(fields)
-    body: dict[str, Any] = {"messages": sent, **({"chat_template_kwargs": dict(template)} if template else {})}
+    body: dict[str, object] = {"messages": sent, **({"chat_template_kwargs": dict(template)} if template else {})}
     return _body(body, spans, options)
 
 
-def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[str, Any]) -> dict[str, Any]:
+def _body(body: dict[str, object], spans: list[dict[str, object]], options: Mapping[str, Any]) -> dict[str, object]:
     if unknown := sorted(set(options) - OPTIONS):
         raise SettingError(
             f"a remote model takes no option {', '.join(unknown)}: it takes {', '.join(sorted(OPTIONS))}"
@@ -84,11 +86,11 @@ def _body(body: dict[str, Any], spans: list[dict[str, Any]], options: Mapping[st
 
 
 def citations_body(
-    prompt: Prompt | str | Sequence[Mapping[str, Any]],
+    prompt: Prompt | str | Sequence[Mapping[str, object]],
     answer: str,
     excerpts: Sequence[Excerpt],
-    template: Mapping[str, Any],
-) -> dict[str, Any]:
+    template: Mapping[str, object],
+) -> dict[str, object]:
     """An answer to a prompt or a conversation, and the excerpts that it may rest on."""
     single = isinstance(prompt, Prompt | str)
     options = {"tools": template["tools"]} if template.get("tools") else {}
@@ -119,11 +121,11 @@ def read_citations(answer: Mapping[str, Any], excerpts: Sequence[Excerpt], *, ur
         raise RemoteError(f"{url} answered, but not with citations as seka-rag's server gives them") from None
 
 
-def _span(span: Span) -> dict[str, Any]:
+def _span(span: Span) -> dict[str, object]:
     return {"start": span.start, "end": span.end, "weight": span.weight, "source": span.source}
 
 
-def _tools(tools: Sequence[Any]) -> list[Any]:
+def _tools(tools: Sequence[Tool]) -> list[Tool]:
     try:
         for tool in tools:
             tool_name(tool)
@@ -132,7 +134,7 @@ def _tools(tools: Sequence[Any]) -> list[Any]:
     return list(tools)
 
 
-def _call(value: Any) -> dict[str, Any]:
+def _call(value: object) -> dict[str, object]:
     try:
         call = as_tool_call(value)
     except ValueError as error:
@@ -184,7 +186,7 @@ def piece_of(chunk: Mapping[str, Any]) -> str:
     return (choice.get("delta") or choice).get("content" if "delta" in choice else "text") or ""
 
 
-def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, object]:
     """The chunks of a stream as one whole answer."""
     choices = [chunk["choices"][0] for chunk in chunks if chunk.get("choices")]
     calls = [call for choice in choices for call in (choice.get("delta") or {}).get("tool_calls") or ()]
@@ -197,7 +199,7 @@ def joined(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {**whole, "choices": [{"message": message, "finish_reason": reason}] if reason else []}
 
 
-def read_error(status: int, body: Any, *, url: str) -> SekaError:
+def read_error(status: int, body: object, *, url: str) -> SekaError:
     """The error that a server answers with, of the same class as it would be here."""
     given = body.get("error") if isinstance(body, Mapping) else None
     given = given if isinstance(given, Mapping) else {}

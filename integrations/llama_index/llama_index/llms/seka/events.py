@@ -55,7 +55,7 @@ class HighlightHandler(BaseEventHandler):
         """The latest calls, oldest first."""
         return list(self._kept)
 
-    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+    def handle(self, event: BaseEvent, **kwargs: object) -> None:
         if isinstance(event, HighlightEvent):
             self._kept.append(event)
 

@@ -45,12 +45,12 @@ class Flow:
     choice: Any = None
     made: dict[Any, Any] = field(default_factory=dict)
     answers: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_ANSWERS))
-    reports: list[dict[str, Any]] = field(default_factory=list)
-    listeners: tuple[list[dict[str, Any]], ...] = ()
+    reports: list[dict[str, object]] = field(default_factory=list)
+    listeners: tuple[list[dict[str, object]], ...] = ()
 
 
 #: Lists of ``collect_reports`` that are open here.
-collecting: ContextVar[tuple[list[dict[str, Any]], ...]] = ContextVar("seka_collected_reports", default=())
+collecting: ContextVar[tuple[list[dict[str, object]], ...]] = ContextVar("seka_collected_reports", default=())
 _flow: ContextVar[Flow | None] = ContextVar("seka_flow", default=None)
 
 
@@ -75,7 +75,7 @@ class _Watch(BaseEventHandler):
     def class_name(cls) -> str:
         return "SekaFlow"
 
-    def handle(self, event: BaseEvent, **kwargs: Any) -> None:
+    def handle(self, event: BaseEvent, **kwargs: object) -> None:
         if isinstance(event, RetrievalEndEvent):
             asked = event.str_or_query_bundle
             query = asked if isinstance(asked, str) else asked.query_str

@@ -79,7 +79,7 @@ class SekaLLM(SekaSettings):
 
     # --- templates: predict, apredict, stream and astream all pass here
 
-    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: object) -> list[ChatMessage]:
         values, fill = as_text(self._selected(prompt), prompt_args, self.context_variables), super()._get_messages
         messages = fill(prompt, **values)
         with raised_as_own():
@@ -88,7 +88,7 @@ class SekaLLM(SekaSettings):
                 return messages
             return highlight_messages(messages, lambda others: fill(prompt, **{**values, **others}), filling)
 
-    def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+    def _get_prompt(self, prompt: BasePromptTemplate, **prompt_args: object) -> str:
         values, fill = as_text(self._selected(prompt), prompt_args, self.context_variables), super()._get_prompt
         text = fill(prompt, **values)
         with raised_as_own():
@@ -99,7 +99,7 @@ class SekaLLM(SekaSettings):
             announce(self.loaded, announced)
         return text
 
-    def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, Any]) -> Filling | None:
+    def _filling(self, prompt: BasePromptTemplate, values: Mapping[str, object]) -> Filling | None:
         settings = self._highlighting({})
         if (settings.kinds is None and not settings.citations) or is_judge(self._selected(prompt)):
             return None
@@ -113,38 +113,38 @@ class SekaLLM(SekaSettings):
     # span of their own to the one of the method that they go on to.
 
     @_without_span
-    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
+    async def apredict(self, prompt: BasePromptTemplate, **prompt_args: object) -> str:
         await asyncio.to_thread(lambda: self.metadata)
         return await super().apredict(prompt, **prompt_args)
 
     @_without_span
-    async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
+    async def astream(self, prompt: BasePromptTemplate, **prompt_args: object) -> TokenAsyncGen:
         await asyncio.to_thread(lambda: self.metadata)
         return await super().astream(prompt, **prompt_args)
 
     # --- calls
 
     @llm_chat_callback()
-    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponse:
         request = self._chat_request(messages, kwargs)
         return self._respond(request, self._generate(request), chat_response)
 
     @llm_chat_callback()
-    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponseGen:
         return self._stream(self._chat_request(messages, kwargs), chat_response)  # type: ignore[return-value]
 
     @llm_chat_callback()
-    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponse:
         request = await asyncio.to_thread(self._chat_request, messages, kwargs)
         return await self._arespond(request, await self._agenerate(request), chat_response)
 
     @llm_chat_callback()
-    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponseAsyncGen:
         request = await asyncio.to_thread(self._chat_request, messages, kwargs)
         return self._astream(request, chat_response)  # type: ignore[return-value]
 
     @llm_completion_callback()
-    def complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+    def complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: object) -> CompletionResponse:
         """Continue a prompt, which may be a Prompt with highlights.
 
         A chat model that is given an unformatted prompt answers it as the user's message, as ``predict`` would have it.
@@ -153,19 +153,19 @@ class SekaLLM(SekaSettings):
         return self._respond(request, self._generate(request), completion_response)
 
     @llm_completion_callback()
-    def stream_complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+    def stream_complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: object) -> CompletionResponseGen:
         request = self._completion_request(self._announced(prompt, formatted), formatted, kwargs)
         return self._stream(request, completion_response)  # type: ignore[return-value]
 
     @llm_completion_callback()
-    async def acomplete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+    async def acomplete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: object) -> CompletionResponse:
         announced = self._announced(prompt, formatted)  # here, because another thread could not use it up
         request = await asyncio.to_thread(self._completion_request, announced, formatted, kwargs)
         return await self._arespond(request, await self._agenerate(request), completion_response)
 
     @llm_completion_callback()
     async def astream_complete(
-        self, prompt: str | Prompt, formatted: bool = False, **kwargs: Any
+        self, prompt: str | Prompt, formatted: bool = False, **kwargs: object
     ) -> CompletionResponseAsyncGen:
         announced = self._announced(prompt, formatted)
         request = await asyncio.to_thread(self._completion_request, announced, formatted, kwargs)
@@ -182,8 +182,8 @@ class SekaLLM(SekaSettings):
         allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
         tool_choice: Any = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: object,
+    ) -> dict[str, object]:
         messages = list(chat_history or ())
         if user_msg is not None:
             messages.append(ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg)
@@ -196,25 +196,25 @@ class SekaLLM(SekaSettings):
         response: ChatResponse,
         tools: Sequence[BaseTool],
         allow_parallel_tool_calls: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> ChatResponse:
         return response if allow_parallel_tool_calls else only_first_call(response)
 
     def get_tool_calls_from_response(
-        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
+        self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: object
     ) -> list[ToolSelection]:
         """The tool calls that a response asks for."""
         return tool_selections(response, error_if_none=error_on_no_tool_call)
 
     # --- requests
 
-    def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, Any]) -> SekaRequest:
+    def _chat_request(self, messages: Sequence[ChatMessage], call: Mapping[str, object]) -> SekaRequest:
         with raised_as_own():
             return chat_request(
                 self.engine, messages, self._highlighting(call), self.call_options(call), self.messages_to_prompt
             )
 
-    def _completion_request(self, announced: Announced, formatted: bool, call: Mapping[str, Any]) -> SekaRequest:
+    def _completion_request(self, announced: Announced, formatted: bool, call: Mapping[str, object]) -> SekaRequest:
         with raised_as_own():
             engine = self.engine
             as_message = self._is_chat(engine) and not formatted

@@ -49,7 +49,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         default=False, description="Choose in the metadata lines that the model is shown, too, not in the text alone."
     )
 
-    def __init__(self, highlighter: Any = "sentences", **settings: Any) -> None:
+    def __init__(self, highlighter: Any = "sentences", **settings: object) -> None:
         super().__init__(highlighter=highlighter, **settings)
         watch()
 

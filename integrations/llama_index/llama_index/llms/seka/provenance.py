@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
+from typing import TypeGuard
 
 from llama_index.core.base.llms.types import ChatMessage
 from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
@@ -71,7 +71,7 @@ class Filling:
         return reduce(Citable.join, there, Citable())
 
 
-def as_text(template: BasePromptTemplate, values: Mapping[str, Any], variables: Sequence[str]) -> dict[str, Any]:
+def as_text(template: BasePromptTemplate, values: Mapping[str, object], variables: Sequence[str]) -> dict[str, object]:
     """The values with lists of texts joined, where the template would render a list as Python writes it.
 
     ``simple_summarize`` passes its context so, and the model would read ``['Ada lives in Lyon.\\nShe ...']``.
@@ -84,7 +84,7 @@ def as_text(template: BasePromptTemplate, values: Mapping[str, Any], variables: 
 
 def read_filling(
     template: BasePromptTemplate,
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     variables: Sequence[str],
     settings: HighlightSettings,
     postprocessor: HighlightPostprocessor | None = None,
@@ -141,13 +141,13 @@ def _chosen_in_text(question: str, name: str, text: str, highlighter: Highlighte
     return Marks(spans, told, NOTHING_CHOSEN if passages and not spans else None)
 
 
-def _not_located(template: BasePromptTemplate, values: Mapping[str, Any]) -> list[str]:
+def _not_located(template: BasePromptTemplate, values: Mapping[str, object]) -> list[str]:
     """Values that may hold anybody's text and cannot be told from the template's own words."""
     harmless = (str, int, float, bool, type(None), BasePromptTemplate)
     return [*(name for name, v in values.items() if not isinstance(v, harmless)), *(template.function_mappings or ())]
 
 
-def _is_texts(value: Any) -> bool:
+def _is_texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 

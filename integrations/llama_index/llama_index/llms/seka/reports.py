@@ -16,7 +16,7 @@ from seka_rag.frameworks import KEY, Cited, Highlights, report_of, usage
 
 
 @contextmanager
-def collect_reports() -> Iterator[list[dict[str, Any]]]:
+def collect_reports() -> Iterator[list[dict[str, object]]]:
     """Collect the reports of all calls inside the ``with``, in the order in which they end.
 
     Those of one query also stand in ``response.metadata["seka"]["reports"]``. It reaches tasks that are
@@ -27,7 +27,7 @@ def collect_reports() -> Iterator[list[dict[str, Any]]]:
     >>> reports
     []
     """
-    reports: list[dict[str, Any]] = []
+    reports: list[dict[str, object]] = []
     outer = collecting.get()
     collecting.set((*outer, reports))
     try:
@@ -36,7 +36,7 @@ def collect_reports() -> Iterator[list[dict[str, Any]]]:
         collecting.set(outer)
 
 
-def listeners() -> tuple[list[dict[str, Any]], ...]:
+def listeners() -> tuple[list[dict[str, object]], ...]:
     """Who gets the report of a call that begins here: those who collect, and the response of a query engine."""
     flow = current_flow()
     everybody = (*collecting.get(), *flow.listeners, flow.reports)
@@ -46,9 +46,9 @@ def listeners() -> tuple[list[dict[str, Any]], ...]:
 def make_report(
     generation: Generation,
     highlights: Highlights,
-    listeners: Iterable[list[dict[str, Any]]],
+    listeners: Iterable[list[dict[str, object]]],
     cited: Sequence[Cited] = (),
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The report of one call, which goes to those who collect as well."""
     report = report_of(generation, highlights, cited)
     for reports in listeners:
@@ -56,7 +56,7 @@ def make_report(
     return report
 
 
-def response_fields(model: str, generation: Generation, report: dict[str, Any]) -> dict[str, Any]:
+def response_fields(model: str, generation: Generation, report: dict[str, object]) -> dict[str, object]:
     """``raw`` and ``additional_kwargs`` of a response."""
     counts = usage(generation)
     raw = {"model": model, "finish_reason": generation.finish_reason, "usage": counts}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, MessageRole, VideoBlock
 from llama_index.llms.seka.errors import SekaLLMError
@@ -38,7 +37,7 @@ class SekaRequest(Request):
     """
 
     prompts: tuple[Prompt, ...] = ()
-    listeners: tuple[list[dict[str, Any]], ...] = field(default_factory=listeners)
+    listeners: tuple[list[dict[str, object]], ...] = field(default_factory=listeners)
     answers: deque[str] = field(default_factory=lambda: current_flow().answers)
 
 
@@ -46,7 +45,7 @@ def chat_request(
     engine: Engine,
     messages: Sequence[ChatMessage],
     settings: HighlightSettings,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     to_prompt: Callable[[Sequence[ChatMessage]], str],
 ) -> SekaRequest:
     """A conversation through the model's chat template or, where it has none, through ``to_prompt``.
@@ -78,7 +77,7 @@ def completion_request(
     engine: Engine,
     announced: Announced,
     settings: HighlightSettings,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     *,
     as_message: bool,
 ) -> SekaRequest:
@@ -107,9 +106,9 @@ def _role(message: ChatMessage) -> str:
     return _ROLES.get(message.role, message.role.value)
 
 
-def _turn(message: ChatMessage, prompt: Prompt) -> dict[str, Any]:
+def _turn(message: ChatMessage, prompt: Prompt) -> dict[str, object]:
     """A message as chat templates take it."""
-    turn: dict[str, Any] = {"role": _role(message), "content": prompt}
+    turn: dict[str, object] = {"role": _role(message), "content": prompt}
     if calls := earlier_calls(message):
         turn["tool_calls"] = calls
     if turn["role"] == "tool" and message.additional_kwargs.get("tool_call_id"):

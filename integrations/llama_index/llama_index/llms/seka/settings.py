@@ -51,7 +51,7 @@ class SekaSettings(ModelSettings, StructuredPrediction):
             model_name=self.model,
         )
 
-    def to_payload(self) -> dict[str, Any]:
+    def to_payload(self) -> dict[str, object]:
         """What callbacks see of this model; written without loading it."""
         own = {name: getattr(self, name) for name in ("temperature", "max_tokens", "stop", "seed", "highlight")}
         return {"class_name": self.class_name(), "model_name": self.model, "steering": repr(self.steering), **own}
@@ -64,7 +64,7 @@ class SekaSettings(ModelSettings, StructuredPrediction):
             return self.is_function_calling_model
         return self._is_chat(engine) and engine is not None and engine.can_call_tools
 
-    def _highlighting(self, call: Mapping[str, Any]) -> HighlightSettings:
+    def _highlighting(self, call: Mapping[str, object]) -> HighlightSettings:
         """What a call is to highlight, and whether its answer is to cite."""
         settings = self.highlight_settings(call)
         return settings if self.steers(call) else replace(settings, kinds=None)

@@ -36,8 +36,8 @@ class StructuredPrediction(FunctionCallingLLM):
         self,
         output_cls: type[Model],
         prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        llm_kwargs: dict[str, object] | None = None,
+        **prompt_args: object,
     ) -> Model:
         """Fill a template and answer with an object of ``output_cls``.
 
@@ -51,8 +51,8 @@ class StructuredPrediction(FunctionCallingLLM):
         self,
         output_cls: type[Model],
         prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        llm_kwargs: dict[str, object] | None = None,
+        **prompt_args: object,
     ) -> Model:
         """``structured_predict`` without blocking the event loop."""
         await asyncio.to_thread(lambda: self.metadata)  # loads the model: templates ask for it when they are filled
@@ -63,8 +63,8 @@ class StructuredPrediction(FunctionCallingLLM):
         self,
         output_cls: type[Model],
         prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        llm_kwargs: dict[str, object] | None = None,
+        **prompt_args: object,
     ) -> Iterator[Any]:
         """Objects with the fields that are known so far, and at last one of ``output_cls``."""
         messages, options = self._start(output_cls, prompt, llm_kwargs, prompt_args)
@@ -78,8 +78,8 @@ class StructuredPrediction(FunctionCallingLLM):
         self,
         output_cls: type[Model],
         prompt: BasePromptTemplate,
-        llm_kwargs: dict[str, Any] | None = None,
-        **prompt_args: Any,
+        llm_kwargs: dict[str, object] | None = None,
+        **prompt_args: object,
     ) -> AsyncIterator[Any]:
         """``stream_structured_predict`` for ``async for``."""
 
@@ -94,13 +94,13 @@ class StructuredPrediction(FunctionCallingLLM):
 
         return pieces()
 
-    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
+    def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: object) -> StructuredLLM:
         """An LLM that answers with objects of ``output_cls`` only."""
         return SekaStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def _start(
-        self, output_cls: type[BaseModel], prompt: BasePromptTemplate, options: dict[str, Any] | None, values: Any
-    ) -> tuple[list[ChatMessage], dict[str, Any]]:
+        self, output_cls: type[BaseModel], prompt: BasePromptTemplate, options: dict[str, object] | None, values: Any
+    ) -> tuple[list[ChatMessage], dict[str, object]]:
         dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=values)  # type: ignore[arg-type]
         )
@@ -115,7 +115,7 @@ class SekaStructuredLLM(StructuredLLM):
     def class_name(cls) -> str:
         return "seka_structured_llm"
 
-    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: Any) -> list[ChatMessage]:
+    def _get_messages(self, prompt: BasePromptTemplate, **prompt_args: object) -> list[ChatMessage]:
         inner = self.llm.model_copy(update={"system_prompt": None})  # it is added when the messages are sent
         return self._extend_messages(inner._get_messages(prompt, **prompt_args))
 
@@ -125,7 +125,7 @@ class _Partial:
 
     def __init__(self, output_cls: type[BaseModel]) -> None:
         self._cls = create_flexible_model(output_cls)
-        self._last: dict[str, Any] | None = None
+        self._last: dict[str, object] | None = None
 
     def read(self, response: ChatResponse) -> Any:
         try:
@@ -140,7 +140,7 @@ class _Partial:
         return found
 
 
-def _with_schema(messages: list[ChatMessage], schema: dict[str, Any]) -> list[ChatMessage]:
+def _with_schema(messages: list[ChatMessage], schema: dict[str, object]) -> list[ChatMessage]:
     """The messages with the schema behind the last one, whose highlights stay where they are."""
     (*before, last) = messages
     asked = TextBlock(text=f"\nAnswer with JSON of this schema and nothing else:\n{json.dumps(schema)}")

@@ -25,7 +25,7 @@ from seka_rag.frameworks import NOTHING_CHOSEN, Highlights, HighlightSettings, I
 TOOL_ROLES = frozenset({MessageRole.TOOL, MessageRole.FUNCTION})
 
 
-def tool_options(tools: Sequence[BaseTool | Mapping[str, Any]], choice: Any, *, required: bool) -> dict[str, Any]:
+def tool_options(tools: Sequence[BaseTool | Mapping[str, object]], choice: Any, *, required: bool) -> dict[str, object]:
     """The options of a call that may use these tools.
 
     Args:
@@ -54,7 +54,7 @@ def answer_blocks(generation: Generation) -> list[ContentBlock]:
     ]
 
 
-def invalid_calls(calls: Sequence[InvalidToolCall]) -> list[dict[str, Any]]:
+def invalid_calls(calls: Sequence[InvalidToolCall]) -> list[dict[str, object]]:
     """Calls that were not written as they should be, as plain data."""
     return [{"id": c.id, "name": c.name, "text": c.text, "error": c.error} for c in calls]
 
@@ -94,7 +94,7 @@ def earlier_calls(message: ChatMessage) -> list[ToolCall]:
     ]
 
 
-def _arguments(value: Any) -> dict[str, Any]:
+def _arguments(value: Any) -> dict[str, object]:
     try:
         value = json.loads(value) if isinstance(value, str) else value
     except ValueError:
