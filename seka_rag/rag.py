@@ -82,7 +82,7 @@ class Rag:
     def __init__(
         self,
         model: SteeredModel,
-        retriever: Any,
+        retriever: object,
         *,
         highlighter: str | Highlighter = "sentences",
         template: str = TEMPLATE,
@@ -160,7 +160,7 @@ class Rag:
         return self.model.stream(_as_text(prepared), **options)
 
 
-def answer(question: str, *, model: SteeredModel, retriever: Any, **settings: Any) -> Answer:
+def answer(question: str, *, model: SteeredModel, retriever: object, **settings: Any) -> Answer:
     """Answer one question over any retriever; settings as for ``Rag``."""
     return Rag(model, retriever, **settings).answer(question)
 

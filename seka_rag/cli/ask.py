@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,6 +13,9 @@ from rich.text import Text
 
 from seka_rag.cli.terminal import BANK, DEVICE, MODEL, STRICT, console, device_of, errors, left_out, quiet, reporting
 from seka_rag.views.terminal import highlighted
+
+if TYPE_CHECKING:
+    from seka_rag.steering.base import SteeringReport
 
 DEFAULT_MODEL = "smollm2"
 
@@ -111,6 +114,6 @@ def template_options(given: list[str]) -> dict[str, object]:
     return options
 
 
-def _experts_of(report: Any) -> str:
+def _experts_of(report: SteeringReport) -> str:
     weights = report.experts[0].items() if report.experts else ()
     return f"experts {', '.join(f'{name} {weight:.2f}' for name, weight in weights)}; " if weights else ""

@@ -15,7 +15,7 @@ from seka_rag.text.spans import Span, shift
 CitationMode = bool | Literal["text"]
 
 
-def as_citation_mode(value: Any) -> CitationMode:
+def as_citation_mode(value: object) -> CitationMode:
     """The setting, checked.
 
     Raises:

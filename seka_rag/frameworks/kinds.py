@@ -21,7 +21,7 @@ _KINDS = ("context", "instructions", "question")
 HIGHLIGHT_OPTIONS = ("highlight", "highlighter", "highlight_tools", "on_unmarked", "citations")
 
 
-def kinds(mode: Any) -> frozenset[str] | None:
+def kinds(mode: object) -> frozenset[str] | None:
     """The kinds of text that a mode names; None for "off".
 
     Raises:
@@ -47,12 +47,12 @@ def chooser(value: Any) -> Highlighter:
     return as_highlighter(getattr(value, "highlighter", value) if hasattr(value, "chosen_in") else value)
 
 
-def _checked(value: Any) -> Any:
+def _checked(value: object) -> Any:
     chooser(value)
     return value
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     # the name of a callable is not a known highlighter: reading it back fails, rather than taking another one
     return value if isinstance(value, str) else repr(value)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from seka_rag.errors import SpanError
 from seka_rag.frameworks.citing import Citable
@@ -62,12 +61,12 @@ def write_marks(
     return marks
 
 
-def is_report(value: Any) -> bool:
+def is_report(value: object) -> bool:
     """Whether it is the report of an earlier answer, which stands under the same key."""
     return isinstance(value, Mapping) and "highlights" in value and "spans" not in value
 
 
-def read_marks(value: Any, text: str, message: int = 0) -> Marks:
+def read_marks(value: object, text: str, message: int = 0) -> Marks:
     """The marks for this text. If it was cut or edited since, other characters stand there: then none, and a warning.
 
     Raises:
@@ -94,7 +93,7 @@ def read_marks(value: Any, text: str, message: int = 0) -> Marks:
     return Marks(Prompt(text, tuple(map(read_span, value["spans"]))).spans, warnings, unmarked, citable)
 
 
-def read_span(entry: Any) -> Span:
+def read_span(entry: object) -> Span:
     """A span of ``[start, end]``, ``[start, end, weight]`` or ``[start, end, weight, source]``.
 
     Raises:

@@ -123,7 +123,7 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_known(cls, values: Any) -> Any:
+    def _only_known(cls, values: object) -> object:
         known = {*cls.model_fields, *(f.alias for f in cls.model_fields.values() if f.alias)}
         unknown = sorted(set(values) - known) if isinstance(values, Mapping) else []
         if unknown:
@@ -163,22 +163,22 @@ class ModelSettings(BaseModel):
 
     @field_validator("steering")
     @classmethod
-    def _read_steering(cls, value: Any) -> Any:
+    def _read_steering(cls, value: object) -> object:
         return as_steering(value)
 
     @field_serializer("steering")
-    def _write_steering(self, value: Any) -> Any:
+    def _write_steering(self, value: Any) -> object:
         return steering_as_dict(value)
 
     @field_validator("highlight", mode="before")
     @classmethod
-    def _read_highlight(cls, value: Any) -> Any:
+    def _read_highlight(cls, value: object) -> object:
         kinds(value)
         return value
 
     @field_validator("bank")
     @classmethod
-    def _read_bank(cls, value: Any) -> Any:
+    def _read_bank(cls, value: object) -> object:
         return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @field_serializer("bank")

@@ -8,7 +8,7 @@ from typing import Any
 from seka_rag.errors import SettingError
 
 
-def tool_choice(value: Any, names: Sequence[str]) -> str:
+def tool_choice(value: object, names: Sequence[str]) -> str:
     """What frameworks write for a choice of tools, as a model takes it: "auto", "none", "any" or a tool's name.
 
     Args:
@@ -36,7 +36,7 @@ def tool_choice(value: Any, names: Sequence[str]) -> str:
     return str(choice)
 
 
-def schema_of(response_format: Any) -> Any:
+def schema_of(response_format: object) -> Any:
     """The JSON schema of OpenAI's ``response_format``; True for any JSON object, None for plain text.
 
     Raises:

@@ -6,7 +6,7 @@ import logging
 import threading
 import warnings
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from seka_rag.errors import SettingError, SteeringError
 from seka_rag.frameworks.highlights import Highlights
@@ -30,15 +30,16 @@ class UnmarkedWarning(UserWarning):
     """Passages were retrieved, and the model answers without any of them highlighted."""
 
 
-def as_on_unmarked(value: Any) -> OnUnmarked:
+def as_on_unmarked(value: object) -> OnUnmarked:
     """The setting, checked.
 
     Raises:
         SettingError: none of the three.
     """
-    if value not in get_args(OnUnmarked):
-        raise SettingError(f"on_unmarked={value!r}: use 'warn', 'raise' or 'ignore'")
-    return value
+    for mode in get_args(OnUnmarked):
+        if value == mode:
+            return mode
+    raise SettingError(f"on_unmarked={value!r}: use 'warn', 'raise' or 'ignore'")
 
 
 def decide(highlights: Highlights, mode: OnUnmarked) -> Highlights:

@@ -278,7 +278,7 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _replaced(value: Any, values: Mapping[str, str]) -> Any:
+def _replaced(value: object, values: Mapping[str, str]) -> Any:
     if isinstance(value, str):
         return values.get(f"t:{value}", value)
     if isinstance(value, Mapping):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from seka_rag.errors import SpanError
 from seka_rag.highlight.base import Highlighter, PassageSpans, check_spans
@@ -204,7 +204,7 @@ def _matches(source: str | None, patterns: Sequence[str]) -> bool:
     return ".." not in path.split("/") and any(fnmatchcase(path, pattern.replace("\\", "/")) for pattern in patterns)
 
 
-def _is_one_of(value: Any, trusted: Any) -> bool:
+def _is_one_of(value: object, trusted: object) -> bool:
     if isinstance(trusted, (list, tuple, set, frozenset)):
         return any(type(value) is type(t) and value == t for t in trusted)
     return type(value) is type(trusted) and bool(value == trusted)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
 
 from seka_rag.hf.tokens import TokenizedPrompt, by_length, end_ids, pad, pad_id
-from seka_rag.hf.types import transformer
+from seka_rag.hf.types import Tokenizer, transformer
 from seka_rag.learning.examples import user_message
 from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.trials import Candidate
@@ -61,7 +61,7 @@ class Answering:
     """
 
     def __init__(
-        self, hf_model: nn.Module, tokenizer: Any, records: Mapping[Kind, Sequence[Record]], steps: Steps
+        self, hf_model: nn.Module, tokenizer: Tokenizer, records: Mapping[Kind, Sequence[Record]], steps: Steps
     ) -> None:
         self.hf_model, self.tokenizer, self.steps = hf_model, tokenizer, steps
         self.records = {kind: list(some) for kind, some in records.items()}
@@ -109,7 +109,7 @@ class Answering:
         batch = pad(prompts, padding)
         device = next(self.hf_model.parameters()).device
         ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
-        steering: Any = nullcontext()
+        steering: AbstractContextManager[object] = nullcontext()
         if candidate is not None:
             method, bank = candidate.method, candidate.bank
             known = method.prepare(self.hf_model, bank, ids, attention, self.tokenizer)

@@ -18,6 +18,7 @@ from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import KeySites
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.answering import JUDGED, REPORTED, Answering
 from seka_rag.learning.examples import digest_of
 from seka_rag.learning.finals import finals
@@ -68,7 +69,7 @@ def calibrate(
     bank: ProjectionBank | None = None,
     settings: CalibrationSettings | None = None,
     *,
-    tokenizer: Any = None,
+    tokenizer: Tokenizer | None = None,
     facts: Sequence[Fact] | None = None,
     progress: Progress | None = None,
     unfinished: str | os.PathLike[str] | None = None,

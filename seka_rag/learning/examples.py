@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from seka_rag.hf.chat import render_chat
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
+from seka_rag.hf.types import Tokenizer
 from seka_rag.questions.facts import Fact
 from seka_rag.questions.records import Record
 from seka_rag.text.prompt import Prompt
@@ -30,14 +30,16 @@ class Example:
     remembered: int
 
 
-def user_message(tokenizer: Any, message: Prompt) -> TokenizedPrompt:
+def user_message(tokenizer: Tokenizer, message: Prompt) -> TokenizedPrompt:
     """A prompt as the user's message, through the chat template if the tokenizer has one."""
     if not tokenizer.chat_template:
         return tokenize(tokenizer, message)
     return render_chat(tokenizer, [{"role": "user", "content": message}]).tokenize(tokenizer)
 
 
-def answer_example(tokenizer: Any, message: Prompt, opening: str, evidence: str, remembered: str) -> Example | None:
+def answer_example(
+    tokenizer: Tokenizer, message: Prompt, opening: str, evidence: str, remembered: str
+) -> Example | None:
     """An example of one user message, whose answer opens with given words.
 
     Args:
@@ -60,7 +62,7 @@ def answer_example(tokenizer: Any, message: Prompt, opening: str, evidence: str,
     return Example(TokenizedPrompt([*head.ids, *start], [*head.weights, *[0.0] * len(start)], offsets), first, second)
 
 
-def record_examples(tokenizer: Any, records: Sequence[Record], facts: Mapping[str, Fact]) -> list[Example]:
+def record_examples(tokenizer: Tokenizer, records: Sequence[Record], facts: Mapping[str, Fact]) -> list[Example]:
     """Examples of records about facts (conflict, irrelevant): question and passages as in ``Rag``, then the fact's cloze.
 
     Args:
@@ -76,7 +78,7 @@ def record_examples(tokenizer: Any, records: Sequence[Record], facts: Mapping[st
     return found
 
 
-def closed_book_example(tokenizer: Any, fact: Fact, other: str) -> Example | None:
+def closed_book_example(tokenizer: Tokenizer, fact: Fact, other: str) -> Example | None:
     """The fact's first question without passages: ``evidence`` is a false answer, so a negative margin means known."""
     return answer_example(tokenizer, Prompt(fact.questions[0]), fact.cloze, other, fact.answers[0])
 
@@ -87,6 +89,6 @@ def digest_of(examples: Sequence[Example]) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def _next(tokenizer: Any, opening: str, start: Sequence[int], answer: str) -> int | None:
+def _next(tokenizer: Tokenizer, opening: str, start: Sequence[int], answer: str) -> int | None:
     ids: list[int] = tokenizer(f"{opening} {answer}", add_special_tokens=False)["input_ids"]
     return ids[len(start)] if len(ids) > len(start) and ids[: len(start)] == list(start) else None

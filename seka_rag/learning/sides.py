@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import nn
 
 from seka_rag.errors import LearningError
 from seka_rag.hf.sites import KeySites
+from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.examples import Example, closed_book_example, record_examples
 from seka_rag.learning.progress import Progress
 from seka_rag.learning.scores import batches, margins, next_scores
@@ -73,11 +74,11 @@ class Sides:
         others = [f for f in load_facts() if f.split == "development" and subject_of(f) not in measured]
         return questions(kind, "development", count, seed, facts=self.training, passages=_PASSAGES, others=others)
 
-    def measured_examples(self, tokenizer: Any, kind: Kind, seed: int) -> list[Example]:
+    def measured_examples(self, tokenizer: Tokenizer, kind: Kind, seed: int) -> list[Example]:
         """See ``measured_records``."""
         return record_examples(tokenizer, self.measured_records(kind, seed), {f.id: f for f in self.measured})
 
-    def training_examples(self, tokenizer: Any, kind: Kind, count: int, seed: int) -> list[Example]:
+    def training_examples(self, tokenizer: Tokenizer, kind: Kind, count: int, seed: int) -> list[Example]:
         """See ``training_records``; a few less where two answers begin with one token."""
         return record_examples(tokenizer, self.training_records(kind, count, seed), {f.id: f for f in self.training})
 
@@ -87,7 +88,9 @@ def subject_of(fact: Fact) -> str:
     return normalise(fact.group or fact.subject)
 
 
-def known_facts(hf_model: Any, tokenizer: Any, sites: KeySites, facts: Sequence[Fact], show: Progress) -> list[Fact]:
+def known_facts(
+    hf_model: nn.Module, tokenizer: Tokenizer, sites: KeySites, facts: Sequence[Fact], show: Progress
+) -> list[Fact]:
     """The development facts of which the true answer is at least 1 nat likelier than a false one, closed book.
 
     Raises:

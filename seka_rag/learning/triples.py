@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from seka_rag.errors import LearningError, SpanError
 from seka_rag.text.spans import Span
@@ -103,7 +102,7 @@ def _to_json(triple: ContrastiveTriple) -> dict[str, object]:
     return dict(zip(_FIELDS, values, strict=True))
 
 
-def _from_json(record: Any) -> ContrastiveTriple:
+def _from_json(record: object) -> ContrastiveTriple:
     if not isinstance(record, dict) or set(record) != set(_FIELDS):
         raise LearningError(f"expected an object with exactly {', '.join(_FIELDS)}")
     context, answer, question, irrelevant = (record[name] for name in _FIELDS)

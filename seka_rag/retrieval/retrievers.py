@@ -18,7 +18,7 @@ _SOURCE_KEYS = ("source", "file_path", "file_name", "url")
 _SCORE_KEYS = ("relevance_score", "score")
 
 
-def as_retriever(obj: Any) -> Retriever:
+def as_retriever(obj: object) -> Retriever:
     """A retriever of ours from anything that retrieves.
 
     Args:
@@ -47,7 +47,7 @@ def as_retriever(obj: Any) -> Retriever:
 
 
 class _Adapted:
-    def __init__(self, retrieve: Callable[[str], Any], name: str) -> None:
+    def __init__(self, retrieve: Callable[[str], object], name: str) -> None:
         self._retrieve, self._name = retrieve, name
 
     def __call__(self, question: str) -> list[Passage]:
@@ -93,20 +93,20 @@ def as_passage(item: Any, told: str = "got") -> Passage:
     )
 
 
-def _is_item(value: Any) -> bool:
+def _is_item(value: object) -> bool:
     return isinstance(value, (str, Passage)) or hasattr(value, "page_content") or hasattr(value, "get_content")
 
 
-def _metadata(item: Any) -> dict[str, object]:
+def _metadata(item: object) -> dict[str, object]:
     return dict(getattr(item, "metadata", None) or {})
 
 
-def _source(metadata: Mapping[str, object], identity: Any) -> str | None:
+def _source(metadata: Mapping[str, object], identity: object) -> str | None:
     found = next((metadata[key] for key in _SOURCE_KEYS if metadata.get(key)), identity)
     return None if found is None else str(found)
 
 
-def _finite(value: Any) -> float | None:
+def _finite(value: object) -> float | None:
     """The number, if it is one. Scores come from outside: NaN and the like count as unknown."""
     if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)

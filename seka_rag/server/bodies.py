@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, field_validator, model_validator
 
@@ -22,7 +22,7 @@ class Shape(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, values: Any) -> Any:
+    def _without_nulls(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
         return {k: v for k, v in values.items() if v is not None or k in cls.null_means_something}
@@ -53,8 +53,8 @@ class Part(Shape):
     text: StrictStr
     highlight: StrictBool | Number = False
     source: Annotated[StrictStr, Field(max_length=512)] | None = None
-    annotations: list[Any] = []  # of an answer that comes back; they say nothing to the model
-    logprobs: list[Any] = []
+    annotations: list[object] = []  # of an answer that comes back; they say nothing to the model
+    logprobs: list[object] = []
 
 
 class CalledFunction(Shape):
@@ -63,7 +63,7 @@ class CalledFunction(Shape):
 
     @field_validator("arguments", mode="before")
     @classmethod
-    def _from_text(cls, value: Any) -> Any:
+    def _from_text(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         try:
@@ -87,7 +87,7 @@ class MessageBody(Shape):
     name: StrictStr | None = None
     tool_calls: list[CallBody] = []
     tool_call_id: StrictStr | None = None
-    annotations: list[Any] = []  # of an answer that comes back
+    annotations: list[object] = []  # of an answer that comes back
 
 
 class ToolFunction(Shape):
@@ -142,7 +142,7 @@ _HARMLESS = frozenset(
     "user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention".split()
 )
 #: Not done here: any other value than these is refused.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
+_NEUTRAL: dict[str, tuple[object, ...]] = {
     "best_of": (1,),
     "logit_bias": ({},),
     "frequency_penalty": (0,),
@@ -165,7 +165,7 @@ class RequestBody(Shape):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_what_is_done(cls, values: Any) -> Any:
+    def _only_what_is_done(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
         given = {k: v for k, v in values.items() if k not in _HARMLESS}
@@ -216,7 +216,7 @@ class CompletionBody(GeneratingBody):
 
     @field_validator("logprobs", mode="before")
     @classmethod
-    def _none_at_all(cls, value: Any) -> Any:
+    def _none_at_all(cls, value: object) -> object:
         return None if value is False else value
 
 
@@ -257,7 +257,7 @@ class ResponsesBody(RequestBody):
     temperature: Annotated[Number, Field(ge=0, le=100)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     text: TextBody = TextBody()
-    tools: Annotated[list[Any], Field(max_length=0)] = []
+    tools: Annotated[list[object], Field(max_length=0)] = []
     tool_choice: Literal["auto", "none"] = "auto"
     parallel_tool_calls: StrictBool = True
     stream: StrictBool = False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from seka_rag.errors import SteeringError
@@ -36,7 +34,7 @@ def check_steering(model: SteeredModel) -> None:
         raise SteeringError(f"a trial request to {model.name} with gain 0 is not the plain model's answer")
 
 
-def _scores(model: SteeredModel, prompt: Prompt, steering: Any) -> tuple[int, torch.Tensor]:
+def _scores(model: SteeredModel, prompt: Prompt, steering: object) -> tuple[int, torch.Tensor]:
     """Tokens edited, and the scores of the first new token."""
     seen: list[torch.Tensor] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -52,7 +51,7 @@ class RequestGuard:
                 self.service.metrics.count(exchange)
 
     def _check(self, exchange: Exchange, headers: Headers) -> None:
-        given: Any = next((value for name, value in headers.raw if name == b"authorization"), b"")
+        given: bytes = next((value for name, value in headers.raw if name == b"authorization"), b"")
         exchange.key = self.service.keys.name_of(given)
         if self.service.draining:
             raise Unavailable("the server is about to end: ask another one")

@@ -60,7 +60,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def depth(value: Any) -> int:
+def depth(value: object) -> int:
     """How deeply lists and objects are nested; 0 for a plain value."""
     levels, here = 0, [value]
     while here := [v for v in here if isinstance(v, dict | list)]:
@@ -107,7 +107,7 @@ def _check(field: str, what: str, count: int, limit: int) -> None:
             raise LimitError(f"{field}: {count} {what}, and this server takes {limit} in a request")
 
 
-def _items(value: Any) -> Sequence[Any]:
+def _items(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
 
 
@@ -119,7 +119,7 @@ def _schemas(given: Mapping[str, object]) -> list[tuple[str, Any]]:
 # --- errors of fields
 
 
-def _refused(error: ValidationError, given: Any) -> RequestError:
+def _refused(error: ValidationError, given: object) -> RequestError:
     """The error of the field that was followed deepest: in a union, that is the kind that was meant."""
     found = [(_path(e["loc"], given, e["type"] == "missing"), e) for e in error.errors(include_url=False)]
     path, worst = max(found, key=lambda pair: len(pair[0]))
@@ -132,7 +132,7 @@ def _refused(error: ValidationError, given: Any) -> RequestError:
     return refused
 
 
-def _path(loc: Sequence[str | int], given: Any, missing: bool) -> list[str | int]:
+def _path(loc: Sequence[str | int], given: object, missing: bool) -> list[str | int]:
     """The keys of a location that are the request's; pydantic puts names of types between them."""
     path: list[str | int] = []
     for i, key in enumerate(loc):

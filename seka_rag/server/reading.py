@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from seka_rag.errors import (
     LimitError,
@@ -207,7 +206,7 @@ def _marked(prompt: Prompt, spans: Sequence[tuple[int, SpanBody]]) -> Prompt:
     return replace(prompt, spans=(*prompt.spans, *added))
 
 
-def check_strength(request: ModelRequest, steering: Any, model: SteeredModel, settings: ServerSettings) -> None:
+def check_strength(request: ModelRequest, steering: object, model: SteeredModel, settings: ServerSettings) -> None:
     """Raise if there are more highlights, or stronger ones, than the server takes.
 
     Raises:

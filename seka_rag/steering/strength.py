@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -71,5 +71,5 @@ def dtype_of(hf_model: nn.Module) -> torch.dtype:
 
 
 def _suggested(bank: Bank | None, field: str) -> float | None:
-    value: Any = None if bank is None else bank.steering.get(field)
+    value: object = None if bank is None else bank.steering.get(field)
     return float(value) if isinstance(value, int | float) else None

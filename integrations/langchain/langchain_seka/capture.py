@@ -16,7 +16,8 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager, Callbacks
+from langchain_core.documents import Document
 from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
 
@@ -34,7 +35,7 @@ class FilledPrompt:
     """A prompt template, as LangChain writes it down, what it was filled with, and the messages that it made."""
 
     template: dict[str, object]
-    inputs: Any
+    inputs: object
     number: int = field(default_factory=count().__next__)  # in order of their start
     made: frozenset[int] = frozenset()  # hashes of the messages
 
@@ -64,7 +65,7 @@ class _Run:
     parent: UUID | None  # None for a root
     query: str = ""
     prompt: FilledPrompt | None = None
-    given: tuple[Any, ...] = ()  # documents among its input
+    given: tuple[Document, ...] = ()  # documents among its input
     variables: tuple[Mapping[str, object], ...] = ()  # of an ``LLMChain``
     children: dict[UUID, None] = field(default_factory=dict)
     # of the run itself and all below it
@@ -146,23 +147,29 @@ class Capture(BaseCallbackHandler):
     # --- what LangChain tells
 
     def on_chain_start(
-        self, serialized: Any, inputs: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
+        self,
+        serialized: dict[str, object],
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: object,
     ) -> None:
         prompt = FilledPrompt(serialized, inputs) if kwargs.get("run_type") == "prompt" and serialized else None
         own = _variables(inputs) if kwargs.get("name") == "LLMChain" else ()
         self._begin(run_id, parent_run_id, prompt=prompt, given=documents_in(inputs), variables=own)
 
     def on_tool_start(
-        self, serialized: Any, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
+        self, serialized: object, input_str: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
     ) -> None:
         self._begin(run_id, parent_run_id)
 
     def on_retriever_start(
-        self, serialized: Any, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
+        self, serialized: object, query: str, *, run_id: UUID, parent_run_id: UUID | None = None, **kwargs: object
     ) -> None:
         self._begin(run_id, parent_run_id, query=query)
 
-    def on_retriever_end(self, documents: Sequence[Any], *, run_id: UUID, **kwargs: object) -> None:
+    def on_retriever_end(self, documents: Sequence[Document], *, run_id: UUID, **kwargs: object) -> None:
         with self._lock:
             run = self._runs.get(run_id)
             if run is not None:
@@ -174,7 +181,7 @@ class Capture(BaseCallbackHandler):
                     holder.retrievals[run_id] = retrieval
         self._finish(run_id)
 
-    def on_chain_end(self, outputs: Any, *, run_id: UUID, **kwargs: object) -> None:
+    def on_chain_end(self, outputs: object, *, run_id: UUID, **kwargs: object) -> None:
         with self._lock:
             run = self._runs.get(run_id)
             if run is not None and run.prompt is not None and isinstance(outputs, PromptValue):
@@ -187,7 +194,7 @@ class Capture(BaseCallbackHandler):
                     holder.dropped |= dropped
         self._finish(run_id)
 
-    def on_tool_end(self, output: Any, *, run_id: UUID, **kwargs: object) -> None:
+    def on_tool_end(self, output: object, *, run_id: UUID, **kwargs: object) -> None:
         self._finish(run_id)
 
     def on_chain_error(self, error: BaseException, *, run_id: UUID, **kwargs: object) -> None:
@@ -220,7 +227,7 @@ def _made_of(prompts: dict[int, list[FilledPrompt]], messages: Iterable[Message]
     return tuple(p for _, p in sorted((whole or found).items(), reverse=True))
 
 
-def _variables(inputs: Any) -> tuple[Mapping[str, object], ...]:
+def _variables(inputs: object) -> tuple[Mapping[str, object], ...]:
     """What an ``LLMChain`` is given for each prompt: one, or as many as are in the list of its ``apply``."""
     several = inputs.get("input_list") if isinstance(inputs, Mapping) else None
     given = several if isinstance(several, list) else [inputs]
@@ -239,7 +246,7 @@ def install() -> None:
 
 
 @contextmanager
-def aside(callbacks: Any) -> Iterator[Any]:
+def aside(callbacks: Callbacks) -> Iterator[Callbacks]:
     """The callbacks without the handler, which stays out of the runs that begin here.
 
     LangChain tells the start of an asynchronous completion run to inline handlers only, if there are any; ours has no
@@ -252,7 +259,7 @@ def aside(callbacks: Any) -> Iterator[Any]:
         _hook.reset(token)
 
 
-def _stripped(callbacks: Any) -> Any:
+def _stripped(callbacks: Callbacks) -> Callbacks:
     if isinstance(callbacks, BaseCallbackManager):
         callbacks = callbacks.copy()
         if CAPTURE in callbacks.handlers:
@@ -263,6 +270,6 @@ def _stripped(callbacks: Any) -> Any:
     return callbacks
 
 
-def parent_in(callbacks: Any) -> UUID | None:
+def parent_in(callbacks: object) -> UUID | None:
     """The run that a call with these callbacks belongs to."""
     return callbacks.parent_run_id if isinstance(callbacks, BaseCallbackManager) else None

@@ -34,7 +34,7 @@ from seka_rag.frameworks import Cited, Highlights, Request, usage
 _origin_of_stream: ContextVar[Origin] = ContextVar("seka_origin_of_stream", default=(None, None))
 
 
-def _origin(run_manager: Any) -> Origin:
+def _origin(run_manager: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None) -> Origin:
     if run_manager is None:
         return _origin_of_stream.get()
     return run_manager.parent_run_id, explicit(run_manager)
@@ -114,7 +114,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
 
     def with_structured_output(
         self,
-        schema: Any = None,
+        schema: object = None,
         *,
         method: Method | None = None,
         include_raw: bool = False,

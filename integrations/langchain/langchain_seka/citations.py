@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import BaseMessage, ToolMessage
 
 from langchain_seka.capture import Evidence, Message
 from langchain_seka.highlights import follow_messages, follow_text
+from langchain_seka.instructions import Follow
 from langchain_seka.messages import artifact_documents, text_of
 from langchain_seka.passages import followable, place_in_messages
 from seka_rag.frameworks import Citable, Cited, CitedDocument, as_passage, mover, place_passages
@@ -33,7 +35,9 @@ def in_text(prompt: str, evidence: Evidence | None) -> Citable:
     return _retrieved(Citable(), [("text", prompt)], evidence, follow_text)
 
 
-def _retrieved(citable: Citable, targets: Sequence[Message | None], evidence: Evidence | None, follow: Any) -> Citable:
+def _retrieved(
+    citable: Citable, targets: Sequence[Message | None], evidence: Evidence | None, follow: Follow
+) -> Citable:
     if evidence is None:
         return citable
     standing = place_in_messages(targets, evidence, follow)
@@ -50,7 +54,7 @@ def _retrieved(citable: Citable, targets: Sequence[Message | None], evidence: Ev
     return citable
 
 
-def _document(document: Any) -> CitedDocument:
+def _document(document: Document) -> CitedDocument:
     passage = as_passage(document)
     start = passage.metadata.get("start_index")  # as text splitters write it
     return CitedDocument.of(getattr(document, "id", None), passage.source, passage.metadata, start)

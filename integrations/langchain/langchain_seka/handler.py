@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 from uuid import UUID
 
+from langchain_core.callbacks import Callbacks
 from langchain_core.outputs import ChatGeneration, LLMResult
 
 from langchain_seka.capture import Capture, parent_in
-from seka_rag.frameworks import KEY, HighlightMode, HighlightSettings, OnUnmarked
+from seka_rag.frameworks import KEY, Highlighter, HighlightMode, HighlightSettings, OnUnmarked
 
 
 class SekaCallbackHandler(Capture):
@@ -43,7 +43,7 @@ class SekaCallbackHandler(Capture):
         self,
         *,
         highlight: HighlightMode = "auto",
-        highlighter: Any = None,
+        highlighter: str | Highlighter | None = None,
         highlight_tools: bool | list[str] | None = None,
         on_unmarked: OnUnmarked | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class SekaCallbackHandler(Capture):
                     self._reports.append(report)
 
 
-def explicit(handlers: Any) -> SekaCallbackHandler | None:
+def explicit(handlers: object) -> SekaCallbackHandler | None:
     """The handler among the handlers of a run, or among the callbacks of a config."""
     handlers = getattr(handlers, "handlers", handlers)
     own = [h for h in handlers if isinstance(h, SekaCallbackHandler)] if isinstance(handlers, list) else []
@@ -87,5 +87,5 @@ def explicit(handlers: Any) -> SekaCallbackHandler | None:
 Origin = tuple[UUID | None, SekaCallbackHandler | None]
 
 
-def origin_in(callbacks: Any) -> Origin:
+def origin_in(callbacks: Callbacks) -> Origin:
     return parent_in(callbacks), explicit(callbacks)

@@ -8,7 +8,12 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, BaseCallbackManager, CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    BaseCallbackManager,
+    CallbackManagerForLLMRun,
+    Callbacks,
+)
 from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.base import LangSmithParams
@@ -82,7 +87,11 @@ class SekaLLM(SekaSettings, BaseLLM):
         return Request(self.engine, highlights.prompts([prompt])[0], options, highlights)
 
     def _requests(
-        self, prompts: list[str], stop: list[str] | None, run_manager: Any, call: dict[str, Any]
+        self,
+        prompts: list[str],
+        stop: list[str] | None,
+        run_manager: CallbackManagerForLLMRun | AsyncCallbackManagerForLLMRun | None,
+        call: dict[str, Any],
     ) -> Iterator[list[Request]]:
         """Requests in batches; each prompt has its own highlights."""
         given = call.get("seka_highlights") or [None] * len(prompts)
@@ -132,7 +141,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         if self.rate_limiter is not None:
             await self.rate_limiter.aacquire(blocking=True)
 
-    def _rows(self, generations: Any, batch: list[Request]) -> list[list[LangChainGeneration]]:
+    def _rows(self, generations: list[Generation], batch: list[Request]) -> list[list[LangChainGeneration]]:
         times = len(generations) // len(batch)
         return [
             [self._generation(g, request) for g in generations[i * times : (i + 1) * times]]
@@ -197,7 +206,11 @@ class SekaLLM(SekaSettings, BaseLLM):
     # --- several prompts: each belongs to a chain of its own, and only here it is known to which
 
     def generate(
-        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: object
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] = None,
+        **kwargs: object,
     ) -> LLMResult:
         """Answer several prompts in batches, each with its own callbacks if ``callbacks`` is a list of such."""
         calls = _one_by_one(prompts, callbacks, kwargs)
@@ -212,7 +225,11 @@ class SekaLLM(SekaSettings, BaseLLM):
         )
 
     async def agenerate(
-        self, prompts: list[str], stop: list[str] | None = None, callbacks: Any = None, **kwargs: object
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        callbacks: Callbacks | list[Callbacks] = None,
+        **kwargs: object,
     ) -> LLMResult:
         """``generate`` without blocking the event loop."""
         calls = _one_by_one(prompts, callbacks, kwargs)
@@ -241,7 +258,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         return call
 
 
-def _origin(run_manager: Any) -> Origin:
+def _origin(run_manager: AsyncCallbackManagerForLLMRun | CallbackManagerForLLMRun | None) -> Origin:
     return (None, None) if run_manager is None else (run_manager.parent_run_id, explicit(run_manager))
 
 
@@ -250,8 +267,8 @@ _TRACING = ("tags", "metadata", "run_name", "run_id")
 
 
 def _one_by_one(
-    prompts: list[str], callbacks: Any, options: dict[str, object]
-) -> list[tuple[str, Any, Origin, dict[str, object]]]:
+    prompts: list[str], callbacks: Callbacks | list[Callbacks], options: dict[str, object]
+) -> list[tuple[str, Callbacks, Origin, dict[str, object]]]:
     """Each prompt with its callbacks, the run that it belongs to, and its options."""
     if not isinstance(prompts, list):
         raise ValueError(f"prompts is {type(prompts).__name__}: give a list of str")

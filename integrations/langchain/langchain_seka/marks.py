@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from langchain_core.messages import BaseMessage
 
@@ -56,7 +55,7 @@ def _parts(message: BaseMessage) -> list[dict]:
     return [b for b in message.content if isinstance(b, dict)] if isinstance(message.content, list) else []
 
 
-def _part_spans(value: Any, text: str) -> tuple[Span, ...]:
+def _part_spans(value: object, text: str) -> tuple[Span, ...]:
     if isinstance(value, list):
         return Prompt(text, tuple(map(read_span, value))).spans
     if not isinstance(value, bool | int | float):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 
 from seka_rag import Generation, SekaError
@@ -32,7 +32,7 @@ def text_of(message: BaseMessage) -> str:
     return "".join(_block_text(block) for block in content)
 
 
-def _block_text(block: Any) -> str:
+def _block_text(block: object) -> str:
     if isinstance(block, str):
         return block
     if isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str):
@@ -74,16 +74,14 @@ def _calling(message: BaseMessage) -> dict[str, object]:
     return {}
 
 
-def artifact_documents(message: ToolMessage) -> list[Any]:
+def artifact_documents(message: ToolMessage) -> list[Document]:
     """The documents in a tool message's artifact, also those that a checkpointer turned into dicts."""
     artifact = message.artifact
     items = artifact if isinstance(artifact, list | tuple) else [artifact]
     return [document for item in items if (document := _document(item)) is not None]
 
 
-def _document(item: Any) -> Any:
-    from langchain_core.documents import Document
-
+def _document(item: object) -> Document | None:
     if hasattr(item, "page_content"):
         return item
     if isinstance(item, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -15,7 +14,7 @@ from langchain_seka.highlights import from_tools
 from langchain_seka.marks import mark_message
 from langchain_seka.messages import text_of
 from seka_rag import Span
-from seka_rag.frameworks import INSTRUCTIONS, QUESTION, HighlightMode, HighlightSettings, said
+from seka_rag.frameworks import INSTRUCTIONS, QUESTION, Highlighter, HighlightMode, HighlightSettings, said
 
 
 class SekaMiddleware(AgentMiddleware):
@@ -41,7 +40,7 @@ class SekaMiddleware(AgentMiddleware):
     """
 
     def __init__(
-        self, tools: Sequence[str], *, highlighter: Any = "sentences", highlight: HighlightMode = "auto"
+        self, tools: Sequence[str], *, highlighter: str | Highlighter = "sentences", highlight: HighlightMode = "auto"
     ) -> None:
         super().__init__()
         self._settings = HighlightSettings.of(

@@ -80,7 +80,7 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
             out.append(mark_message(message, spans) if spans else message)
         return ChatPromptValue(messages=out)
 
-    def _marked(self, value: Any, inputs: Mapping[str, object]) -> Prompt:
+    def _marked(self, value: object, inputs: Mapping[str, object]) -> Prompt:
         if isinstance(value, Prompt):
             return value
         if isinstance(value, str):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+
+from langchain_core.documents import Document
 
 from seka_rag import Passage
 from seka_rag.frameworks import Squeezed, as_passage
@@ -27,7 +28,7 @@ class Found:
     passage: Passage
     text: Squeezed
     identity: Identity
-    document: Any
+    document: Document
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Retrieval:
     """What one retriever was asked and what it returned."""
 
     query: str
-    documents: tuple[Any, ...]
+    documents: tuple[Document, ...]
 
     @cached_property
     def found(self) -> tuple[Found, ...]:
@@ -49,17 +50,18 @@ def _identity(passage: Passage) -> Identity:
     return passage.text, passage.source, repr(sorted(known.items(), key=lambda item: item[0]))
 
 
-def documents_in(value: Any) -> tuple[Any, ...]:
+def documents_in(value: object) -> tuple[Document, ...]:
     """The documents in what a step is given or returns: a list of them, or a state with such lists."""
     if isinstance(value, Mapping):
         return tuple(
             document for own in value.values() if isinstance(own, list | tuple) for document in documents_in(own)
         )
-    several = isinstance(value, list | tuple) and all(hasattr(item, "page_content") for item in value)
-    return tuple(value) if several else ()
+    if isinstance(value, list | tuple) and all(hasattr(item, "page_content") for item in value):
+        return tuple(value)
+    return ()
 
 
-def dropped_by(given: tuple[Any, ...], returned: tuple[Any, ...]) -> set[Identity]:
+def dropped_by(given: tuple[Document, ...], returned: tuple[Document, ...]) -> set[Identity]:
     """What a step left out that returns nothing but documents that it was given; of any other it is not known."""
     if not given or not returned:
         return set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from langchain_core.language_models.base import LangSmithParams
 from langchain_core.load.serializable import Serializable
 
 from langchain_seka.capture import CAPTURE, Evidence, FilledPrompt, Message, install
@@ -75,7 +76,7 @@ class SekaSettings(ModelSettings, Serializable):
             "model_kwargs": {key: repr(value) for key, value in self.model_kwargs.items()},
         }
 
-    def _tracing_params(self, params: Any, stop: list[str] | None) -> Any:
+    def _tracing_params(self, params: LangSmithParams, stop: list[str] | None) -> LangSmithParams:
         params["ls_provider"] = "seka"
         if stop or self.stop:
             params["ls_stop"] = stop or self.stop

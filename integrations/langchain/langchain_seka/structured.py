@@ -50,7 +50,7 @@ class _ToolPydantic(_Whole, PydanticToolsParser):
     needs_call: ClassVar[bool] = True
 
 
-def options_and_parser(schema: Any, method: str, strict: bool | None) -> tuple[dict[str, Any], BaseOutputParser]:
+def options_and_parser(schema: object, method: str, strict: bool | None) -> tuple[dict[str, Any], BaseOutputParser]:
     """What to bind to the model, and what reads its answer.
 
     Raises:

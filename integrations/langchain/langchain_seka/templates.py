@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.load.load import Reviver
@@ -100,7 +99,7 @@ def rebuild(prompt: FilledPrompt) -> Filled | None:
     return Filled(template, inputs, {name: text for name, text in values.items() if text is not None})
 
 
-def _as_text(value: Any) -> str | None:
+def _as_text(value: object) -> str | None:
     """A variable's text. A list of documents that nobody formatted is written as Python shows it."""
     if isinstance(value, str):
         return value

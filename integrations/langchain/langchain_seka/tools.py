@@ -17,7 +17,7 @@ from seka_rag.frameworks import tool_choice
 Tool: TypeAlias = Mapping[str, object] | type | Callable[..., Any] | BaseTool
 
 
-def bound(tools: Sequence[Tool], choice: Any, strict: bool | None) -> dict[str, object]:
+def bound(tools: Sequence[Tool], choice: object, strict: bool | None) -> dict[str, object]:
     """Options of a call that offers these tools.
 
     Raises:

@@ -6,9 +6,10 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import httpx
 from tenacity import (
@@ -26,6 +27,10 @@ from seka_rag.server.settings import clean_key
 
 _EXPONENTIAL = wait_exponential(multiplier=0.2, max=5)
 _LONGEST_WAIT = 30.0  # seconds between two tries, whatever a server says
+
+
+#: Of a stream, each as it was sent.
+Chunks: TypeAlias = list[dict[str, Any]]
 
 
 class _NotReachedError(RemoteError):
@@ -76,21 +81,12 @@ class Server:
         timeout: float | None,
         emit: Callable[[str], None],
         cancel: threading.Event,
-    ) -> list[dict[str, Any]]:
+    ) -> Chunks:
         """All chunks of a stream; text is emitted as it comes. Runs in a thread; ``cancel`` closes the connection."""
-        return asyncio.run(self._watched(path, body, timeout, emit, cancel))
+        return asyncio.run(self._watched(partial(self._chunks, path, body, timeout, emit), cancel))
 
-    async def _watched(
-        self,
-        path: str,
-        body: Mapping[str, object],
-        timeout: float | None,
-        emit: Callable[[str], None],
-        cancel: threading.Event,
-    ) -> list[dict[str, Any]]:
-        work: asyncio.Future[list[dict[str, Any]]] = asyncio.ensure_future(
-            AsyncRetrying(**self._retrying)(self._chunks, path, body, timeout, emit)
-        )
+    async def _watched(self, once: Callable[[], Awaitable[Chunks]], cancel: threading.Event) -> Chunks:
+        work: asyncio.Future[Chunks] = asyncio.ensure_future(AsyncRetrying(**self._retrying)(once))
         while not work.done():
             if cancel.is_set():
                 work.cancel()
@@ -99,9 +95,9 @@ class Server:
 
     async def _chunks(
         self, path: str, body: Mapping[str, object], timeout: float | None, emit: Callable[[str], None]
-    ) -> list[dict[str, Any]]:
+    ) -> Chunks:
         seconds = timeout or self.timeout
-        end, chunks = time.monotonic() + seconds, list[dict[str, Any]]()
+        end, chunks = time.monotonic() + seconds, Chunks()
         with self._failing(path, timeout):
             async with httpx.AsyncClient(**self._options(timeout)) as client:
                 async with client.stream("POST", self.url + path, json=body) as response:

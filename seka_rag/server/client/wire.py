@@ -166,7 +166,9 @@ def read_answer(answer: Mapping[str, Any], *, url: str) -> list[Generation]:
         ) from None
 
 
-def _generation(choice: Any, report: Mapping[str, Any], prompt_tokens: int, completion_tokens: int) -> Generation:
+def _generation(
+    choice: Mapping[str, Any], report: Mapping[str, Any], prompt_tokens: int, completion_tokens: int
+) -> Generation:
     message = choice.get("message") or {**choice, "content": choice.get("text")}
     return Generation(
         message.get("content") or "",

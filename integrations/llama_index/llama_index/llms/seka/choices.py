@@ -13,13 +13,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from llama_index.core.schema import NodeWithScore
 from llama_index.llms.seka.context import is_answer
 from llama_index.llms.seka.flow import Flow, current_flow, set_choice
 
-from seka_rag import Prompt, Span, Trusted
+from seka_rag import Prompt, Span, Trusted, TrustPolicy
 from seka_rag.frameworks import DISPUTED, NOTHING_CHOSEN, Marks, Squeezed, place_passages, undisputed, unexplained
 
 _FOREIGN = (
@@ -56,11 +55,11 @@ class Choice:
     nodes: tuple[Prompt, ...]
     warnings: tuple[str, ...] = ()
     distrusted: frozenset[int] = frozenset()
-    by: tuple[Any, ...] = ()
+    by: tuple[object, ...] = ()
     bodies: tuple[tuple[int, int], ...] = ()
 
     @property
-    def policy(self) -> Any:
+    def policy(self) -> TrustPolicy | None:
         """The trust policy that it was made under, if any."""
         return next((own.policy for own in self.by if isinstance(own, Trusted)), None)
 
@@ -125,8 +124,8 @@ class ChoiceStore:
         question: str,
         context: str,
         *,
-        by: tuple[Any, ...] | None = None,
-        policy: Any = None,
+        by: tuple[object, ...] | None = None,
+        policy: TrustPolicy | None = None,
         choose: Callable[[str, Flow], Choice] | None = None,
     ) -> Marks | None:
         """The highlights of a context, and what the report should say of them.
@@ -176,7 +175,7 @@ class ChoiceStore:
 CHOICES = ChoiceStore()
 
 
-def _goes_with(choice: Choice, by: tuple[Any, ...] | None, policy: Any) -> bool:
+def _goes_with(choice: Choice, by: tuple[object, ...] | None, policy: TrustPolicy | None) -> bool:
     """Whether a model with a postprocessor of these settings, or with a policy, may use the choice."""
     return choice.by == by if by is not None else policy is None or choice.policy == policy
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from llama_index.core.base.llms.types import CitationBlock, TextBlock
-from llama_index.core.schema import MetadataMode
+from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.llms.seka.flow import current_flow
 
 from seka_rag.frameworks import Citable, Cited, CitedDocument, as_passage, mover, place_passages
@@ -22,7 +21,7 @@ def nodes_in(context: str) -> Citable:
     return citable
 
 
-def _document(node: Any, text: str) -> CitedDocument:
+def _document(node: BaseNode, text: str) -> CitedDocument:
     """The document that a node was cut out of, if it says where; else the node itself."""
     start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
     known = node.ref_doc_id is not None and start is not None and end is not None and end - start == len(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
 
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate, default_prompts
 
@@ -35,7 +34,7 @@ def _templates(*rooms: str) -> Iterator[str]:
                     yield text
 
 
-def _text(template: Any) -> str | None:
+def _text(template: object) -> str | None:
     if isinstance(template, str):
         return template if "{context_str}" in template else None
     return template.template if isinstance(template, PromptTemplate) else None

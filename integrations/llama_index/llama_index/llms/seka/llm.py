@@ -181,7 +181,7 @@ class SekaLLM(SekaSettings):
         verbose: bool = False,
         allow_parallel_tool_calls: bool = False,
         tool_required: bool = False,
-        tool_choice: Any = None,
+        tool_choice: str | Mapping[str, object] | None = None,
         **kwargs: object,
     ) -> dict[str, object]:
         messages = list(chat_history or ())

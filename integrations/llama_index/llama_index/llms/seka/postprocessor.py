@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,7 +49,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         default=False, description="Choose in the metadata lines that the model is shown, too, not in the text alone."
     )
 
-    def __init__(self, highlighter: Any = "sentences", **settings: object) -> None:
+    def __init__(self, highlighter: str | Highlighter = "sentences", **settings: object) -> None:
         super().__init__(highlighter=highlighter, **settings)
         watch()
 
@@ -64,7 +64,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         return marks
 
     @property
-    def settings(self) -> tuple[Any, ...]:
+    def settings(self) -> tuple[object, ...]:
         """What it chooses by; postprocessors of equal settings choose alike."""
         return chooser(self.highlighter), self.top_k, self.weight_by_score, self.include_metadata
 
@@ -175,7 +175,7 @@ def _text_in(node: BaseNode, shown: str) -> tuple[int, str]:
     """
     text = node.get_content(metadata_mode=MetadataMode.NONE)
 
-    def render(values: Any) -> str:
+    def render(values: Mapping[str, str]) -> str:
         if values["text"] == text:
             return shown
         copy = node.model_copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBlock
 from llama_index.core.bridge.pydantic import BaseModel, ValidationError
@@ -17,7 +17,7 @@ from llama_index.core.instrumentation.events.llm import (
 )
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.structured_llm import StructuredLLM
-from llama_index.core.program.utils import create_flexible_model
+from llama_index.core.program.utils import FlexibleModel, create_flexible_model
 from llama_index.core.prompts import BasePromptTemplate
 from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.marks import mark_message, marks_of
@@ -65,7 +65,7 @@ class StructuredPrediction(FunctionCallingLLM):
         prompt: BasePromptTemplate,
         llm_kwargs: dict[str, object] | None = None,
         **prompt_args: object,
-    ) -> Iterator[Any]:
+    ) -> Iterator[Model | FlexibleModel]:
         """Objects with the fields that are known so far, and at last one of ``output_cls``."""
         messages, options = self._start(output_cls, prompt, llm_kwargs, prompt_args)
         partial, response = _Partial(output_cls), ChatResponse(message=ChatMessage())
@@ -80,10 +80,10 @@ class StructuredPrediction(FunctionCallingLLM):
         prompt: BasePromptTemplate,
         llm_kwargs: dict[str, object] | None = None,
         **prompt_args: object,
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncIterator[Model | FlexibleModel]:
         """``stream_structured_predict`` for ``async for``."""
 
-        async def pieces() -> AsyncIterator[Any]:
+        async def pieces() -> AsyncIterator[Model | FlexibleModel]:
             await asyncio.to_thread(lambda: self.metadata)
             messages, options = self._start(output_cls, prompt, llm_kwargs, prompt_args)
             partial, response = _Partial(output_cls), ChatResponse(message=ChatMessage())
@@ -99,7 +99,11 @@ class StructuredPrediction(FunctionCallingLLM):
         return SekaStructuredLLM(llm=self, output_cls=output_cls, **kwargs)
 
     def _start(
-        self, output_cls: type[BaseModel], prompt: BasePromptTemplate, options: dict[str, object] | None, values: Any
+        self,
+        output_cls: type[BaseModel],
+        prompt: BasePromptTemplate,
+        options: dict[str, object] | None,
+        values: dict[str, object],
     ) -> tuple[list[ChatMessage], dict[str, object]]:
         dispatcher.event(
             LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=values)  # type: ignore[arg-type]
@@ -127,7 +131,7 @@ class _Partial:
         self._cls = create_flexible_model(output_cls)
         self._last: dict[str, object] | None = None
 
-    def read(self, response: ChatResponse) -> Any:
+    def read(self, response: ChatResponse) -> FlexibleModel | None:
         try:
             value = from_json(response.message.content or "", allow_partial="trailing-strings")
         except ValueError:

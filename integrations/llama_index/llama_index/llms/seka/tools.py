@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -25,7 +24,9 @@ from seka_rag.frameworks import NOTHING_CHOSEN, Highlights, HighlightSettings, I
 TOOL_ROLES = frozenset({MessageRole.TOOL, MessageRole.FUNCTION})
 
 
-def tool_options(tools: Sequence[BaseTool | Mapping[str, object]], choice: Any, *, required: bool) -> dict[str, object]:
+def tool_options(
+    tools: Sequence[BaseTool | Mapping[str, object]], choice: object, *, required: bool
+) -> dict[str, object]:
     """The options of a call that may use these tools.
 
     Args:
@@ -94,7 +95,7 @@ def earlier_calls(message: ChatMessage) -> list[ToolCall]:
     ]
 
 
-def _arguments(value: Any) -> dict[str, object]:
+def _arguments(value: object) -> dict[str, object]:
     try:
         value = json.loads(value) if isinstance(value, str) else value
     except ValueError:
