@@ -47,7 +47,7 @@ class TensorManifest(BaseModel):
                 f"{where} is damaged: its {len(data)} bytes do not match the checksum in its header; fetch or learn it again"
             )
         try:
-            tensors = load_tensors(data)
+            tensors: dict[str, Tensor] = load_tensors(data)
         except SafetensorError as error:
             raise BankError(f"{where} is damaged: {error}") from None
         for name in sorted(self.shapes.keys() | tensors.keys()):

@@ -28,7 +28,7 @@ def find_folder(
         BankError: neither a folder nor fetched from the Hub; says why.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever it uses
+    from huggingface_hub.errors import HTTPError  # of httpx or httpx2, whichever it uses
 
     path = Path(name_or_path)
     if path.exists():
@@ -62,7 +62,7 @@ def upload_files(
         BankError: not a name of the Hub, no right to write there, or the Hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of httpx or httpx2, whichever it uses
+    from huggingface_hub.errors import HTTPError  # of httpx or httpx2, whichever it uses
 
     if not _NAME.fullmatch(repo_id):
         raise BankError(f"{repo_id!r} is not a name of the Hub: give owner/name")
@@ -73,7 +73,7 @@ def upload_files(
         commit = api.create_commit(repo_id, operations, commit_message=message, revision=revision, create_pr=create_pr)
     except (HTTPError, OSError, ValueError) as error:
         raise BankError(f"could not upload to {repo_id!r}: {_reason(error)}") from error
-    return commit.pr_url or commit.commit_url
+    return str(commit.pr_url or commit.commit_url)
 
 
 def _explain(name: str, revision: str | None, error: Exception) -> str:

@@ -50,7 +50,7 @@ def by_paragraphs(text: str) -> Parts:
     return (start + bare.start(1), start + bare.end(1)), tuple(parts[:-1])
 
 
-class SteeredLM(HFLM):  # type: ignore[misc]
+class SteeredLM(HFLM):  # type: ignore[misc]  # lm-eval is read without types
     """The harness' model for transformers, which steers every forward pass by what is highlighted in its prompts.
 
     Requests are tokenized, batched and scored by the harness; only weights for highlighted tokens are added. A prompt
@@ -111,7 +111,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
             return text
         content = chat_history[last]["content"]
         messages = [*chat_history]
-        messages[last] = {**messages[last], "content": Prompt(content, self.spans(content))}  # type: ignore[dict-item]
+        messages[last] = {**messages[last], "content": Prompt(content, self.spans(content))}  # type: ignore[dict-item]  # a Prompt where a str was, as we render it
         rendered = render_chat(
             self.tokenizer,
             messages,
@@ -156,7 +156,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     def _model_call(self, inps: Tensor, *arguments: object, **options: object) -> Tensor:
         """Logits of rows that the harness padded with 0 on the right."""
         if not self._by_row:
-            return super()._model_call(inps, *arguments, **options)  # type: ignore[no-any-return]
+            return super()._model_call(inps, *arguments, **options)  # type: ignore[no-any-return]  # lm-eval is read without types
         lengths = sorted({len(row) for row in self._by_row}, reverse=True)
         weights, mask = torch.zeros(inps.shape), torch.zeros_like(inps)
         for i, row in enumerate(inps.tolist()):
@@ -166,7 +166,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
                 raise TokenizationError("the harness made a batch of other requests, so highlights cannot be followed")
             weights[i, : len(found)], mask[i, : len(found)] = torch.tensor(found), 1
         with self._highlighting(weights, inps, mask):
-            return super()._model_call(inps, *arguments, **options)  # type: ignore[no-any-return]
+            return super()._model_call(inps, *arguments, **options)  # type: ignore[no-any-return]  # lm-eval is read without types
 
     def tok_batch_encode(self, strings: list[str], *arguments: object, **options: object) -> tuple[Tensor, Tensor]:
         """The harness' own batch, padded on the left; its weights are kept for the generation that follows."""
@@ -182,7 +182,7 @@ class SteeredLM(HFLM):  # type: ignore[misc]
     def _model_generate(self, context: Tensor, max_length: int, stop: list[str], **options: Any) -> Tensor:
         weights, self._batch = self._batch, None
         with self._highlighting(weights, context, options.get("attention_mask")):
-            return super()._model_generate(context, max_length, stop, **options)  # type: ignore[no-any-return]
+            return super()._model_generate(context, max_length, stop, **options)  # type: ignore[no-any-return]  # lm-eval is read without types
 
     def _highlighting(self, weights: Tensor | None, ids: Tensor, mask: Tensor | None) -> AbstractContextManager[Any]:
         if self._steering is None or weights is None or not weights.any():

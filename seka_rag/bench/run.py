@@ -87,7 +87,7 @@ def run_plan(plan: Plan, bar: Bar) -> Iterator[Path]:
 
 def _run_task(plan: Plan, task: Task, subject: Subject, variants: list[Variant], bar: Bar) -> Table:
     limit = plan.limit_of(task)
-    source = Source(subject.model, plan.out, limit, plan.data, plan.split)  # type: ignore[arg-type]
+    source = Source(subject.model, plan.out, limit, plan.data, plan.split)  # type: ignore[arg-type]  # its name was checked with the plan
     with bar(f"{task.name}: what the model knows", limit) as advance:
         items = task.items(replace(source, progress=advance))
     with bar(task.name, len(items) * len(variants)) as advance:

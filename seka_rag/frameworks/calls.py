@@ -39,13 +39,13 @@ class Request:
     def run(self) -> Generation:
         ask = self.engine.generate if isinstance(self.prompt, Prompt) else self.engine.chat
         with no_highlighting():
-            return ask(self.prompt, **self.options)  # type: ignore[no-any-return]
+            return ask(self.prompt, **self.options)
 
     async def arun(self) -> Generation:
         """``run`` without blocking the event loop."""
         ask = self.engine.agenerate if isinstance(self.prompt, Prompt) else self.engine.achat
         with no_highlighting():
-            return await ask(self.prompt, **self.options)  # type: ignore[no-any-return]
+            return await ask(self.prompt, **self.options)
 
     def stream(self) -> TextStream[Generation]:
         """The answer in pieces."""

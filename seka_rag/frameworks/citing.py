@@ -23,7 +23,7 @@ def as_citation_mode(value: object) -> CitationMode:
     """
     if not (isinstance(value, bool) or value == "text"):
         raise SettingError(f"citations={value!r}: use True, False, or 'text' for the cited sentences as well")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 @dataclass(frozen=True)

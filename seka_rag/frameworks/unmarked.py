@@ -36,7 +36,8 @@ def as_on_unmarked(value: object) -> OnUnmarked:
     Raises:
         SettingError: none of the three.
     """
-    for mode in get_args(OnUnmarked):
+    modes: tuple[OnUnmarked, ...] = get_args(OnUnmarked)
+    for mode in modes:
         if value == mode:
             return mode
     raise SettingError(f"on_unmarked={value!r}: use 'warn', 'raise' or 'ignore'")

@@ -85,7 +85,7 @@ def _bytes_of(kind: int, numbers: int, path: Path) -> int:
         block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (KeyError, ValueError):
         raise ModelFileError(f"{path} is quantised in a way (type {kind}) that cannot be read here") from None
-    return numbers // block * size
+    return int(numbers // block * size)
 
 
 class _Cursor:

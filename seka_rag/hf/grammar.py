@@ -76,7 +76,7 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The bytes of the tokens as text: what the grammar saw, without the tokenizer's own clean-up."""
-        return self._tokens.decode_str(list(ids))
+        return str(self._tokens.decode_str(list(ids)))
 
 
 class _WordPieces:

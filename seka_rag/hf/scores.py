@@ -144,7 +144,8 @@ class _Scores(TorchFunctionMode):
 
     def _masked(self, given: Arguments) -> Arguments:
         """The arguments of ``scaled_dot_product_attention`` with a float mask that holds what is added."""
-        query, key, mask = given["query"], given["key"], given.get("attn_mask")
+        query, key = given["query"], given["key"]
+        mask: Tensor | None = given.get("attn_mask")
         length, keys = query.shape[-2], key.shape[-2]
         if given.get("is_causal"):
             mask = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril()

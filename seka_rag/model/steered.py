@@ -293,7 +293,7 @@ class SteeredModel:
 
 def _listed(prompt: Input | Sequence[Input]) -> tuple[bool, list[Input]]:
     single = isinstance(prompt, str | Prompt | TokenizedPrompt)
-    return single, [prompt] if single else list(prompt)  # type: ignore[list-item, arg-type]
+    return single, [prompt] if single else list(prompt)  # type: ignore[list-item, arg-type]  # `single` says which it is
 
 
 def _unwrapped(generations: list[Generation], single: bool) -> Generation | list[Generation]:

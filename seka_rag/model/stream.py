@@ -37,7 +37,7 @@ class TextStream(Generic[T]):
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return self._result  # type: ignore[return-value]
+        return self._result  # type: ignore[return-value]  # without an error there is one
 
     def close(self) -> None:
         """End the work; returns when nothing of it runs any more."""

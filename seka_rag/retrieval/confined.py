@@ -102,7 +102,7 @@ class ConfinedParsers:
             process.wait()
             for pipe in (process.stdin, process.stdout):
                 with suppress(OSError):  # what was not sent any more
-                    pipe.close()  # type: ignore[union-attr]
+                    pipe.close()  # type: ignore[union-attr]  # both were asked for
 
 
 def serve() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 from seka_rag.errors import BusyError, GenerationTimeoutError
@@ -192,6 +192,6 @@ def batch(first: Ticket, waiting: list[Ticket], most: int, context: int | None) 
     return tuple(group)
 
 
-def _later(loop: asyncio.AbstractEventLoop, work: object, *args: object) -> None:
+def _later(loop: asyncio.AbstractEventLoop, work: Callable[..., object], *args: object) -> None:
     if not loop.is_closed():
-        loop.call_soon_threadsafe(work, *args)  # type: ignore[arg-type]
+        loop.call_soon_threadsafe(work, *args)

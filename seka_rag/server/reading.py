@@ -169,7 +169,7 @@ def read_messages(
         with at_field(f"seka.spans[{i}].message"):
             if span.message not in numbers:
                 raise SpanError(f"seka.spans: message {span.message} of a conversation of {len(messages)}")
-        by_message.setdefault(span.message, []).append((i, span))  # type: ignore[arg-type]
+        by_message.setdefault(span.message, []).append((i, span))  # type: ignore[arg-type]  # it is one of the numbers
     return [_message(f"{body_field}[{i}]", message, by_message.get(i, ())) for i, message in enumerate(messages)]
 
 
@@ -236,7 +236,7 @@ def _tool_options(body: ChatBody) -> dict[str, object]:
     if isinstance(body.tool_choice, ChosenTool):
         choice = body.tool_choice.function.name
     else:
-        choice = {None: "auto", "required": "any"}.get(body.tool_choice, body.tool_choice)  # type: ignore[assignment]
+        choice = {None: "auto", "required": "any"}.get(body.tool_choice, body.tool_choice)  # type: ignore[assignment]  # None is a key
     tools = _tools(body.tools)
     with at_field("tool_choice"):
         try:

@@ -55,7 +55,7 @@ def _position(name: str, value: object) -> int:
         return value
     try:  # whole numbers of numpy and the like
         if not isinstance(value, bool):
-            return operator.index(value)  # type: ignore[arg-type]
+            return operator.index(value)  # type: ignore[arg-type]  # what has no index is caught
     except TypeError:
         pass
     raise SpanError(f"span {name} {value!r}: give a whole number of characters, counted from 0")

@@ -92,7 +92,7 @@ def strengths(
     ]
     at = len(rows) // 2 if start is None else sorted(answers).index(start)
     marks = {None: "", True: "✓", False: "✗"}
-    text = table([row["strength"], marks[row["right"]], row["text"]] for row in rows)  # type: ignore[index]
+    text = table([row["strength"], marks[row["right"]], row["text"]] for row in rows)  # type: ignore[index]  # rows hold these types
     return view("strengths.html.j2", text, title=title, name=name, rows=rows, start=at)
 
 

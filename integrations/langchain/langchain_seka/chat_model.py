@@ -205,7 +205,7 @@ class ChatSeka(SekaSettings, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = await asyncio.to_thread(self._request, messages, stop, _origin(run_manager), kwargs)
         stream = await asyncio.to_thread(request.stream)
-        async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
+        async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]  # it is a generator, and can be closed
             async for piece in pieces:
                 yield ChatGenerationChunk(message=AIMessageChunk(content=_piece(piece, request)))
         yield self._last_chunk(stream.result, request, await request.acite(stream.result))

@@ -70,7 +70,7 @@ class SekaCallbackHandler(Capture):
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: object) -> None:
         for generation in (g for row in response.generations for g in row):
             chat = isinstance(generation, ChatGeneration)
-            info = generation.message.response_metadata if chat else generation.generation_info  # type: ignore[attr-defined]
+            info = generation.message.response_metadata if chat else generation.generation_info
             if isinstance(report := (info or {}).get(KEY), dict):
                 with self._reporting:
                     self._reports.append(report)

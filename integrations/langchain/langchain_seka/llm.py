@@ -175,7 +175,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         request = await asyncio.to_thread(self._request, prompt, stop, _origin(run_manager), kwargs)
         await self._await_turn()
         stream = await asyncio.to_thread(request.stream)
-        async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]
+        async with aclosing(aiter(stream)) as pieces:  # type: ignore[type-var]  # it is a generator, and can be closed
             async for piece in pieces:
                 chunk = GenerationChunk(text=piece)
                 if run_manager:
@@ -191,7 +191,7 @@ class SekaLLM(SekaSettings, BaseLLM):
         with aside(config.get("callbacks")) as others:
             pieces = super().astream(input, {**config, "callbacks": others}, **kwargs)
             first = await anext(pieces, "")  # the run begins with the first piece
-        async with aclosing(pieces):  # type: ignore[type-var]
+        async with aclosing(pieces):
             yield first
             async for piece in pieces:
                 yield piece

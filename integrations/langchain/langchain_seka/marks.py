@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from langchain_core.messages import BaseMessage
 
@@ -51,7 +52,7 @@ def marks_of(message: BaseMessage) -> tuple[tuple[Span, ...], tuple[str, ...]]:
     return spans, warnings
 
 
-def _parts(message: BaseMessage) -> list[dict]:
+def _parts(message: BaseMessage) -> list[dict[str, Any]]:
     return [b for b in message.content if isinstance(b, dict)] if isinstance(message.content, list) else []
 
 

@@ -66,7 +66,7 @@ class SekaMiddleware(AgentMiddleware):
         if self._settings.has("question") and user is not None:
             spans[user] = list(said(text_of(messages[user]), QUESTION))
         if self._settings.has("instructions") and system is not None:
-            system = mark_message(system, said(text_of(system), INSTRUCTIONS))  # type: ignore[assignment]
+            system = mark_message(system, said(text_of(system), INSTRUCTIONS))
         for i, own in spans.items():
             messages[i] = mark_message(messages[i], own)
         trusted = [m.name for i, m in enumerate(messages) if isinstance(m, ToolMessage) and i in spans]

@@ -56,7 +56,7 @@ class HighlightPrompt(RunnableSerializable[dict, ChatPromptValue]):
         """It may hold a function."""
         return False
 
-    def invoke(self, input: dict, config: RunnableConfig | None = None, **kwargs: object) -> ChatPromptValue:
+    def invoke(self, input: dict[str, Any], config: RunnableConfig | None = None, **kwargs: object) -> ChatPromptValue:
         """Fill the template.
 
         Raises:

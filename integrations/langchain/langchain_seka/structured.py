@@ -29,7 +29,7 @@ class _Whole:
             )
         if reason and self.needs_call and not (isinstance(message, AIMessage) and message.tool_calls):
             raise OutputParserException("the answer holds no complete tool call", result[0].text)
-        return super().parse_result(result, partial=partial)  # type: ignore[misc]
+        return super().parse_result(result, partial=partial)  # type: ignore[misc]  # of the parser that it is mixed into
 
     needs_call: ClassVar[bool] = False
 

@@ -17,7 +17,7 @@ _LENGTH, _MARKED = 48, (16, 32)
 _STEPS = 1000  # of the engine, until a trial request must be ready
 
 
-def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], Any], banks: Mapping[str, Profile]) -> None:
+def check_steering(core: Any, reports: Callable[[Mapping[str, Any]], object], banks: Mapping[str, Profile]) -> None:
     """Ask for one token, plain and steered with each bank; and look at how its blocks would be cached.
 
     Raises:

@@ -26,7 +26,7 @@ class Progress:
     def __init__(self, highlights: Highlights, length: int) -> None:
         self.highlights, self.done, self.first = highlights, bytearray(length), length
         self.routing: list[float] | None = None
-        self.report: dict[str, Any] | None = None
+        self.report: dict[str, object] | None = None
 
     def add(self, start: int, stop: int) -> None:
         """These positions were computed in a step."""
@@ -48,12 +48,12 @@ class Reports:
         described: what each bank does, from the process that runs the model.
     """
 
-    def __init__(self, profiles: Mapping[str, Profile], described: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, profiles: Mapping[str, Profile], described: Mapping[str, Mapping[str, object]]) -> None:
         self.profiles, self.described = profiles, described
 
     def note(
         self,
-        requests: Mapping[str, Any],
+        requests: Mapping[str, object],
         edited: Mapping[str, tuple[int, int]],
         routings: Mapping[str, list[float]] = MappingProxyType({}),
     ) -> None:
@@ -64,14 +64,14 @@ class Reports:
                 progress.add(start, stop)
                 progress.routing = routings.get(name, progress.routing)
 
-    def news(self, progress: Progress) -> dict[str, Any] | None:
+    def news(self, progress: Progress) -> dict[str, object] | None:
         """The report of one request, if it is another than before: see ``of``."""
         if progress.report is not None:
             return None
         progress.report = self.of(progress)
         return progress.report
 
-    def of(self, progress: Progress) -> dict[str, Any]:
+    def of(self, progress: Progress) -> dict[str, object]:
         """The report of one request, as ``SteeringReport.as_dict`` has it, and the tokens that were cached."""
         name = progress.highlights.bank_of(self.profiles)
         profile, about = self.profiles[name], self.described[name]
@@ -161,7 +161,7 @@ class _Last:
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         return self if owner is None else vars(owner)[self.name]
 
-    def __set__(self, owner: Any, value: Any) -> None:
+    def __set__(self, owner: Any, value: object) -> None:
         vars(owner)[self.name] = value
         self.function(owner)
 

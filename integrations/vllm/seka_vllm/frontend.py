@@ -56,7 +56,7 @@ def patch() -> None:
     from vllm.v1.engine.output_processor import RequestState
 
     @around(InputProcessor, "process_inputs")
-    def process_inputs(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    def process_inputs(original: Any, self: Any, *args: object, **kwargs: object) -> Any:
         request = original(self, *args, **kwargs)
         try:
             check_request(self, request)
@@ -69,13 +69,13 @@ def patch() -> None:
     def make_request_output(
         original: Any,
         self: Any,
-        new_token_ids: Any,
-        pooling_output: Any,
-        finish_reason: Any,
-        stop_reason: Any,
-        kv_transfer_params: Any = None,
-        *args: Any,
-        **kwargs: Any,
+        new_token_ids: object,
+        pooling_output: object,
+        finish_reason: object,
+        stop_reason: object,
+        kv_transfer_params: Mapping[str, Any] | None = None,
+        *args: object,
+        **kwargs: object,
     ) -> Any:
         beside = with_report(self, kv_transfer_params)
         if finish_reason is not None and beside and KEY in beside:

@@ -69,9 +69,9 @@ class Highlights:
         """The name of its bank among the engine's; the first where it names none."""
         return self.bank or next(iter(banks))
 
-    def as_args(self) -> dict[str, Any]:
+    def as_args(self) -> dict[str, object]:
         """As ``read_highlights`` reads them."""
-        args: dict[str, Any] = {_SPANS: [place for a, b, _ in self.spans for place in (a, b)]}
+        args: dict[str, object] = {_SPANS: [place for a, b, _ in self.spans for place in (a, b)]}
         if self.probe:
             args = {_PROBE: True}
         if any(weight != 1 for *_, weight in self.spans):
@@ -136,7 +136,7 @@ def read_highlights(args: Mapping[str, Any] | None, length: int | None = None) -
     return Highlights(tuple(spans), None if strength is None else float(strength), bank, routing) if spans else None
 
 
-def _position(value: Any) -> int:
+def _position(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
         raise SpanError(f"{_SPANS} holds {value!r}, which is no token position")
     return int(value)

@@ -71,7 +71,7 @@ class SekaRoutes:
         return JSONResponse({"object": "list", "data": [card]})
 
     async def tokenize(self, request: Request) -> Response:
-        def read(raw: bytes, content_type: str) -> dict[str, Any]:
+        def read(raw: bytes, content_type: str) -> dict[str, object]:
             body = parse(raw, content_type, TokenizeBody, self.settings)
             model: Any = self.served  # has what the readers use of a SteeredModel
             tokens = read_tokenize(body, model, self.settings).tokens(model, self.settings)
@@ -123,7 +123,7 @@ def refuse_beams() -> None:
     for kind in (ChatCompletionRequest, CompletionRequest):
 
         @around(kind, "to_beam_search_params")
-        def to_beam_search_params(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        def to_beam_search_params(original: Any, self: Any, *args: object, **kwargs: object) -> Any:
             if any(name.startswith(f"{KEY}_") for name in self.vllm_xargs or ()):
                 raise VLLMValidationError("beam search is not steered", parameter="use_beam_search")
             return original(self, *args, **kwargs)
@@ -175,7 +175,7 @@ class _Work:
             async for output in outputs:
                 yield output
 
-    async def whole(self, engine: Any) -> dict[str, Any]:
+    async def whole(self, engine: Any) -> dict[str, object]:
         """All answers, when they are ready."""
         answers = await self._answers(engine)
         return self.form.whole(answers, report_of(answers, self.request.highlights()), None)

@@ -84,12 +84,14 @@ class VllmModel:
             SteeringError: highlights without a bank, or steering that did not take place.
         """
         single = isinstance(prompt, str) or not isinstance(prompt, Sequence)
-        prompts: Sequence[Any] = [prompt] if single else prompt  # type: ignore[assignment]
+        prompts: Sequence[Any] = [prompt] if single else prompt  # type: ignore[assignment]  # `single` says which it is
         answers = self._run([self.served.tokenize(p) for p in prompts], options)
         return answers[0] if single else answers
 
     def chat(
-        self, conversations: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]], **options: Any
+        self,
+        conversations: Sequence[Mapping[str, object]] | Sequence[Sequence[Mapping[str, object]]],
+        **options: object,
     ) -> Generation | list[Generation]:
         """Answer a conversation, or many, through the model's chat template.
 
@@ -102,7 +104,7 @@ class VllmModel:
         answers = self._run([self.served.tokenize_chat(messages) for messages in several], options)
         return answers[0] if single else answers
 
-    def _run(self, prompts: Sequence[TokenizedPrompt], options: Mapping[str, Any]) -> list[Generation]:
+    def _run(self, prompts: Sequence[TokenizedPrompt], options: Mapping[str, object]) -> list[Generation]:
         params = [self.served.params(tokens, options) for tokens in prompts]  # all are checked before any runs
         given = [{"prompt_token_ids": tokens.ids} for tokens in prompts]
         self._route(given, params)

@@ -13,7 +13,7 @@ def around(owner: type, name: str) -> Callable[[Callable[..., Any]], None]:
 
     def replace(function: Callable[..., Any]) -> None:
         @wraps(original)
-        def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def method(self: Any, *args: object, **kwargs: object) -> Any:
             return function(original, self, *args, **kwargs)
 
         setattr(owner, name, method)

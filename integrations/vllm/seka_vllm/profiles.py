@@ -92,7 +92,7 @@ class Profile:
                 f"seka_routing holds {len(weights)} weights of experts, and {self.bank!r} takes {sum(sizes)}: send those of "
                 "the probe's report as they are"
             )
-        parts = torch.tensor(weights).split(sizes)
+        parts = torch.split(torch.tensor(weights), sizes)
         return {layer: part.view(shapes[layer]) for layer, part in zip(shapes, parts, strict=True)}
 
     def strength(self, highlights: Highlights) -> float:

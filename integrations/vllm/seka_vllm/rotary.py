@@ -106,7 +106,9 @@ class SteeredRotary(nn.Module):
         self.inner, self.layer, self.gates, self.head_dim = rotary, layer, gates, head_dim
         self.edits = [None if edit is None else edit.to(gates.device) for edit in edits]
 
-    def forward(self, positions: Tensor, query: Tensor, key: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, positions: Tensor, query: Tensor, key: Tensor | None = None, *args: object, **kwargs: object
+    ) -> Any:
         if key is not None and self.gates.probes:
             self.probe(query, key.shape[-1] // self.head_dim)
         if key is not None and (self.gates.fixed or self.gates.busy):

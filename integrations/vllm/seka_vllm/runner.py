@@ -79,7 +79,7 @@ class Steering:
         for first, end, weight in highlights.inside(start, stop):
             yield self._number[name], row + first, row + end, weight * factor
 
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, dict[str, object]]:
         """What each bank does, for reports: method, gain, layers, heads and digest; and which layers it was seen to edit."""
         return {
             name: {
@@ -195,7 +195,7 @@ def patch() -> None:
     for kind in (GPUModelRunner, CPUModelRunner):
 
         @around(kind, "load_model")
-        def load_model(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        def load_model(original: Any, self: Any, *args: object, **kwargs: object) -> Any:
             with torch.inference_mode(False), torch.no_grad():
                 prepared = prepare(self.vllm_config)
             loaded = original(self, *args, **kwargs)
@@ -213,7 +213,7 @@ def patch() -> None:
         return prepared
 
     @around(GPUModelRunner, "sample_tokens")
-    def sample_tokens(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    def sample_tokens(original: Any, self: Any, *args: object, **kwargs: object) -> Any:
         output = original(self, *args, **kwargs)
         steering = getattr(self, "seka", None)
         if steering is not None and steering.edited and output is not None:
@@ -222,7 +222,7 @@ def patch() -> None:
             steering.edited = {}
         return output
 
-    def describe(self: Any, *, forget: bool = False) -> dict[str, dict[str, Any]] | None:
+    def describe(self: Any, *, forget: bool = False) -> dict[str, dict[str, object]] | None:
         steering = getattr(self.model_runner, "seka", None)
         if steering is not None and forget:
             steering.gates.seen.clear()

@@ -72,14 +72,14 @@ class Served:
             return prompt
         return tokenize(self.tokenizer, in_scope(prompt if isinstance(prompt, Prompt) else Prompt(prompt)))
 
-    def tokenize_chat(self, messages: Sequence[Mapping[str, Any]], **template: Any) -> TokenizedPrompt:
+    def tokenize_chat(self, messages: Sequence[Mapping[str, object]], **template: Any) -> TokenizedPrompt:
         """As ``SteeredModel.tokenize_chat``."""
         return render_chat(self.tokenizer, messages_in_scope(messages), **template).tokenize(self.tokenizer)
 
     # --- calls
 
     def params(
-        self, tokens: TokenizedPrompt, options: Mapping[str, Any], count: int = 1, **more: Any
+        self, tokens: TokenizedPrompt, options: Mapping[str, Any], count: int = 1, **more: object
     ) -> SamplingParams:
         """What vLLM is given for one prompt.
 

@@ -26,7 +26,7 @@ class BankSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bank: str = Field(min_length=1)
-    steering: dict[str, Any] | None = None
+    steering: dict[str, object] | None = None
 
 
 class EngineSettings(BaseModel):
@@ -42,7 +42,7 @@ class EngineSettings(BaseModel):
 
     @field_validator("banks", mode="before")
     @classmethod
-    def _paths(cls, banks: Any) -> Any:
+    def _paths(cls, banks: object) -> Any:
         if not isinstance(banks, Mapping):
             return banks
         return {name: {"bank": bank} if isinstance(bank, str) else bank for name, bank in banks.items()}
@@ -77,7 +77,9 @@ def model_folder(name: str) -> str:
     return str(convert(name, source) if isinstance(source, GgufWheel) else source)
 
 
-def bank_settings(name: str, bank: str | os.PathLike[str], steering: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def bank_settings(
+    name: str, bank: str | os.PathLike[str], steering: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """The settings of an engine with one bank, as ``engine_settings`` reads them.
 
     Args:

@@ -129,7 +129,7 @@ class Server:
             body = None
         if response.status_code != 200:
             error = read_error(response.status_code, body, url=self.url + path)
-            error.retry_after = _seconds(response.headers.get("retry-after"))  # type: ignore[attr-defined]
+            error.retry_after = _seconds(response.headers.get("retry-after"))  # type: ignore[attr-defined]  # for `_wait`
             raise error
         if not isinstance(body, dict):
             raise RemoteError(f"{self.url}{path} answered with something that is not JSON: is it a seka-rag server?")

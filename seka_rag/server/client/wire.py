@@ -95,7 +95,7 @@ def citations_body(
     single = isinstance(prompt, Prompt | str)
     options = {"tools": template["tools"]} if template.get("tools") else {}
     others = {name: value for name, value in template.items() if name != "tools"}
-    body = prompt_body(prompt, {}) if single else chat_body(prompt, options, others)  # type: ignore[arg-type]
+    body = prompt_body(prompt, {}) if single else chat_body(prompt, options, others)  # type: ignore[arg-type]  # `single` says which it is
     body = {name: value for name, value in body.items() if name not in ("seka", "tool_choice")}
     sent = [
         {"passage": e.passage, "start": e.place.start, "end": e.place.end} | ({} if single else {"message": e.message})

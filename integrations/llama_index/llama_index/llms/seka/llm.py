@@ -131,7 +131,7 @@ class SekaLLM(SekaSettings):
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponseGen:
-        return self._stream(self._chat_request(messages, kwargs), chat_response)  # type: ignore[return-value]
+        return self._stream(self._chat_request(messages, kwargs), chat_response)
 
     @llm_chat_callback()
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponse:
@@ -141,7 +141,7 @@ class SekaLLM(SekaSettings):
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: object) -> ChatResponseAsyncGen:
         request = await asyncio.to_thread(self._chat_request, messages, kwargs)
-        return self._astream(request, chat_response)  # type: ignore[return-value]
+        return self._astream(request, chat_response)
 
     @llm_completion_callback()
     def complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: object) -> CompletionResponse:
@@ -155,7 +155,7 @@ class SekaLLM(SekaSettings):
     @llm_completion_callback()
     def stream_complete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: object) -> CompletionResponseGen:
         request = self._completion_request(self._announced(prompt, formatted), formatted, kwargs)
-        return self._stream(request, completion_response)  # type: ignore[return-value]
+        return self._stream(request, completion_response)
 
     @llm_completion_callback()
     async def acomplete(self, prompt: str | Prompt, formatted: bool = False, **kwargs: object) -> CompletionResponse:
@@ -169,7 +169,7 @@ class SekaLLM(SekaSettings):
     ) -> CompletionResponseAsyncGen:
         announced = self._announced(prompt, formatted)
         request = await asyncio.to_thread(self._completion_request, announced, formatted, kwargs)
-        return self._astream(request, completion_response)  # type: ignore[return-value]
+        return self._astream(request, completion_response)
 
     # --- tools
 
@@ -253,7 +253,7 @@ class SekaLLM(SekaSettings):
         text = ""
         with raised_as_own():
             stream = await asyncio.to_thread(request.stream)
-            async with aclosing(stream.__aiter__()) as pieces:  # type: ignore[type-var]
+            async with aclosing(stream.__aiter__()) as pieces:  # type: ignore[type-var]  # it is a generator, and can be closed
                 async for piece in pieces:
                     text += piece
                     yield respond(text, piece, {})

@@ -124,7 +124,7 @@ def chosen_in(
                     flow.nodes, flow.query, (highlighter,)
                 )  # such as a question rewritten by a chat
             flow.made[key] = choice
-        return flow.made[key]  # type: ignore[no-any-return]
+        return flow.made[key]
 
     policy = highlighter.policy if isinstance(highlighter, Trusted) else None
     return CHOICES.find(question, context, policy=policy, choose=choose)

@@ -105,9 +105,7 @@ class StructuredPrediction(FunctionCallingLLM):
         options: dict[str, object] | None,
         values: dict[str, object],
     ) -> tuple[list[ChatMessage], dict[str, object]]:
-        dispatcher.event(
-            LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=values)  # type: ignore[arg-type]
-        )
+        dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=values))
         schema = output_cls.model_json_schema()
         return _with_schema(self._get_messages(prompt, **values), schema), {**(options or {}), "json_schema": schema}
 
