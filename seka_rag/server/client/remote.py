@@ -22,6 +22,7 @@ from seka_rag.server.client.wire import (
     read_answer,
     read_citations,
 )
+from seka_rag.text.plain import ReadOnlyJson
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.toolcalls import Tool
 
@@ -148,31 +149,19 @@ class RemoteModel:
     # --- conversations
 
     def chat(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        *,
-        template: Mapping[str, object] | None = None,
-        **options: object,
+        self, messages: Sequence[ReadOnlyJson], *, template: ReadOnlyJson | None = None, **options: object
     ) -> Generation:
         """Answer a conversation, as ``SteeredModel.chat``. ``template`` may hold what the model's template reads."""
         return self._ask(_CHAT, chat_body(messages, options, template), options)[0]
 
     async def achat(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        *,
-        template: Mapping[str, object] | None = None,
-        **options: object,
+        self, messages: Sequence[ReadOnlyJson], *, template: ReadOnlyJson | None = None, **options: object
     ) -> Generation:
         """``chat`` without blocking the event loop."""
         return (await self._aask(_CHAT, chat_body(messages, options, template), options))[0]
 
     def stream_chat(
-        self,
-        messages: Sequence[Mapping[str, object]],
-        *,
-        template: Mapping[str, object] | None = None,
-        **options: object,
+        self, messages: Sequence[ReadOnlyJson], *, template: ReadOnlyJson | None = None, **options: object
     ) -> TextStream[Generation]:
         """``chat`` in pieces; see ``stream``."""
         return self._stream(_CHAT, chat_body(messages, options, template), options)
@@ -181,11 +170,11 @@ class RemoteModel:
 
     def cite(
         self,
-        prompt: Prompt | str | Sequence[Mapping[str, object]],
+        prompt: Prompt | str | Sequence[ReadOnlyJson],
         answer: str,
         excerpts: Sequence[Excerpt],
         *,
-        template: Mapping[str, object] | None = None,
+        template: ReadOnlyJson | None = None,
     ) -> tuple[Citation, ...]:
         """Which passages each sentence of an answer rests on, as ``seka_rag.model.citations.cite`` says it here."""
         if not excerpts:
@@ -200,7 +189,7 @@ class RemoteModel:
         return self._tokens(prompt_body(prompt, {}))
 
     def tokenize_chat(
-        self, messages: Sequence[Mapping[str, object]], *, tools: Sequence[Tool] | None = None, **template: object
+        self, messages: Sequence[ReadOnlyJson], *, tools: Sequence[Tool] | None = None, **template: object
     ) -> TokenizedPrompt:
         """A conversation as the server's tokens, through its chat template."""
         return self._tokens(chat_body(messages, {}, template) | ({"tools": list(tools)} if tools else {}))
