@@ -277,7 +277,9 @@ def multi_vector(model):
     answer(made, model).invoke(QUESTION)
 
 
-@recipe("several retrievers merged", "integrations/retrievers/merger_retriever", ((LYON,),), "Both found it; it counts once")
+@recipe(
+    "several retrievers merged", "integrations/retrievers/merger_retriever", ((LYON,),), "Both found it; it counts once"
+)
 def merged(model):
     answer(MergerRetriever(retrievers=[retriever(k=1), retriever(k=3)]), model).invoke(QUESTION)
 
