@@ -213,9 +213,13 @@ def main(
     seconds: float = 300,
     new_tokens: int = 8,
     triples: int = 10,
+    only: str = "",
     out: Path | None = None,
 ) -> None:
-    """Print the tables, and write them to a file. SECONDS is for each size; TRIPLES 0 leaves learning out."""
+    """Print the tables, and write them to a file.
+
+    SECONDS is for each size; TRIPLES 0 leaves learning out; ONLY takes, beside plain, the ways with this in their names.
+    """
     kind = getattr(torch, dtype)
     model = random_model(hidden, layers, device=device, dtype=kind)
     bank = random_bank(model)
@@ -239,7 +243,8 @@ def main(
     for shape in [(1, 128), *((b, t) for t in length for b in batch)]:  # the first warms up
         ids = torch.randint(10, 30_000, shape, device=device)
         warming = shape == (1, 128)
-        costs = measure(model, ids, ways(model, banks, shape, share), 1 if warming else rounds, new_tokens, seconds)
+        chosen = [w for w in ways(model, banks, shape, share) if only in w.name or w.name in ("plain", "plain, again")]
+        costs = measure(model, ids, chosen, 1 if warming else rounds, new_tokens, seconds)
         for row in table(costs, ids) if not warming else ():
             say(row)
         prefill = statistics.median(c.prefill for c in costs["plain"])
