@@ -32,6 +32,7 @@ from seka_rag.learning.sides import Sides, known_facts, subject_of
 from seka_rag.learning.statistics import KeyStatistics, collect_statistics
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.model.steered import SteeredModel
+from seka_rag.ops.projection import keep_columns
 from seka_rag.ops.projection import subspaces as subspace
 from seka_rag.questions.answers import repetition
 from seka_rag.questions.facts import Fact, load_facts
@@ -216,8 +217,9 @@ def with_directions(bank: ProjectionBank, directions: Mapping[int, Tensor]) -> P
     """A bank with the first of other directions: the same heads, the same number of each head."""
     ranks = bank.ranks
     positive = {
-        layer: directions[layer][..., : int(ranks[layer].max())].float()
-        * (torch.arange(int(ranks[layer].max())) < ranks[layer][:, None])[:, None]
+        layer: keep_columns(
+            directions[layer][..., : int(ranks[layer].max())], torch.zeros_like(ranks[layer]), ranks[layer]
+        ).float()
         for layer in bank.layers
     }
     return ProjectionBank(bank.model, positive)

@@ -25,6 +25,7 @@ from seka_rag.bench.methods import Variant
 from seka_rag.bench.tasks.asking import question_item
 from seka_rag.bench.tasks.base import Source
 from seka_rag.bench.tasks.conflict_rag import GROUPS
+from seka_rag.demo.real import answers_to_prompts
 from seka_rag.hf.attention import last_token_attention
 from seka_rag.hf.tokens import TokenizedPrompt, by_length
 from seka_rag.model.steered import SteeredModel
@@ -58,20 +59,13 @@ def bias_to_reach(target: float, share: float) -> float:
     return min(MOST, max(0.0, math.log(target / share)))
 
 
-def answers(model: SteeredModel, prompts: Sequence[TokenizedPrompt], method: SteeringMethod | None) -> list[str]:
-    texts = [""] * len(prompts)
-    for some in by_length(prompts, _BATCH):
-        found = model.generate([prompts[i] for i in some], steering=method, max_new_tokens=_TOKENS)
-        for i, out in zip(some, found, strict=True):
-            texts[i] = out.text
-    return texts
-
-
-def plain_share_of_first(model: SteeredModel, items: Sequence[Item], method: SteeringMethod) -> list[float]:
+def plain_share_of_first(
+    model: SteeredModel, items: Sequence[Item], prompts: Sequence[TokenizedPrompt], method: SteeringMethod
+) -> list[float]:
     """How likely the plain model finds the first token of the steered answer, over its own likeliest: what a gate asks."""
     beginnings = [replace(item, opening=Opening(text="", right=(), other=())) for item in items]
     ratios = [0.0] * len(items)
-    for some in by_length([tokens_of(model, i, Variant("plain")) for i in items], _BATCH):
+    for some in by_length(prompts, _BATCH):
         plain, steered = (
             first_scores(model, [beginnings[i] for i in some], variant)
             for variant in (Variant("plain"), Variant("steered", steering=method, highlight="gold"))
@@ -108,11 +102,11 @@ def main(
         weighted = [replace(p, weights=[w * r for w in p.weights]) for p, r in zip(prompts, reach, strict=True)]
         ways[f"target {target:g}"] = (weighted, usual.with_strength(MOST))
     for name, (some, method) in ways.items():
-        texts = answers(loaded, some, method)
+        texts = answers_to_prompts(loaded, some, method, _TOKENS)
         right = [item.record.is_right(text) for item, text in zip(items, texts, strict=True)]
         cells = {of: sum(r for r, g in zip(right, groups, strict=True) if g == of) for of in dict.fromkeys(groups)}
         typer.echo(f"{name}: {cells}, repeated {mean(map(repetition, texts)):.3f}")
-    ratios = plain_share_of_first(loaded, items, usual)
+    ratios = plain_share_of_first(loaded, items, prompts, usual)
     for gate in (0.03, 0.1, 0.3):
         typer.echo(f"a gate of {gate:g} is open for {sum(r >= gate for r in ratios)} of {len(ratios)}")
 

@@ -88,8 +88,8 @@ def ask_documents(model: SteeredModel, show: Callable[[int], None]) -> list[Show
     """
     asked = [Rag(model, InOrder(q.passages), highlighter="sentences").prepare(q.question) for q in QUESTIONS]
     prompts = [model.tokenize_chat(question.messages) for question in asked]
-    plain = _answers(model, prompts, None, _NEW_TOKENS, show)
-    steered = _answers(model, prompts, "auto", _NEW_TOKENS, lambda done: show(len(prompts) + done))
+    plain = answers_to_prompts(model, prompts, None, _NEW_TOKENS, show)
+    steered = answers_to_prompts(model, prompts, "auto", _NEW_TOKENS, lambda done: show(len(prompts) + done))
     return [Shown(*four) for four in zip(QUESTIONS, asked, map(str.strip, plain), map(str.strip, steered), strict=True)]
 
 
@@ -145,16 +145,21 @@ def answers_to(
         show: called with how many are done.
     """
     prompts = [model.tokenize_chat([{"role": "user", "content": record.message}]) for record in records]
-    return _answers(model, prompts, steering, new_tokens, show)
+    return answers_to_prompts(model, prompts, steering, new_tokens, show)
 
 
-def _answers(
+def answers_to_prompts(
     model: SteeredModel,
     prompts: Sequence[TokenizedPrompt],
     steering: SteeringMethod | Literal["auto"] | None,
     new_tokens: int,
-    show: Callable[[int], None],
+    show: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
+    """The model's answer to each prompt, in batches of prompts of like length.
+
+    Args:
+        show: called with how many are done.
+    """
     texts = [""] * len(prompts)
     done = 0
     for some in by_length(prompts, _BATCH):

@@ -55,6 +55,4 @@ def factor_of(projections: Tensor, tolerance: float = 1e-3) -> Tensor:
         raise ValueError(f"not an orthogonal projection: an eigenvalue is {off:.2g} away from both 0 and 1")
     ranks = (values > 0.5).sum(-1)
     r = int(ranks.max()) if ranks.numel() else 0
-    factor = vectors.flip(-1)[..., :r]  # eigh ascends
-    kept: Tensor = factor * (torch.arange(r) < ranks[:, None])[:, None, :]
-    return kept
+    return keep_columns(vectors.flip(-1)[..., :r], torch.zeros_like(ranks), ranks)  # eigh ascends

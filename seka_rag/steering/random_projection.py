@@ -8,6 +8,7 @@ from pydantic import Field
 from seka_rag.bank import ProjectionBank
 from seka_rag.hf.sites import KeySites
 from seka_rag.ops.keys import KeyEdit, plan_edit
+from seka_rag.ops.projection import keep_columns
 from seka_rag.steering.key_editing import KeyEditing
 
 
@@ -27,8 +28,8 @@ class RandomProjection(KeyEditing):
         for layer in self.chosen(bank):
             generator = torch.Generator().manual_seed(self.seed * 10_007 + layer)
             noise = torch.randn(bank.model.heads, bank.model.head_dim, bank.model.head_dim, generator=generator)
-            kept = torch.arange(bank.model.head_dim) < bank.ranks[layer][:, None]
-            edit = plan_edit(torch.linalg.qr(noise)[0] * kept[:, None, :], self.gain)
+            ranks = bank.ranks[layer]
+            edit = plan_edit(keep_columns(torch.linalg.qr(noise)[0], torch.zeros_like(ranks), ranks), self.gain)
             if edit is not None:
                 edits[layer] = edit
         return edits
