@@ -83,7 +83,7 @@ def main(
     fixed: Annotated[float, typer.Option(help="A fixed bias to compare with.")] = 3.35,
 ) -> None:
     """Right answers of each kind and repetition; the natural shares of attention; how often a gate would be open."""
-    loaded = SteeredModel.from_pretrained(model, dtype=torch.bfloat16)
+    loaded = SteeredModel.from_pretrained(model)
     usual = loaded.usual_steering
     assert usual is not None
     with TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from seka_rag.views import Point, chart, show
 THOUSANDS = 8  # size
 ROUNDS = 3  # size
 TOKENS = 16  # size
-model = SteeredModel.from_pretrained("smollm2", dtype="bfloat16")
+model = SteeredModel.from_pretrained("smollm2")
 filler = split([Document(text, name) for name, text in sorted(topics.items())])
 costs = [len(model.tokenizer(p.text)["input_ids"]) for p in filler]
 

@@ -29,7 +29,7 @@ FACTS = 60  # size
 SHOWN = 6  # size
 EXPERTS = ["lookup", "biography", "needle", "instruction"]
 folder = Path(tempfile.mkdtemp())
-model = SteeredModel.from_pretrained("smollm2", dtype="bfloat16")
+model = SteeredModel.from_pretrained("smollm2")
 
 # %% [markdown]
 # ## Four experts

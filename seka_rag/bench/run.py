@@ -44,7 +44,7 @@ class Plan:
     highlights: tuple[str, ...] | None = None
     limit: int | None = None
     split: str = "development"
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     device: str = "cpu"
     quick: bool = False
 
@@ -54,7 +54,7 @@ class Plan:
             ("method", self.methods or (), FAMILIES),
             ("highlight", self.highlights or (), HIGHLIGHTS),
             ("split", (self.split,), get_args(Split)),
-            ("dtype", (self.dtype,), ("bfloat16", "float16", "float32")),
+            ("dtype", (self.dtype,), ("auto", "bfloat16", "float16", "float32")),
         ):
             for name in names:
                 check_name(kind, name, known)
@@ -73,9 +73,8 @@ def run_plan(plan: Plan, bar: Bar) -> Iterator[Path]:
     Raises:
         SekaError: of the model, the data, the methods, or an ``out`` that holds another run.
     """
-    model = SteeredModel.from_pretrained(
-        plan.model, bank=plan.bank, dtype=getattr(torch, plan.dtype), device=plan.device
-    )
+    dtype = "auto" if plan.dtype == "auto" else getattr(torch, plan.dtype)
+    model = SteeredModel.from_pretrained(plan.model, bank=plan.bank, dtype=dtype, device=plan.device)
     for name in plan.tasks:
         task = TASKS[name]
         highlights = plan.highlights or task.highlights

@@ -26,7 +26,9 @@ def bench(
     limit: Annotated[int | None, typer.Option(min=1, help="Records of each kind.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for outcomes, results and the report.")] = Path("bench"),
     split: Annotated[str, typer.Option(help="Of our own questions: development or held-out.")] = "development",
-    dtype: Annotated[str, typer.Option(help="In which the model computes.")] = "bfloat16",
+    dtype: Annotated[
+        str, typer.Option(help="In which the model computes: bfloat16, float16, float32, or auto, as it is loaded.")
+    ] = "auto",
     device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few records and few methods.")] = False,
 ) -> None:

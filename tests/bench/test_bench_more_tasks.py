@@ -111,15 +111,25 @@ def test_nq_swap_beside_the_untouched_questions(tmp_path):
         TASKS["nq-swap"].items(of_file(tmp_path, rows[2:]))
 
 
-def test_lost_in_the_middle_by_position(tmp_path, source):
-    items = TASKS["lost-in-the-middle"].items(source)
+@pytest.mark.parametrize(
+    ("name", "documents", "positions"),
+    [("lost-in-the-middle", 10, (0, 2, 4, 7, 9)), ("lost-in-the-middle-20", 20, (0, 4, 9, 14, 19))],
+)
+def test_lost_in_the_middle_by_position(source, name, documents, positions):
+    task = TASKS[name]
+    items = task.items(source)
     assert len(items) == 4 * 5
+    assert {f"position-{k}.right" for k in positions} < set(task.columns)
     first = [item for item in items if item.unit == items[0].unit]
-    assert [item.groups for item in first] == [("all", f"position-{k}") for k in (0, 2, 4, 7, 9)]
+    assert [item.groups for item in first] == [("all", f"position-{k}") for k in positions]
     assert len({marked_text(item) for item in first}) == 1
     assert len({frozenset(item.record.passages) for item in first}) == 1
-    for item, k in zip(first, (0, 2, 4, 7, 9), strict=True):
+    for item, k in zip(first, positions, strict=True):
+        assert len(item.record.passages) == documents
         assert marked_text(item) in item.record.passages[k]
+
+
+def test_lost_in_the_middle_of_a_file(tmp_path):
     record = Record(**plain_record("Ann", ["a", "Ann lives in Lyon.", "c"], ["Lyon"], 1))
     assert placed(record, 2).passages == ("a", "c", "Ann lives in Lyon.")
     (kept,) = TASKS["lost-in-the-middle"].items(

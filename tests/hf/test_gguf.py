@@ -19,6 +19,7 @@ from seka_rag.errors import (
     TokenizationError,
 )
 from seka_rag.hf import gguf as reading
+from seka_rag.hf import loading
 from seka_rag.hf.gguf_header import GgufHeader
 from seka_rag.hf.identity import identify
 from seka_rag.hf.loading import load_model
@@ -36,12 +37,31 @@ def test_the_logits_of_a_file_are_those_of_the_model_it_was_made_of(tmp_path):
         assert identify(loaded.hf_model).weights == identify(model).weights
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float16, "float32"])
+@pytest.mark.parametrize(
+    ("bfloat16", "options", "expected"),
+    [
+        (True, {}, torch.bfloat16),
+        (True, {"dtype": "auto"}, torch.bfloat16),
+        (False, {}, torch.float32),
+        (False, {"dtype": "auto", "device": "cpu"}, torch.float32),
+        (False, {"device_map": "cpu"}, torch.float32),
+        (False, {"dtype": torch.bfloat16}, torch.bfloat16),
+        (False, {"device": "meta"}, torch.bfloat16),  # only the processor is slow with it
+        (True, {"dtype": "float32"}, torch.float32),
+    ],
+)
+def test_the_usual_dtype_is_one_that_the_processor_computes_with(tmp_path, monkeypatch, bfloat16, options, expected):
+    write_gguf(tmp_path / "m.gguf")
+    monkeypatch.setattr(loading, "computes_bfloat16", lambda: bfloat16)
+    assert load_model(str(tmp_path / "m.gguf"), **options).hf_model.dtype == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "float32"])
 def test_weights_are_dequantised_to_the_given_dtype(tmp_path, dtype):
     kind = gguf.GGMLQuantizationType.Q4_1
     model = write_gguf(tmp_path / "m.gguf", quantise=kind, hidden_size=64)
-    loaded = load_model(str(tmp_path / "m.gguf"), **({} if dtype is None else {"dtype": dtype})).hf_model
-    expected = {None: torch.bfloat16, "float32": torch.float32}.get(dtype, dtype)
+    loaded = load_model(str(tmp_path / "m.gguf"), dtype=dtype).hf_model
+    expected = torch.float32 if dtype == "float32" else dtype
     weight, found = (m.model.layers[1].mlp.up_proj.weight.detach() for m in (model, loaded))
     wanted = torch.from_numpy(gguf.dequantize(gguf.quantize(weight.numpy(), kind), kind)).to(expected)
     assert not torch.equal(wanted, weight.to(expected))
@@ -50,7 +70,7 @@ def test_weights_are_dequantised_to_the_given_dtype(tmp_path, dtype):
 
 def test_it_is_a_plain_model_that_can_be_saved(tmp_path):
     write_gguf(tmp_path / "m.gguf")
-    loaded = load_model(str(tmp_path / "m.gguf"))
+    loaded = load_model(str(tmp_path / "m.gguf"), dtype=torch.bfloat16)
     loaded.hf_model.save_pretrained(tmp_path / "saved")
     loaded.tokenizer.save_pretrained(tmp_path / "saved")
     again = load_model(str(tmp_path / "saved"))

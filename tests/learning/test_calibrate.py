@@ -179,7 +179,7 @@ def test_vectors_and_calibration_are_stored(tmp_path, model, bank):
 @pytest.mark.timeout(1500)  # two minutes of an idle core
 @pytest.mark.real
 def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
-    """In bfloat16, as the command runs it; killed once in training."""
+    """As the command runs it; killed once in training."""
     model = SteeredModel.from_pretrained("smollm2")
     monkeypatch.setattr(calibrating, "METHODS", (Seka(gain=1.0),))
     monkeypatch.setattr(trials, "METHODS", calibrating.METHODS)

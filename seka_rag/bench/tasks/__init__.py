@@ -8,7 +8,7 @@ from seka_rag.bench.tasks.conflict_rag import ConflictRag
 from seka_rag.bench.tasks.counterfact import CounterFact, CounterFactPaper
 from seka_rag.bench.tasks.fluency import Fluency
 from seka_rag.bench.tasks.kv_retrieval import KvRetrieval
-from seka_rag.bench.tasks.lost_in_the_middle import LostInTheMiddle
+from seka_rag.bench.tasks.lost_in_the_middle import LostInTheMiddle, LostInTheMiddle20
 from seka_rag.bench.tasks.memotrap import MemoTrap
 from seka_rag.bench.tasks.nq_swap import NqSwap
 from seka_rag.bench.tasks.poison import Poison
@@ -24,6 +24,7 @@ _TASKS: tuple[Task, ...] = (
     MemoTrap(),
     NqSwap(),
     LostInTheMiddle(),
+    LostInTheMiddle20(),
     KvRetrieval(),
     Poison(),
     Several(),

@@ -10,22 +10,28 @@ from seka_rag.errors import RecordError
 from seka_rag.questions.records import Highlight, Record
 
 TEMPLATE = "Answer the question in one short phrase.\n\nContext:\n{context}\n\nQuestion: {question}\nAnswer:"
-DOCUMENTS = 10
-POSITIONS = (0, 2, 4, 7, 9)
+
+
+def _columns(positions: tuple[int, ...]) -> tuple[str, ...]:
+    return ("all.right", *(f"position-{k}.right" for k in positions), "all.repetition", "all.words")
 
 
 class LostInTheMiddle(Task):
     """Ten documents, one of which answers; ``position-k``: it is the one of index k. ``all``: at any position.
 
     Our own questions are about invented things, each asked with the answer at five positions. A file's records keep their
-    order, and the first highlight says where the answer is. Right: the answer contains a gold one.
+    order and their documents, and the first highlight says where the answer is. Right: the answer contains a gold one.
+
+    Attributes:
+        documents: of our own questions.
+        positions: of the document that answers.
     """
 
     name: ClassVar[str] = "lost-in-the-middle"
     about: ClassVar[str] = "Ten documents, one of which answers, by the position of that document."
-    columns: ClassVar[tuple[str, ...]] = (
-        "all.right", *(f"position-{k}.right" for k in POSITIONS), "all.repetition", "all.words",
-    )  # fmt: skip
+    documents: ClassVar[int] = 10
+    positions: ClassVar[tuple[int, ...]] = (0, 2, 4, 7, 9)
+    columns: ClassVar[tuple[str, ...]] = _columns(positions)
     by_position: ClassVar[str] = "right"
     highlights: ClassVar[tuple[str, ...]] = ("gold", "sentences", "all")
     limit: ClassVar[int] = 20
@@ -34,8 +40,18 @@ class LostInTheMiddle(Task):
     def items(self, source: Source) -> list[Item]:
         if source.data is not None:
             return source.made(source.records(), lambda record: [_item(record, record.id)])
-        made = source.questions("novel", known=False, passages=(DOCUMENTS, DOCUMENTS))
-        return [_item(placed(record, k), record.id) for record in made for k in POSITIONS]
+        made = source.questions("novel", known=False, passages=(self.documents, self.documents))
+        return [_item(placed(record, k), record.id) for record in made for k in self.positions]
+
+
+class LostInTheMiddle20(LostInTheMiddle):
+    """The same among twenty documents."""
+
+    name: ClassVar[str] = "lost-in-the-middle-20"
+    about: ClassVar[str] = "Twenty documents, one of which answers, by the position of that document."
+    documents: ClassVar[int] = 20
+    positions: ClassVar[tuple[int, ...]] = (0, 4, 9, 14, 19)
+    columns: ClassVar[tuple[str, ...]] = _columns(positions)
 
 
 def placed(record: Record, position: int) -> Record:

@@ -10,7 +10,7 @@ from llm_conformance import LLMConformance
 from real import WHEEL, WITH_TOOLS
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
-HERE = {"model": "smollm2", "model_kwargs": {"dtype": "bfloat16"}}
+HERE = {"model": "smollm2"}
 
 
 @pytest.fixture(scope="module", autouse=True)
