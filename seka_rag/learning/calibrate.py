@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
-from seka_rag.learning.trials import METHODS, Bench, Candidate, candidates
+from seka_rag.learning.trials import METHODS, Bench, Candidate, Measured, candidates
 from seka_rag.learning.tune import TuningSettings, tune_vectors
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.steering.key_bias import KeyBias
@@ -142,7 +142,7 @@ def calibrate(
         for done, length in enumerate(_LENGTHS):
             show("trained vectors", done, len(_LENGTHS))
             trials.append(measure(Candidate(KeyVector(gain=length, fade="sentence"), trained, "all, trained")))
-    plain = bench.measure(None, None, "none", len(bench.conflicts))
+    plain = bench.measure(None, range(len(bench.conflicts))).trial(None, "none")
     kinds = (*JUDGED, *REPORTED)
     asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
     answering = Answering(hf_model, tokenizer, asked, steps)
@@ -190,22 +190,24 @@ def _halved(
 
 @dataclass(frozen=True)
 class Measure:
-    """Measures candidates, or remembers what was measured before a kill."""
+    """Measures candidates, each on an example once: a later round, and a run after a kill, remember what was measured."""
 
     bench: Bench
     steps: Steps
+    _measured: dict[str, Measured] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(self, candidate: Candidate, count: int | None = None) -> tuple[Candidate, Trial]:
-        """A candidate's trial on the first ``count`` examples of each kind, or on all."""
-        method, count = candidate.method, count or len(self.bench.conflicts)
-        name = short_digest([method.as_dict(), candidate.bank.digest, candidate.heads, count])
+        """A candidate's trial on the first ``count`` examples of each kind, at least as many as before, or on all."""
+        method = candidate.method
+        name = short_digest([method.as_dict(), candidate.bank.digest, candidate.heads])
+        before = self._measured.get(name, Measured())
+        part = range(len(before.margins), count or len(self.bench.conflicts))
         found = self.steps.json(
-            f"trial-{name}",
-            lambda: self.bench.measure(
-                method, method.edits(candidate.bank, self.bench.sites), candidate.heads, count
-            ).model_dump(),
+            f"trial-{name}-{part.start}-{part.stop}",
+            lambda: asdict(self.bench.measure(method.edits(candidate.bank, self.bench.sites), part)),
         )
-        return candidate, Trial.model_validate(found)
+        self._measured[name] = before + Measured(**{key: tuple(some) for key, some in found.items()})
+        return candidate, self._measured[name].trial(method, candidate.heads)
 
 
 def _run(

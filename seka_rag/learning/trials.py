@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,33 @@ def candidates(bank: ProjectionBank, gradient: Tensor) -> list[Candidate]:
     return [Candidate(method, some, name) for name, some in choices.items() for method in METHODS]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a setting does to some examples.
+
+    Attributes:
+        margins: of each conflict, in nats, as of ``scores.margins``.
+        moved: KL(plain, steered) at each unrelated example, in nats.
+    """
+
+    margins: tuple[float, ...] = ()
+    moved: tuple[float, ...] = ()
+
+    def __add__(self, other: Measured) -> Measured:
+        return Measured(self.margins + other.margins, self.moved + other.moved)
+
+    def trial(self, steering: KeyEditing | None, heads: str) -> Trial:
+        """What a bank keeps of it."""
+        return Trial(
+            steering=None if steering is None else steering.as_dict(),
+            heads=heads,
+            examples=len(self.margins),
+            following=mean(m > 0 for m in self.margins),
+            margin=mean(self.margins),
+            disturbance=mean(self.moved),
+        )
+
+
 class Bench:
     """Examples on which candidates are measured, with what the plain model says of them.
 
@@ -86,9 +114,9 @@ class Bench:
         self.conflicts, self.unrelated = list(conflicts), list(unrelated)
         self._plain: dict[int, Tensor] = {}
 
-    def measure(self, steering: KeyEditing | None, edits: Edits | None, heads: str, count: int) -> Trial:
-        """Measure a setting on the first ``count`` examples of each kind."""
-        conflicts, unrelated = self.conflicts[:count], self.unrelated[:count]
+    def measure(self, edits: Edits | None, part: range) -> Measured:
+        """What edits, or none, do to a part of the examples of each kind."""
+        conflicts, unrelated = (some[part.start : part.stop] for some in (self.conflicts, self.unrelated))
         found, moved = torch.zeros(len(conflicts)), torch.zeros(len(unrelated))
         with torch.inference_mode():
             for chosen in batches(conflicts, self.batch_size):
@@ -97,19 +125,13 @@ class Bench:
             if edits is not None:
                 for chosen in batches(unrelated, self.batch_size):
                     steered = next_scores(self.hf_model, self.sites, [unrelated[i] for i in chosen], edits)
-                    moved[chosen] = divergence(self._of_plain(unrelated, chosen).to(steered.device), steered).cpu()
-        return Trial(
-            steering=None if steering is None else steering.as_dict(),
-            heads=heads,
-            examples=len(conflicts),
-            following=float((found > 0).float().mean()),
-            margin=float(found.mean()),
-            disturbance=float(moved.mean()),
-        )
+                    plain = self._of_plain([part.start + i for i in chosen])
+                    moved[chosen] = divergence(plain.to(steered.device), steered).cpu()
+        return Measured(tuple(found.tolist()), tuple(moved.tolist()))
 
-    def _of_plain(self, unrelated: Sequence[Example], chosen: Sequence[int]) -> Tensor:
+    def _of_plain(self, chosen: Sequence[int]) -> Tensor:
         missing = [i for i in chosen if i not in self._plain]
         if missing:
-            scores = next_scores(self.hf_model, self.sites, [unrelated[i] for i in missing], None)
+            scores = next_scores(self.hf_model, self.sites, [self.unrelated[i] for i in missing], None)
             self._plain.update(zip(missing, scores.cpu(), strict=True))
         return torch.stack([self._plain[i] for i in chosen])

@@ -14,8 +14,9 @@ from seka_rag.learning import answering, trials
 from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate
 from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
+from seka_rag.learning.resume import Steps
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
-from seka_rag.learning.trials import Bench
+from seka_rag.learning.trials import Bench, Candidate
 from seka_rag.learning.tune import TuningSettings, tune_vectors
 from seka_rag.ops.bias import BiasEdit
 from seka_rag.questions.facts import load_facts
@@ -117,18 +118,39 @@ def test_training_is_repeatable(model):
 
 
 def test_a_trial_counts_what_is_followed(model, bank):
-    sites, conflicts = find_key_sites(model), tiny_examples(7, seed=8)
-    bench = Bench(model, sites, conflicts, tiny_examples(7, seed=9), batch_size=3)
+    sites, conflicts, unrelated = find_key_sites(model), tiny_examples(7, seed=8), tiny_examples(6, seed=9)
+    bench = Bench(model, sites, conflicts, unrelated, batch_size=3)
     method = KeyScaling(gain=1.0)
-    trial = bench.measure(method, method.edits(bank, sites), "some", 5)
+    edits = method.edits(bank, sites)
+    measured = bench.measure(edits, range(2)) + bench.measure(edits, range(2, 7))
     with torch.no_grad():
-        edits = method.edits(bank, sites)
-        expected = margins(next_scores(model, sites, conflicts[:5], edits), conflicts[:5])
+        expected = margins(next_scores(model, sites, conflicts, edits), conflicts)
+        sides = [next_scores(model, sites, unrelated, some) for some in (None, edits)]
+    assert measured.margins == pytest.approx(expected.tolist(), abs=1e-5)
+    assert measured.moved == pytest.approx(divergence(*sides).tolist(), abs=1e-5)
+    trial = measured.trial(method, "some")
     assert trial.following == pytest.approx((expected > 0).float().mean().item())
     assert trial.margin == pytest.approx(expected.mean().item(), abs=1e-5)
-    assert trial.examples == 5
-    assert trial.disturbance > 0
-    assert bench.measure(None, None, "none", 5).disturbance == 0
+    assert trial.disturbance == pytest.approx(divergence(*sides).mean().item(), abs=1e-5)
+    assert (trial.examples, trial.steering) == (7, method.as_dict())
+    assert bench.measure(None, range(5)).trial(None, "none").disturbance == 0
+
+
+def test_no_candidate_is_measured_on_an_example_twice(model, bank, monkeypatch, tmp_path):
+    """Rounds of 8, 8 and 13 examples: each measures what those before did not, and a run after a kill nothing."""
+    bench = Bench(model, find_key_sites(model), tiny_examples(13, seed=8), tiny_examples(13, seed=9))
+    whole = bench.measure(Seka(gain=1.0).edits(bank, bench.sites), range(13)).trial(Seka(gain=1.0), "all")
+    seen: list[int] = []
+    scores = trials.next_scores
+    monkeypatch.setattr(trials, "next_scores", lambda m, s, some, e: seen.append(len(some)) or scores(m, s, some, e))
+    some = Candidate(Seka(gain=1.0), bank, "all"), Candidate(Seka(gain=2.0), bank, "all")
+    for again in range(2):
+        measure = calibrating.Measure(bench, Steps(tmp_path / "steps", {}))
+        found = [[measure(c, count)[1] for c in some] for count in (8, 8, None)]
+        assert [t.examples for row in found for t in row] == [8, 8, 8, 8, 13, 13]
+        assert found[-1][0].margin == pytest.approx(whole.margin, abs=1e-5)
+        assert found[-1][0].disturbance == pytest.approx(whole.disturbance, abs=1e-5)
+        assert sum(seen) == 2 * (13 + 13), again  # conflicts and unrelated examples of two candidates
 
 
 def test_an_example_ends_where_the_answers_differ():
