@@ -182,7 +182,7 @@ def _message(place: str, message: MessageBody, spans: Sequence[tuple[int, SpanBo
                 raise SpanError(f"{place} highlights a part without text")
             whole = [Span(0, len(part.text), float(part.highlight), part.source)] if part.highlight is not False else []
             marked.append(Prompt(part.text, tuple(whole)))
-    text = Prompt(message.content or "") if not isinstance(message.content, list) else Prompt.join(marked)
+    text = Prompt(message.content or "") if not isinstance(message.content, list) else Prompt.join(marked, "")
     fields: dict[str, object] = {"role": message.role, "content": _marked(text, spans)}
     if message.tool_calls:
         fields["tool_calls"] = [call.model_dump(exclude_none=True, exclude={"index"}) for call in message.tool_calls]

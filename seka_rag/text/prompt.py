@@ -119,8 +119,11 @@ class Prompt:
         return Prompt(self.text[start:stop], shift(clip(self.spans, start, stop), -start))
 
     @staticmethod
-    def join(parts: Iterable[Prompt | str], separator: str = "") -> Prompt:
-        """Parts joined by a separator, spans kept."""
+    def join(parts: Iterable[Prompt | str], separator: str) -> Prompt:
+        """Parts joined by a separator, spans kept.
+
+        The separator must be given, so that ``Prompt(", ").join(parts)``, as with ``str``, is an error and loses none.
+        """
         texts: list[str] = []
         spans: list[Span] = []
         length = 0
@@ -146,7 +149,7 @@ class Prompt:
             if spec or conversion or field not in values:
                 raise SpanError(f"template field {{{field}}}: expected one of {sorted(values)}, without conversion")
             parts.append(values[field])
-        return Prompt.join(parts)
+        return Prompt.join(parts, "")
 
 
 def _as_prompt(value: Prompt | str) -> Prompt:

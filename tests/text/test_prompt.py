@@ -46,11 +46,16 @@ def test_join_is_the_sum_of_its_parts(parts, separator):
     assert joined == summed
 
 
+def test_a_separator_is_never_lost():
+    with pytest.raises(TypeError, match="separator"):
+        Prompt(", ").join(["a", "b"])
+
+
 def test_joining_many_parts_takes_linear_time():
     part = Prompt("abcd ").mark(0, 4)
 
     def join(n):
-        assert len(Prompt.join([part] * n).spans) == n
+        assert len(Prompt.join([part] * n, "").spans) == n
 
     check_linear(join, 500)
 
