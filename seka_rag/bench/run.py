@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-import torch
-
 from seka_rag.bank.folders import write_file
 from seka_rag.bench.curves import Entry, lines
 from seka_rag.bench.methods import FAMILIES, HIGHLIGHTS, Variant, check_name, choose
@@ -73,8 +71,7 @@ def run_plan(plan: Plan, bar: Bar) -> Iterator[Path]:
     Raises:
         SekaError: of the model, the data, the methods, or an ``out`` that holds another run.
     """
-    dtype = "auto" if plan.dtype == "auto" else getattr(torch, plan.dtype)
-    model = SteeredModel.from_pretrained(plan.model, bank=plan.bank, dtype=dtype, device=plan.device)
+    model = SteeredModel.from_pretrained(plan.model, bank=plan.bank, dtype=plan.dtype, device=plan.device)
     for name in plan.tasks:
         task = TASKS[name]
         highlights = plan.highlights or task.highlights

@@ -27,11 +27,13 @@ def is_gguf(name: str) -> bool:
     return name.lower().endswith(".gguf")
 
 
-def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: object) -> tuple[nn.Module, Tokenizer]:
+def load_gguf(
+    path: Path, *, dtype: torch.dtype | str = torch.bfloat16, **options: object
+) -> tuple[nn.Module, Tokenizer]:
     """The model of a GGUF file, its weights dequantised, and its tokenizer with the chat template.
 
     Args:
-        dtype: of the weights; bfloat16 by default.
+        dtype: of the weights; ``load_model`` says which one suits the processor.
         options: passed to ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
@@ -49,7 +51,7 @@ def load_gguf(path: Path, *, dtype: torch.dtype | str | None = None, **options: 
         raise ModelNotFoundError(f"there is no GGUF file {path}")
     header = GgufHeader.read(path)
     where: dict[str, str] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    options = {"dtype": torch.bfloat16 if dtype in (None, "auto") else dtype, **_dense(), **options}
+    options = {"dtype": dtype, **_dense(), **options}
     try:
         with own_bar(f"reading {path.name}"):
             tokenizer = AutoTokenizer.from_pretrained(**where)

@@ -104,6 +104,7 @@ def test_it_is_converted_once_and_is_the_same_from_the_cache(wheel, caplog):
     first, second = (load_model("tiny-wheel", dtype=torch.bfloat16).hf_model for _ in range(2))
     straight = load_gguf(packaged.wheel_file("tiny-wheel", wheel))[0]
     assert converted(caplog) == 1
+    assert first.dtype == torch.bfloat16
     for model in (first, second):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), straight.parameters(), strict=True))
     assert load_model("tiny-wheel", dtype=torch.float32).hf_model.dtype == torch.float32

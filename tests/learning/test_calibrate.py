@@ -132,6 +132,7 @@ def test_a_trial_counts_what_is_followed(model, bank):
     assert trial.following == pytest.approx((expected > 0).float().mean().item())
     assert trial.margin == pytest.approx(expected.mean().item(), abs=1e-5)
     assert trial.disturbance == pytest.approx(divergence(*sides).mean().item(), abs=1e-5)
+    assert trial.disturbance > 0
     assert (trial.examples, trial.steering) == (7, method.as_dict())
     assert bench.measure(None, range(5)).trial(None, "none").disturbance == 0
 
