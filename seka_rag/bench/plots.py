@@ -43,6 +43,7 @@ def position_plot(figures: Figures, measure: str) -> str:
         found = {int(m[1]): v for k, v in figures[entry].items() if (m := _POSITION.fullmatch(k)) and m[2] == measure}
         name = f"{entry.line}, {entry.detail}" if entry.detail else entry.line
         axes.plot(sorted(found), [found[k] for k in sorted(found)], marker=_MARKERS[i % len(_MARKERS)], label=name[:60])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("index of the passage that answers")
     axes.set_ylabel(measure)
     axes.set_ylim(-0.02, 1.02)

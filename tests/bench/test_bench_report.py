@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from seka_rag.bench.curves import Entry
+from seka_rag.bench.plots import position_plot
 from seka_rag.bench.report import html, markdown, sections, write_report
 from seka_rag.errors import RecordError
 
@@ -53,6 +55,13 @@ def test_the_page_needs_nothing_from_outside_and_escapes(folder):
     assert "seka (gain 1)" in page
     assert "0.0018" in page
     assert page == html(sections(folder))
+
+
+def test_a_position_is_a_whole_number():
+    figures = {Entry.of("plain", {}): {f"position-{k}.right": 0.5 for k in (0, 4, 9, 14, 19)}}
+    drawn = re.findall(r"<!-- ([\d.]+) -->", position_plot(figures, "right"))
+    assert {"5", "10"} < set(drawn)
+    assert not {"2.5", "12.5", "5.0"} & set(drawn)
 
 
 def test_models_with_names_that_are_markup(folder):
