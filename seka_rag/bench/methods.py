@@ -182,6 +182,7 @@ _FAMILIES = (
     _adaseka("adaseka-choice", AdaSeka(temperature=0.1), 1.0, 2.0),  # nearly one expert a head
     _adaseka("adaseka-signed", AdaSeka(router="signed"), 0.25),  # the paper's
     _adaseka("adaseka-uniform", AdaSeka(router="uniform"), 0.5, 1.0),
+    _adaseka("adaseka-key-bias", AdaSeka(mixed=KeyBias(), temperature=0.1), 1.0, 2.0),
     _adaseka("adaseka-random", AdaSeka(router="random", temperature=0.1), 1.0, 2.0),
     Family("expert", _each_expert, needs="names"),
     Family("calibrated", _calibrated, usual=False),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from seka_rag.errors import SteeringError
 from seka_rag.ops.edits import Edit, Part, at_tokens, with_tokens
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class RoutedEdit(Edit):
             )
         return weights.to(query) * self.experts.present
 
-    def of_heads(self, held: range) -> RoutedEdit:
+    def of_heads(self, held: range) -> Self:
         e, kept = self.experts, self.kept(held)
         heads = e.heads[kept] - held.start
         there = replace(e, heads=heads, factors=e.factors[kept], values=e.values[kept])
@@ -149,3 +152,43 @@ class RoutedEdit(Edit):
         shares = (state * self.gains).repeat_interleave(self.experts.factors.shape[-1], -1)  # [k, h, M K]
         inner = torch.bmm(old, factors) * (shares * part.weights[:, None, None]).transpose(0, 1)
         return with_tokens(keys, index, torch.baddbmm(old, inner, factors.mT))
+
+
+@dataclass(frozen=True, eq=False)
+class MixedEdit(RoutedEdit):
+    """``RoutedEdit`` of other edits than projections: ``k' = k + g sum_m alpha_m g_m (e_m(k) - k)``.
+
+    Attributes:
+        mixed: e_m, the edit of each expert in this layer, on heads of ``experts``; None where it has none.
+    """
+
+    mixed: tuple[Edit | None, ...] = ()
+
+    @property
+    def needs_distance(self) -> bool:
+        return any(edit is not None and edit.needs_distance for edit in self.mixed)
+
+    def of_heads(self, held: range) -> Self:
+        mixed = tuple(None if edit is None else edit.of_heads(held) for edit in self.mixed)
+        return replace(super().of_heads(held), mixed=mixed)
+
+    def to(self, device: torch.device) -> Self:
+        if device not in self._placed:
+            mixed = tuple(None if edit is None else edit.to(device) for edit in self.mixed)
+            self._placed[device] = replace(super().to(device), mixed=mixed)
+        placed: Self = self._placed[device]
+        return placed
+
+    def apply(self, keys: Tensor, part: Part, state: Tensor | None) -> Tensor:
+        assert state is not None
+        index, old = at_tokens(keys, part, self.heads)
+        here = keys[part.rows, part.columns][None].float()  # [1, k, H, D]: every expert edits the highlighted keys only
+        inner = replace(
+            part, rows=torch.zeros_like(part.rows), columns=torch.arange(len(part.rows), device=keys.device)
+        )
+        shares = (state * self.gains).permute(2, 1, 0)[..., None]  # [M, h, k, 1]
+        for share, edit in zip(shares, self.mixed, strict=True):
+            if edit is not None:
+                changed = edit.apply(here, inner, None) - here
+                old = old + share * changed[0, :, self.heads].transpose(0, 1)
+        return with_tokens(keys, index, old)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, InstanceOf, SerializeAsAny, field_validator
 from torch import Tensor, nn
 
 from seka_rag.bank import Bank, ExpertBank
@@ -18,7 +18,7 @@ from seka_rag.hf.hooks import reading_queries
 from seka_rag.hf.identity import identify
 from seka_rag.hf.marks import Marks, Tally
 from seka_rag.hf.sites import KeySites
-from seka_rag.ops.routing import SCORES, LayerExperts, RoutedEdit, Router, mixture
+from seka_rag.ops.routing import SCORES, LayerExperts, MixedEdit, RoutedEdit, Router, mixture
 from seka_rag.steering.key_editing import KeyEditing, Prepared
 from seka_rag.steering.plans import plan
 from seka_rag.steering.report import SteeringReport, mean_weights
@@ -26,6 +26,9 @@ from seka_rag.steering.report import SteeringReport, mean_weights
 
 class AdaSeka(KeyEditing):
     """SEKA with experts (arXiv 2603.01281, sec. 3.3): ``k' = k + g sum_m alpha_m g_m U_m U_m^T k``.
+
+    With ``mixed``, experts of another method: ``k' = k + g sum_m alpha_m g_m (e_m(k) - k)``, e_m its edit with the bank of
+    expert m; the subspaces then only choose.
 
     alpha comes, row by row and head by head, from the query of the row's last prompt token, which every family
     computes before the keys of the same layer are used: no second pass.
@@ -39,6 +42,7 @@ class AdaSeka(KeyEditing):
             "random", a control, which deals the weights of "energy" out again at random;
             or a callable (unit queries ``[B, h, D]``, LayerExperts) -> weights ``[B, h, M]``.
         expert: use this expert alone, with weight 1.
+        mixed: what each expert does with its own bank, such as ``KeyBias(bias=2)``; None for the paper's projections.
         temperature: None for the paper's alpha = c / max|c|; a number for softmax(c / (max|c| temperature)).
         two_pass: route by the queries of an unsteered pass over the prompt, as in the paper, instead of those that have
             seen the steered layers below. Needed for a prompt that is prefilled in chunks.
@@ -54,12 +58,24 @@ class AdaSeka(KeyEditing):
     expert: str | None = None
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     two_pass: bool = False
+    mixed: SerializeAsAny[InstanceOf[KeyEditing]] | None = None
+
+    @field_validator("mixed")
+    @classmethod
+    def _plain(cls, mixed: KeyEditing | None) -> KeyEditing | None:
+        if isinstance(mixed, AdaSeka):
+            raise ValueError("an expert cannot mix experts itself")
+        if mixed is not None and (mixed.fade is not None or mixed.layers is not None):
+            raise ValueError("give fade and layers to AdaSeka, not to the method of its experts")
+        return mixed
 
     def edits(self, bank: ExpertBank, sites: KeySites) -> dict[int, RoutedEdit]:
         """See KeyEditing.
 
         Raises:
-            BankError: no such expert, or a router that needs singular values which the banks lack.
+            BankError: no such expert, or a router that needs singular values which the banks lack; ``mixed`` cannot use a
+                bank, or steers heads of which it has no subspace to be chosen by.
+            SettingError: ``mixed`` needs queries of its own, or edits values.
         """
         if self.expert is not None:
             bank = ExpertBank({self.expert: bank[self.expert]}, gains={self.expert: bank.gains[self.expert]})
@@ -72,10 +88,36 @@ class AdaSeka(KeyEditing):
                 )
         gains = self.gain * torch.tensor([bank.gains[name] for name in bank.names])
         chosen = {layer: bank.layer_experts(layer, self.top_k) for layer in self.chosen(bank)}
-        return {
+        edits = {
             layer: RoutedEdit(experts.heads, experts, self._weights(), gains)
             for layer, experts in chosen.items()
             if experts is not None
+        }
+        return edits if self.mixed is None else self._mixed(self.mixed, bank, sites, edits)
+
+    def _mixed(
+        self, method: KeyEditing, bank: ExpertBank, sites: KeySites, routed: Mapping[int, RoutedEdit]
+    ) -> dict[int, RoutedEdit]:
+        """The routed edits, with those of a method in place of projections."""
+        each = {name: method.edits(bank[name], sites) for name in bank.names}
+        for name, edits in each.items():
+            for layer, edit in edits.items():
+                if edit.needs_query or edit.of_values is not None:
+                    raise SettingError(
+                        f"experts cannot be mixed of {method!r}: it needs queries of its own or edits values"
+                    )
+                known = routed[layer].experts if layer in routed else None
+                of_name = (
+                    set() if known is None else set(known.heads[known.present[:, bank.names.index(name)]].tolist())
+                )
+                if self.layers is None and (lost := sorted(set(edit.heads.tolist()) - of_name)):
+                    raise BankError(
+                        f"expert {name!r} has no subspace of heads {lost} of layer {layer}, by which it could be chosen, and "
+                        f"{method!r} would steer them"
+                    )
+        return {
+            layer: MixedEdit(r.heads, r.experts, r.router, r.gains, tuple(each[name].get(layer) for name in bank.names))
+            for layer, r in routed.items()
         }
 
     def read_states(
@@ -110,7 +152,7 @@ class AdaSeka(KeyEditing):
     def as_dict(self) -> dict[str, object]:
         if callable(self.router):
             raise SettingError("a router that is a function cannot be stored; use one of the named routers")
-        return super().as_dict()
+        return {**super().as_dict(), **({} if self.mixed is None else {"mixed": self.mixed.as_dict()})}
 
     def _weights(self) -> Router:
         if self.expert is not None:

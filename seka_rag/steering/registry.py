@@ -63,11 +63,17 @@ def as_steering(value: object) -> SteeringMethod | Literal["auto"] | None:
     name = value.get("method") if isinstance(value, dict) else None
     if isinstance(value, dict) and isinstance(name, str) and name in METHODS:
         try:
-            return METHODS[name].model_validate({key: v for key, v in value.items() if key != "method"})
+            fields = {key: v for key, v in value.items() if key != "method"}
+            return METHODS[name].model_validate({key: _read(v) for key, v in fields.items()})
         except ValidationError as error:
             wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise SettingError(f"steering={name}: {wrong}") from None
     raise SettingError(f"steering={value!r}: use 'auto', None, or a method such as Seka(gain=0.5)")
+
+
+def _read(value: object) -> object:
+    """The value of a setting; one that is a method itself comes in stored form."""
+    return as_steering(value) if isinstance(value, dict) and "method" in value else value
 
 
 def steering_as_dict(value: SteeringMethod | Literal["auto"] | None) -> JsonObject | str | None:

@@ -1,5 +1,6 @@
 """AdaSEKA: each row's own query chooses its experts, in the pass that edits the keys."""
 
+import json
 from contextlib import contextmanager
 
 import pytest
@@ -13,7 +14,12 @@ from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.taps import tapped
+from seka_rag.learning.trainable import changed
+from seka_rag.ops.edits import Part
 from seka_rag.ops.routing import SCORES
+from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_scaling import KeyScaling
+from seka_rag.steering.key_vector import KeyVector
 from seka_rag.steering.registry import as_steering, steering_as_dict
 
 IDS = torch.stack([torch.arange(30, 54), torch.arange(81, 105), torch.arange(200, 224)])
@@ -318,3 +324,86 @@ def test_steered_model(qwen3, experts, tokenizer):
     pieces = model.stream(prompts[0], max_new_tokens=3)
     assert "".join(pieces) == both[0].text
     assert pieces.result.report.experts == model.generate(prompts[0], max_new_tokens=3).report.experts
+
+
+class TestMixed:
+    """Experts of other methods: the subspaces choose, the method edits."""
+
+    @pytest.mark.parametrize("router", ["energy", "uniform"])
+    def test_projections_as_a_method_are_the_papers(self, qwen3, experts, router):
+        """Whole subspaces, so that SEKA with an expert's bank is its projection."""
+        paper, report = run(qwen3, experts, AdaSeka(gain=0.7, router=router))
+        mixed, again = run(qwen3, experts, AdaSeka(gain=0.7, router=router, mixed=Seka(gain=1.0)))
+        torch.testing.assert_close(mixed, paper, atol=1e-5, rtol=1e-5)
+        assert again.experts[0] == pytest.approx(report.experts[0], abs=1e-5)
+        assert again.tokens_edited == report.tokens_edited
+
+    def test_a_bias_of_each_expert(self, qwen3, make_bank):
+        """Keys are those before, plus each expert's vector times its weight, its gain and that of the highlight."""
+        sites = find_key_sites(qwen3)
+        banks = {name: changed(make_bank(qwen3, seed=i)) for i, name in enumerate("ab")}
+        banks["b"] = changed(banks["b"], strengths=torch.full((sites.layers, sites.heads), 0.5))
+        experts = ExpertBank(banks, gains={"b": 3.0})
+        method, weights = KeyBias(bias=1.5, cap=9.0), MASK * torch.tensor([1.0, 0.5, 1.0])[:, None]
+        with watch(qwen3) as before:
+            with torch.no_grad(), steer(qwen3, experts, weights, AdaSeka(gain=0.5, mixed=method)) as report:
+                with recording(sites) as after:
+                    qwen3(IDS)
+        for layer in sites.modules:
+            expected = before["before"][layer].clone()
+            for m, name in enumerate("ab"):
+                edit = method.edits(banks[name], sites)[layer]
+                share = 0.5 * (1.0, 3.0)[m] * report.routing[layer][:, :, m]  # [B, h]
+                expected += weights[..., None, None] * share[:, None, :, None] * edit.vectors
+            torch.testing.assert_close(after[layer], expected, atol=1e-5, rtol=1e-5)
+            assert torch.equal(after[layer][~MASK], before["before"][layer][~MASK])
+        assert report.routing[max(sites.modules)].std() > 0.01
+
+    def test_two_passes_chunks_and_parts_of_the_heads(self, qwen3, experts):
+        method = AdaSeka(two_pass=True, mixed=KeyScaling(gain=0.8))
+        weights = route(qwen3, experts, method, IDS)
+        with torch.no_grad(), steer(qwen3, experts, MASK, method, prepared=weights):
+            whole = qwen3(IDS).logits
+        with torch.no_grad(), steer(qwen3, experts, MASK, method, prepared=weights):
+            cache = DynamicCache()
+            pieces = torch.cat([qwen3(piece, past_key_values=cache).logits for piece in IDS.split(8, 1)], 1)
+        torch.testing.assert_close(pieces, whole, atol=1e-5, rtol=1e-5)
+        sites = find_key_sites(qwen3)
+        edit = method.edits(experts, sites)[1]
+        keys, state = torch.randn(1, 3, sites.heads, sites.head_dim), torch.rand(3, sites.heads, 3)
+        rows = torch.zeros(3, dtype=torch.long)
+        part = Part(torch.ones(3, dtype=torch.bool), rows, torch.arange(3), torch.ones(3), rows)
+        halves = [edit.of_heads(range(h, h + 1)).apply(keys[:, :, h : h + 1], part, state[:, [h]]) for h in range(2)]
+        torch.testing.assert_close(torch.cat(halves, 2), edit.apply(keys, part, state))
+
+    def test_it_is_stored_with_its_method(self):
+        method = AdaSeka(gain=2.0, temperature=0.1, mixed=KeyBias(bias=3.0))
+        stored = steering_as_dict(method)
+        assert stored["mixed"]["method"] == "KeyBias"
+        assert as_steering(json.loads(json.dumps(stored))) == method
+        assert as_steering(steering_as_dict(AdaSeka())) == AdaSeka()
+
+    @pytest.mark.parametrize(
+        ("mixed", "message"),
+        [
+            (KeyBias(fade=8), "give fade and layers to AdaSeka"),
+            (KeyScaling(layers=(1,)), "give fade and layers to AdaSeka"),
+            (AdaSeka(), "cannot mix experts itself"),
+            ({"method": "Nothing"}, "Nothing"),
+            ({"bias": 2}, "KeyEditing"),
+        ],
+    )
+    def test_methods_that_no_expert_can_have(self, mixed, message):
+        with pytest.raises((ValueError, SettingError), match=message):
+            as_steering({"method": "AdaSeka", "mixed": mixed})
+
+    def test_edits_that_cannot_be_mixed(self, qwen3, experts, make_bank):
+        with pytest.raises(SettingError, match="needs queries of its own or edits values"):
+            run(qwen3, experts, AdaSeka(mixed=KeyBias(form="request")))
+        with pytest.raises(BankError, match="needs mean queries"):
+            run(qwen3, experts, AdaSeka(mixed=KeyBias()))
+        sites = find_key_sites(qwen3)
+        vectors = {1: torch.ones(sites.heads, sites.head_dim)}
+        holed = ExpertBank({"b": changed(experts["b"], vectors=vectors), "a": changed(experts["a"], vectors=vectors)})
+        with pytest.raises(BankError, match=r"expert 'b' has no subspace of heads \[0\] of layer 1"):
+            run(qwen3, holed, AdaSeka(mixed=KeyVector()))

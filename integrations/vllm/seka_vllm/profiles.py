@@ -63,6 +63,10 @@ class Profile:
                 f"{settings.bank}: AdaSeka routes by the prompt's last query, which is not there when vLLM computes the first "
                 'keys. Take "two_pass": true, whose routing a probe request gives: {"method": "AdaSeka", "two_pass": true}'
             )
+        if isinstance(method, AdaSeka) and method.mixed is not None:
+            raise SettingError(
+                f"{settings.bank}: vLLM mixes experts of projections only: leave mixed={method.mixed!r} out"
+            )
         if settings.steering is not None and method.fade is not None:
             raise SettingError(
                 f"{settings.bank}: fade={method.fade!r}, but vLLM's cache is not written back: leave it out"
