@@ -104,7 +104,7 @@ class Answering:
         return [found[i] for i in range(len(prompts))]
 
     def _generate(self, candidate: Candidate | None, prompts: Sequence[TokenizedPrompt]) -> list[tuple[str, bool]]:
-        """Text of each answer, and whether it ended by itself."""
+        """Text of each answer, and whether it ended by itself; that of a model without a chat template is one line."""
         padding = pad_id(self.tokenizer)
         batch = pad(prompts, padding)
         device = next(self.hf_model.parameters()).device
@@ -126,5 +126,9 @@ class Answering:
         found = []
         for row in rows[:, ids.shape[1] :].tolist():
             end = next((i for i, token in enumerate(row) if token in ends), None)
-            found.append((self.tokenizer.decode(row[:end], skip_special_tokens=True), end is not None))
+            text, stopped = self.tokenizer.decode(row[:end], skip_special_tokens=True), end is not None
+            if not self.tokenizer.chat_template:
+                text, line_end, _ = text.partition("\n")
+                stopped = stopped or bool(line_end)
+            found.append((text, stopped))
         return found
