@@ -119,8 +119,11 @@ class Calibration(BaseModel):
     questions: str | None = None
 
     def strongest(self, method: str, field: str) -> float | None:
-        """The largest strength at which a method was measured within the budget; None where it was not."""
-        some = [t.steering for t in self.trials if t.steering is not None and t.disturbance <= self.budget]
+        """The largest strength at which a method was measured within the budget, on the heads of the chosen setting if
+        answers tell which these are; None where it was not."""
+        heads = next((a.heads for a in self.answers if a.chosen), None)
+        trials = [t for t in self.trials if t.disturbance <= self.budget and heads in (None, t.heads)]
+        some = [t.steering for t in trials if t.steering is not None]
         return max((abs(s[field]) for s in some if s["method"] == method and field in s), default=None)
 
 

@@ -25,7 +25,10 @@ def calibrate(
     device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     budget: Annotated[float, typer.Option(min=0, help="Most disturbance by unrelated highlights, in nats.")] = 0.3,
     examples: Annotated[int, typer.Option(min=8, help="Examples of each kind in the last round of first tokens.")] = 64,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps of the vectors; 0 to train none.")] = 60,
+    tune: Annotated[
+        str | None, typer.Option(help="Also train: vectors, strengths (of heads), subspaces, with commas; or all.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Gradient steps of each training.")] = 60,
     seed: Annotated[int, typer.Option(help="Of questions and training.")] = 0,
 ) -> None:
     """Find the method, heads and strength that make a model follow evidence, at a bounded disturbance.
@@ -38,12 +41,13 @@ def calibrate(
     from seka_rag.learning.calibrate import CalibrationSettings
     from seka_rag.learning.calibrate import calibrate as run
     from seka_rag.learning.resume import remove_steps
+    from seka_rag.learning.trainable import trainings
     from seka_rag.learning.tune import TuningSettings
     from seka_rag.model.steered import SteeredModel
 
     check_target(out, FILES)
-    tuning = TuningSettings(steps=steps, seed=seed) if steps else None
-    settings = CalibrationSettings(budget=budget, examples=examples, tuning=tuning, seed=seed)
+    tuning = TuningSettings(steps=steps, seed=seed)
+    settings = CalibrationSettings(budget=budget, examples=examples, tune=trainings(tune), tuning=tuning, seed=seed)
     quiet()
     unfinished = out.with_name(f"{out.name}.unfinished")
     given = None if bank is None else ProjectionBank.from_pretrained(bank)

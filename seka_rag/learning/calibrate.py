@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from seka_rag.hf.identity import identify
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.answering import JUDGED, REPORTED, Answering
-from seka_rag.learning.examples import digest_of
+from seka_rag.learning.examples import Example, digest_of
 from seka_rag.learning.finals import finals
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.learn import learn_bank
@@ -28,16 +27,15 @@ from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
+from seka_rag.learning.trainable import TRAINABLES, Training, by_layer, changed
 from seka_rag.learning.trials import METHODS, Bench, Candidate, Measured, candidates
-from seka_rag.learning.tune import TuningSettings, tune_vectors
+from seka_rag.learning.tune import TuningSettings, tune
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.steering.key_bias import KeyBias
-from seka_rag.steering.key_vector import KeyVector
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
 
 _GRADIENT, _TRAINING = 32, 264  # examples of each kind
-_LENGTHS = (0.7, 1.0, 1.4, 2.0)  # of trained vectors
 _TWINS = 3  # seeds of random projections
 
 
@@ -50,7 +48,8 @@ class CalibrationSettings(BaseModel):
             facts; every round before takes half as many.
         rounds: of successive halving; after each, the better half of the candidates goes on.
         questions: of each kind, to which the finalists generate answers; at most half of the known facts.
-        tuning: of the vectors; None to choose among untrained methods only.
+        tune: what is trained besides (names of ``TRAINABLES``); by default nothing.
+        tuning: how.
         seed: of questions and training.
     """
 
@@ -60,7 +59,8 @@ class CalibrationSettings(BaseModel):
     examples: int = Field(default=64, ge=8)
     rounds: int = Field(default=3, ge=1)
     questions: int = Field(default=100, ge=8)
-    tuning: TuningSettings | None = TuningSettings()
+    tune: tuple[Training, ...] = ()
+    tuning: TuningSettings = TuningSettings()
     seed: int = 0
 
 
@@ -82,10 +82,11 @@ def calibrate(
     3. Heads by the gradient of the evidence margin (``head_gradient``), and by gap.
     4. Methods and strengths on these heads by successive halving: 16, 32, ... examples; the better half goes on, and the best
        setting of each method. Beside the best SEKA its random twins are measured, which are never chosen.
-    5. Vectors trained from the best heads (``tune_vectors``), at 0.7, 1, 1.4 and 2 times their length.
-    6. Within the budget, the best setting of each method and the trained vectors generate answers (``finals``). Chosen is, of
-       those that harm nothing, the one with most right answers over questions of four kinds (``choose``). The bank keeps the
-       subspaces of the heads of the best untrained setting only, and the trained vectors.
+    5. If asked for: vectors, strengths of heads or subspaces, trained from the best heads (``tune``), at 0.7, 1, 1.4 and 2
+       times what they were trained for.
+    6. Within the budget, the best setting of each method and the two strongest of each training generate answers (``finals``).
+       Chosen is, of those that harm nothing, the one with most right answers over questions of four kinds (``choose``). The
+       bank keeps the subspaces that the chosen one needs, and trained vectors whoever is chosen.
 
     The choice among settings is made on what was measured, so the chosen one's figures are a little too good: what it is worth
     shows on the held-out side, which is not touched here.
@@ -105,17 +106,92 @@ def calibrate(
     hf_model, tokenizer = getattr(model, "hf_model", model), tokenizer or getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise SettingError("give a SteeredModel, or a transformers model together with tokenizer=...")
-    sites, facts = find_key_sites(hf_model), load_facts() if facts is None else facts
+    facts = load_facts() if facts is None else facts
     steps = Steps(None if unfinished is None else Path(unfinished), _run(hf_model, bank, settings, facts))
-    ids = steps.json("known", lambda: [f.id for f in known_facts(hf_model, tokenizer, sites, facts, show)])
-    known = [fact for fact in facts if fact.id in set(ids)]
-    sides = Sides.of(known, max(settings.examples, settings.questions), settings.seed)
+    ground = prepare(hf_model, tokenizer, bank, settings, facts, steps, show)
+    sides, sites = ground.sides, ground.sites
     measured, others = (
         sides.measured_examples(tokenizer, kind, settings.seed)[: settings.examples]
         for kind in ("conflict", "irrelevant")
     )
     bench = Bench(hf_model, sites, measured, others)
-    count = _GRADIENT if settings.tuning is None else _TRAINING
+    measure = Measure(bench, steps)
+    trials = _halved(measure, candidates(ground.bank, ground.gradient), settings, show)
+    trials += [measure(twin) for twin in _twins(trials)]
+    best = trials[0][0].bank
+    vectors: dict[int, Tensor] = {}
+    for name in settings.tune:
+        trained = TRAINABLES[name](ground.bank, ground.begin, sites)
+        advance = counting(show, f"training {name}", settings.tuning.steps)
+        tensors = tune(
+            hf_model, trained, ground.conflicts, ground.unrelated, settings.tuning, progress=advance, steps=steps
+        )
+        vectors = vectors or by_layer(tensors, "vector")
+        held = trained.bank(tensors, best)
+        for done, method in enumerate(trained.methods):
+            show(f"trained {name}", done, len(trained.methods))
+            trials.append(measure(Candidate(method, held, f"all, trained {name}", training=name)))
+    plain = bench.measure(None, range(len(bench.conflicts))).trial(None, "none")
+    kinds = (*JUDGED, *REPORTED)
+    asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
+    answering = Answering(hf_model, tokenizer, asked, steps)
+    chosen, answers = finals(answering, trials, settings.budget, show)
+    record = Calibration(
+        budget=settings.budget,
+        data=digest_of([*bench.conflicts, *bench.unrelated]),
+        seed=settings.seed,
+        trials=(plain, *(t for _, t in trials)),
+        known=ground.known,
+        trained=len(sides.training),
+        measured=len(sides.measured),
+        answers=answers,
+        questions=answering.digest,
+    )
+    return changed(chosen.bank, steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
+
+
+@dataclass(frozen=True)
+class Groundwork:
+    """What calibration and training begin with.
+
+    Attributes:
+        known: how many facts the model knows.
+        sides: of these facts.
+        conflicts, unrelated: examples for gradients and training.
+        bank: of all heads.
+        gradient: ``[L, H]`` of the evidence margin by each head's strength, for a key bias of one nat.
+    """
+
+    sites: KeySites
+    known: int
+    sides: Sides
+    conflicts: Sequence[Example]
+    unrelated: Sequence[Example]
+    bank: ProjectionBank
+    gradient: Tensor
+
+    @property
+    def begin(self) -> Tensor:
+        """``[L, H]``: 1 at the 10% of heads with the largest gradient, where training starts; 0 at the others."""
+        least = self.gradient.flatten().topk(max(1, round(0.1 * self.gradient.numel()))).values[-1]
+        return ((self.gradient >= least.clamp_min(0)) & (self.bank.ranks > 0)).float()
+
+
+def prepare(
+    hf_model: nn.Module,
+    tokenizer: Tokenizer,
+    bank: ProjectionBank | None,
+    settings: CalibrationSettings,
+    facts: Sequence[Fact],
+    steps: Steps,
+    show: Progress,
+) -> Groundwork:
+    """Known facts on two sides, examples, a bank of all heads, and their gradient; see ``calibrate``."""
+    sites = find_key_sites(hf_model)
+    ids = steps.json("known", lambda: [f.id for f in known_facts(hf_model, tokenizer, sites, facts, show)])
+    known = [fact for fact in facts if fact.id in set(ids)]
+    sides = Sides.of(known, max(settings.examples, settings.questions), settings.seed)
+    count = _TRAINING if settings.tune else _GRADIENT
     conflicts, unrelated = (
         sides.training_examples(tokenizer, kind, count, settings.seed) for kind in ("conflict", "irrelevant")
     )
@@ -126,39 +202,9 @@ def calibrate(
             lambda: learn_bank(hf_model, template_triples(200), tokenizer=tokenizer, energy=0.99, progress=advance),
         )
     unit = KeyBias(bias=1.0).edits(bank, sites)
-    advance = counting(show, "heads", _GRADIENT)
-    gradient = steps.tensors(
-        "gradient", lambda: {"gradient": head_gradient(hf_model, conflicts[:_GRADIENT], unit, progress=advance)}
-    )["gradient"]
-    measure = Measure(bench, steps)
-    trials = _halved(measure, candidates(bank, gradient), settings, show)
-    trials += [measure(twin) for twin in _twins(trials)]
-    vectors: dict[int, Tensor] = {}
-    if settings.tuning is not None:
-        start = _start(unit, gradient, sites)
-        advance = counting(show, "training", settings.tuning.steps)
-        vectors = tune_vectors(hf_model, start, conflicts, unrelated, settings.tuning, progress=advance, steps=steps)
-        trained = _with(trials[0][0].bank, vectors=vectors)
-        for done, length in enumerate(_LENGTHS):
-            show("trained vectors", done, len(_LENGTHS))
-            trials.append(measure(Candidate(KeyVector(gain=length, fade="sentence"), trained, "all, trained")))
-    plain = bench.measure(None, range(len(bench.conflicts))).trial(None, "none")
-    kinds = (*JUDGED, *REPORTED)
-    asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
-    answering = Answering(hf_model, tokenizer, asked, steps)
-    best, answers = finals(answering, trials, settings.budget, show)
-    record = Calibration(
-        budget=settings.budget,
-        data=digest_of([*bench.conflicts, *bench.unrelated]),
-        seed=settings.seed,
-        trials=(plain, *(t for _, t in trials)),
-        known=len(known),
-        trained=len(sides.training),
-        measured=len(sides.measured),
-        answers=answers,
-        questions=answering.digest,
-    )
-    return _with(best.bank, steering=best.method.as_dict(), calibration=record, vectors=vectors)
+    some, advance = conflicts[:_GRADIENT], counting(show, "heads", _GRADIENT)
+    gradient = steps.tensors("gradient", lambda: {"gradient": head_gradient(hf_model, some, unit, progress=advance)})
+    return Groundwork(sites, len(known), sides, conflicts, unrelated, bank, gradient["gradient"])
 
 
 def _twins(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:
@@ -215,26 +261,9 @@ def _run(
 ) -> dict[str, object]:
     """All that the steps of a calibration depend on."""
     return {
-        "procedure": [_GRADIENT, _TRAINING, _LENGTHS, _TWINS, [method.as_dict() for method in METHODS]],
+        "procedure": [_GRADIENT, _TRAINING, _TWINS, [method.as_dict() for method in METHODS]],
         "model": identify(hf_model).model_dump(),
         "bank": None if bank is None else bank.digest,
         "settings": settings.model_dump(),
         "facts": short_digest([fact.model_dump() for fact in facts]),
     }
-
-
-def _start(unit: Mapping[int, Any], gradient: Tensor, sites: KeySites) -> dict[int, Tensor]:
-    """One nat on the 10% of heads with the largest gradient, nothing on the others; layer 0 is not trained."""
-    least = gradient.flatten().topk(max(1, round(0.1 * gradient.numel()))).values[-1]
-    start = {layer: torch.zeros(sites.heads, sites.head_dim) for layer in sites.modules if layer > 0}
-    for layer, vectors in start.items():
-        for place, head in enumerate(unit[layer].heads.tolist() if layer in unit else ()):
-            if gradient[layer, head] >= max(least, torch.tensor(0.0)):
-                vectors[head] = unit[layer].vectors[place]
-    return start
-
-
-def _with(bank: ProjectionBank, **changes: object) -> ProjectionBank:
-    """A bank with some of its content changed."""
-    names = "model positive negative gap learning singular_values steering queries strengths vectors values value_gap".split()
-    return ProjectionBank(**{**{name: getattr(bank, name) for name in names}, **changes})

@@ -12,16 +12,15 @@ from seka_rag.learning.answering import JUDGED, REPORTED, Answering, ByKind
 from seka_rag.learning.choice import Finalist, choose, gain, record
 from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.trials import Candidate
-from seka_rag.steering.key_vector import KeyVector
 
 _FIRST, _LEFT = 3, 3  # all answer a third of the questions; so many of them answer the others, too
 
 
 def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[tuple[Candidate, Trial]]:
-    """Within the budget: the first setting of each untrained method, and all trained vectors; no controls.
+    """Within the budget: the first setting of each method, untrained, and the two strongest of each training; no controls.
 
     Args:
-        trials: untrained ones in their order, the best first.
+        trials: untrained ones in their order, the best first; trained ones by their strength.
 
     Raises:
         LearningError: none is within the budget.
@@ -31,12 +30,10 @@ def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[
     if not some:
         least = min(t.disturbance for _, t in every)
         raise LearningError(f"no setting stays within {budget} nats of disturbance; the least is {least:.3g}")
-    found: list[tuple[Candidate, Trial]] = []
+    groups: dict[tuple[type, str | None], list[tuple[Candidate, Trial]]] = {}
     for candidate, trial in some:
-        kind = type(candidate.method)
-        if kind is KeyVector or all(type(c.method) is not kind for c, _ in found):
-            found.append((candidate, trial))
-    return found
+        groups.setdefault((type(candidate.method), candidate.training), []).append((candidate, trial))
+    return [one for (_, training), group in groups.items() for one in (group[:1] if training is None else group[-2:])]
 
 
 def finals(

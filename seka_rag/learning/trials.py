@@ -39,12 +39,14 @@ class Candidate:
         bank: holds these heads only.
         heads: how they were chosen.
         control: measured for comparison and never chosen.
+        training: what was trained for it; None for nothing.
     """
 
     method: KeyEditing
     bank: ProjectionBank
     heads: str
     control: bool = False
+    training: str | None = None
 
 
 def candidates(bank: ProjectionBank, gradient: Tensor) -> list[Candidate]:

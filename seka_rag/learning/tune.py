@@ -1,9 +1,9 @@
-"""Light training: the vectors that are added to highlighted keys, by gradient descent, the model frozen."""
+"""Light training of what steers, by gradient descent, the model frozen."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,17 +15,17 @@ from seka_rag.hf.find import find_key_sites
 from seka_rag.learning.examples import Example
 from seka_rag.learning.resume import Steps
 from seka_rag.learning.scores import divergence, margins, next_scores
-from seka_rag.ops.bias import BiasEdit
+from seka_rag.learning.trainable import Tensors, Trainable
 
-_STATE, _KEEP_EVERY, _MOMENTS = "training", 10, ("exp_avg", "exp_avg_sq")
+_KEEP_EVERY, _MOMENTS = 10, ("exp_avg", "exp_avg_sq")
 
 
 class TuningSettings(BaseModel):
-    """How vectors are trained.
+    """How it is trained, whatever is trained.
 
     Attributes:
         steps: gradient steps (Adam; the rate falls to 0 over the last 40% of them).
-        rate: its learning rate, in units of the vectors' elements.
+        rate: its learning rate, in units of the elements of what is trained; a kind of tensor may take a share of it.
         conflicts, unrelated: examples of each kind in a step.
         margin: nats by which the evidence's answer is to lead the remembered one; beyond it little is gained.
         disturbance: nats of KL(plain, steered) on unrelated evidence that cost nothing.
@@ -43,30 +43,30 @@ class TuningSettings(BaseModel):
     seed: int = 0
 
 
-def tune_vectors(
+def tune(
     hf_model: nn.Module,
-    start: Mapping[int, Tensor],
+    trained: Trainable,
     conflicts: Sequence[Example],
     unrelated: Sequence[Example],
     settings: TuningSettings | None = None,
     *,
     progress: Callable[[int], None] | None = None,
     steps: Steps | None = None,
-) -> dict[int, Tensor]:
-    """Train one vector per key-value head, added to highlighted keys, so that the evidence is followed and nothing else moves.
+) -> dict[str, Tensor]:
+    """Train what steers, so that the evidence is followed and nothing else moves.
 
     The loss of a step is ``mean softplus(margin - m) - 0.1 mean log p(evidence)`` over conflicts, with ``m`` the margin of
     ``scores.margins``, plus 4 times what ``KL(plain, steered)`` on unrelated evidence exceeds ``disturbance``.
     The model's weights get no gradient and do not change.
 
     Args:
-        start: layer -> ``[H, D]``, the vectors to begin with; heads that are zero are trained too.
+        trained: what is trained, and from where it starts.
         conflicts: the highlighted evidence contradicts what the model remembers.
         unrelated: what is highlighted does not bear on the question.
         steps: where the state is kept every 10 steps, and taken up again.
 
     Returns:
-        layer -> ``[H, D]``.
+        The tensors, by the names of ``trained.start``.
 
     Raises:
         LearningError: no examples of a kind.
@@ -75,10 +75,12 @@ def tune_vectors(
     if not conflicts or not unrelated:
         raise LearningError("tuning needs conflicts and unrelated examples")
     sites, chance = find_key_sites(hf_model), random.Random(settings.seed)
+    state = f"training-{type(trained).__name__.lower()}"
     with torch.inference_mode(False), torch.enable_grad():
-        vectors = {layer: v.clone().float().requires_grad_(True) for layer, v in start.items()}
-        adam = torch.optim.Adam(list(vectors.values()), lr=settings.rate)
-        done = 0 if steps is None else _resume(steps, adam, vectors)
+        tensors = {name: t.clone().float().requires_grad_(True) for name, t in trained.start().items()}
+        rates = [settings.rate * trained.slower.get(name.partition(".")[0], 1.0) for name in tensors]
+        adam = torch.optim.Adam([{"params": [t]} for t in tensors.values()])
+        done = 0 if steps is None else _resume(steps, state, adam, tensors)
         if progress and done:
             progress(done)
         for step in range(settings.steps):
@@ -86,8 +88,10 @@ def tune_vectors(
             others = _draw(chance, unrelated, settings.unrelated)
             if step < done:
                 continue
-            adam.param_groups[0]["lr"] = settings.rate * min(1.0, (settings.steps - step) / (0.4 * settings.steps))
-            edits = {layer: BiasEdit(torch.arange(len(v)), v, None) for layer, v in vectors.items()}
+            falling = min(1.0, (settings.steps - step) / (0.4 * settings.steps))
+            for group, rate in zip(adam.param_groups, rates, strict=True):
+                group["lr"] = rate * falling
+            edits = trained.edits(tensors)
             scores = next_scores(hf_model, sites, some, edits)
             evidence = scores[torch.arange(len(some)), torch.tensor([e.evidence for e in some])]
             following = F.softplus(settings.margin - margins(scores, some)).mean() - 0.1 * evidence.mean()
@@ -95,33 +99,33 @@ def tune_vectors(
                 plain = next_scores(hf_model, sites, others, None)
             moved = divergence(plain, next_scores(hf_model, sites, others, edits)).mean()
             loss = following + 4 * F.relu(moved - settings.disturbance)
-            gradients = torch.autograd.grad(loss, list(vectors.values()))
-            for vector, gradient in zip(vectors.values(), gradients, strict=True):
-                vector.grad = gradient
+            gradients = torch.autograd.grad(loss, list(tensors.values()))
+            for tensor, gradient in zip(tensors.values(), gradients, strict=True):
+                tensor.grad = gradient
             adam.step()
             if steps is not None and ((step + 1) % _KEEP_EVERY == 0 or step + 1 == settings.steps):
-                steps.write(_STATE, _state(adam, vectors, step + 1))
+                steps.write(state, _state(adam, tensors, step + 1))
             if progress:
                 progress(1)
-    return {layer: v.detach() for layer, v in vectors.items()}
+    return {name: t.detach() for name, t in tensors.items()}
 
 
-def _state(adam: torch.optim.Adam, vectors: Mapping[int, Tensor], done: int) -> dict[str, Tensor]:
-    """Vectors and what Adam keeps of each, after ``done`` steps."""
-    moments = {f"{name}.{layer}": adam.state[v][name] for layer, v in vectors.items() for name in _MOMENTS}
-    return {"done": torch.tensor(done), **{f"vector.{layer}": v.detach() for layer, v in vectors.items()}, **moments}
+def _state(adam: torch.optim.Adam, tensors: Tensors, done: int) -> dict[str, Tensor]:
+    """What is trained and what Adam keeps of it, after ``done`` steps."""
+    moments = {f"{name}.{moment}": adam.state[t][moment] for name, t in tensors.items() for moment in _MOMENTS}
+    return {"done": torch.tensor(done), **{name: t.detach() for name, t in tensors.items()}, **moments}
 
 
-def _resume(steps: Steps, adam: torch.optim.Adam, vectors: Mapping[int, Tensor]) -> int:
+def _resume(steps: Steps, name: str, adam: torch.optim.Adam, tensors: Tensors) -> int:
     """Take up a kept state; how many steps are done."""
-    state = steps.read(_STATE)
+    state = steps.read(name)
     if state is None:
         return 0
     with torch.no_grad():
-        for layer, vector in vectors.items():
-            vector.copy_(state[f"vector.{layer}"])
-            moments = {name: state[f"{name}.{layer}"] for name in _MOMENTS}
-            adam.state[vector] = {"step": state["done"].float(), **moments}
+        for key, tensor in tensors.items():
+            tensor.copy_(state[key])
+            moments = {moment: state[f"{key}.{moment}"] for moment in _MOMENTS}
+            adam.state[tensor] = {"step": state["done"].float(), **moments}
     return int(state["done"])
 
 

@@ -14,6 +14,8 @@ from seka_rag.steering.key_editing import KeyEditing
 class KeyScaling(KeyEditing):
     """``k' = (1 + g) k`` on the heads that the bank keeps. Its relative edit norm is exactly ``g``.
 
+    If the bank has strengths, they choose the heads and multiply the gain.
+
     Attributes:
         gain: g; negative values turn attention away.
     """
@@ -21,9 +23,10 @@ class KeyScaling(KeyEditing):
     gain: float = Field(default=1.0, allow_inf_nan=False)
 
     def edits(self, bank: ProjectionBank, sites: KeySites) -> dict[int, KeyEdit]:
-        edits = {}
+        edits, strengths = {}, bank.head_strengths
         for layer in self.chosen(bank):
-            heads = bank.ranks[layer].nonzero().flatten()
+            heads = strengths[layer].nonzero().flatten()
             if len(heads):
-                edits[layer] = KeyEdit(heads, self.gain * torch.eye(bank.model.head_dim).repeat(len(heads), 1, 1))
+                gains = self.gain * strengths[layer][heads]
+                edits[layer] = KeyEdit(heads, gains[:, None, None] * torch.eye(bank.model.head_dim))
         return edits

@@ -13,7 +13,7 @@ from seka_rag.steering.key_editing import KeyEditing
 
 
 class RandomProjection(KeyEditing):
-    """SEKA with random subspaces of the same ranks on the same heads.
+    """SEKA with random subspaces of the same ranks on the same heads, by the same strengths.
 
     Attributes:
         gain: g; negative values turn attention away.
@@ -24,12 +24,13 @@ class RandomProjection(KeyEditing):
     seed: int = 0
 
     def edits(self, bank: ProjectionBank, sites: KeySites) -> dict[int, KeyEdit]:
-        edits = {}
+        edits, strengths = {}, bank.head_strengths
         for layer in self.chosen(bank):
             generator = torch.Generator().manual_seed(self.seed * 10_007 + layer)
             noise = torch.randn(bank.model.heads, bank.model.head_dim, bank.model.head_dim, generator=generator)
             ranks = bank.ranks[layer]
-            edit = plan_edit(keep_columns(torch.linalg.qr(noise)[0], torch.zeros_like(ranks), ranks), self.gain)
+            factors = keep_columns(torch.linalg.qr(noise)[0], torch.zeros_like(ranks), ranks)
+            edit = plan_edit(factors, self.gain, heads=strengths[layer].nonzero().flatten())
             if edit is not None:
-                edits[layer] = edit
+                edits[layer] = edit if bank.strengths is None else edit.scaled(strengths[layer][edit.heads])
         return edits

@@ -17,6 +17,8 @@ class Seka(KeyEditing):
         k' = k + g+ P+ k                       without a negative part
         k' = k + (g+ P+ k + g- P- k) / 2       with one (``gain_neg`` not 0)
 
+    Each head's edit is multiplied by the strength that the bank has for it, if it has strengths.
+
     Attributes:
         gain: g+; negative values turn attention away.
         gain_neg: g-. 0 means no negative part and leaves g+ whole. (The authors' code halves g+ as soon as a negative
@@ -38,8 +40,10 @@ class Seka(KeyEditing):
         """
         if self.gain_neg and not bank.negative:
             raise BankError("gain_neg is set, but this bank has no negative part; learn it with negative=True")
-        planned = {
-            layer: plan_edit(bank.positive[layer], self.gain, bank.negative.get(layer), self.gain_neg)
-            for layer in self.chosen(bank)
-        }
-        return {layer: edit for layer, edit in planned.items() if edit is not None}
+        edits, strengths = {}, bank.head_strengths
+        for layer in self.chosen(bank):
+            heads, negative = strengths[layer].nonzero().flatten(), bank.negative.get(layer)
+            edit = plan_edit(bank.positive[layer], self.gain, negative, self.gain_neg, heads)
+            if edit is not None:
+                edits[layer] = edit if bank.strengths is None else edit.scaled(strengths[layer][edit.heads])
+        return edits

@@ -10,15 +10,15 @@ from seka_rag import ProjectionBank, SteeredModel, load_bank
 from seka_rag.bank.header import Calibration
 from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
-from seka_rag.learning import answering, trials
-from seka_rag.learning.calibrate import CalibrationSettings, _with, calibrate
+from seka_rag.learning import answering, trainable, trials
+from seka_rag.learning.calibrate import CalibrationSettings, calibrate
 from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.resume import Steps
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
+from seka_rag.learning.trainable import changed
 from seka_rag.learning.trials import Bench, Candidate
-from seka_rag.learning.tune import TuningSettings, tune_vectors
-from seka_rag.ops.bias import BiasEdit
+from seka_rag.learning.tune import TuningSettings
 from seka_rag.questions.facts import load_facts
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_scaling import KeyScaling
@@ -80,41 +80,6 @@ def test_the_gradient_is_the_finite_difference(model, bank, method):
             torch.testing.assert_close(gradient[layer, head], measured, atol=2e-4, rtol=2e-2)
     assert gradient.abs().max() > 1e-3
     assert not gradient[[i for i in range(len(gradient)) if i not in edits]].any()
-
-
-def test_training_follows_within_the_budget_and_leaves_the_model_alone(model):
-    sites = find_key_sites(model)
-    before = {name: p.clone() for name, p in model.named_parameters()}
-    conflicts, unrelated = tiny_examples(8, seed=4), tiny_examples(8, seed=5)
-    start = {layer: torch.zeros(sites.heads, sites.head_dim) for layer in sites.modules if layer > 0}
-    settings = TuningSettings(steps=40, rate=0.3, disturbance=0.01)
-    seen = []
-    found = tune_vectors(model, start, conflicts, unrelated, settings, progress=seen.append)
-    edits = {layer: BiasEdit(torch.arange(len(v)), v, None) for layer, v in found.items()}
-    with torch.no_grad():
-        plain, steered = (next_scores(model, sites, conflicts, e) for e in (None, edits))
-        other = [next_scores(model, sites, unrelated, e) for e in (None, edits)]
-    gained = (margins(steered, conflicts) - margins(plain, conflicts)).mean()
-    free = tune_vectors(model, start, conflicts, unrelated, settings.model_copy(update={"disturbance": 1e9}))
-    with torch.no_grad():
-        loose = next_scores(
-            model, sites, unrelated, {i: BiasEdit(torch.arange(len(v)), v, None) for i, v in free.items()}
-        )
-    assert gained > 0.02
-    assert divergence(*other).mean() < divergence(other[0], loose).mean()
-    assert sum(seen) == settings.steps
-    assert all(torch.equal(p, before[name]) and p.grad is None for name, p in model.named_parameters())
-    assert all(not v.requires_grad for v in found.values())
-
-
-def test_training_is_repeatable(model):
-    sites = find_key_sites(model)
-    start = {1: torch.zeros(sites.heads, sites.head_dim)}
-    runs = [
-        tune_vectors(model, start, tiny_examples(8, 6), tiny_examples(8, 7), TuningSettings(steps=3, seed=2))
-        for _ in range(2)
-    ]
-    assert torch.equal(runs[0][1], runs[1][1])
 
 
 def test_a_trial_counts_what_is_followed(model, bank):
@@ -186,17 +151,17 @@ def test_settings_that_mean_nothing(bad):
 def test_vectors_and_calibration_are_stored(tmp_path, model, bank):
     vectors = {1: torch.randn(bank.model.heads, bank.model.head_dim)}
     record = Calibration(budget=0.3, data="abc", seed=1, trials=())
-    changed = _with(bank, vectors=vectors, steering={"method": "KeyVector", "gain": 1.0}, calibration=record)
-    read = load_bank(changed.save(tmp_path / "bank"))
+    stored = changed(bank, vectors=vectors, steering={"method": "KeyVector", "gain": 1.0}, calibration=record)
+    read = load_bank(stored.save(tmp_path / "bank"))
     assert torch.equal(read.vectors[1], vectors[1])
     assert read.calibration == record
-    assert read.digest == changed.digest != bank.digest
+    assert read.digest == stored.digest != bank.digest
     with pytest.raises(BankError, match="vectors of layer 1: shape"):
-        _with(bank, vectors={1: torch.zeros(1, 1)})
+        changed(bank, vectors={1: torch.zeros(1, 1)})
     with pytest.raises(BankError, match="vectors of layer 99"):
-        _with(bank, vectors={99: vectors[1]})
+        changed(bank, vectors={99: vectors[1]})
     with pytest.raises(BankError, match="not finite"):
-        _with(bank, vectors={1: vectors[1] * float("nan")})
+        changed(bank, vectors={1: vectors[1] * float("nan")})
 
 
 @pytest.mark.timeout(1500)  # two minutes of an idle core
@@ -208,20 +173,22 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     monkeypatch.setattr(trials, "METHODS", calibrating.METHODS)
     monkeypatch.setattr(calibrating, "_GRADIENT", 8)
     monkeypatch.setattr(calibrating, "_TRAINING", 16)
-    monkeypatch.setattr(calibrating, "_LENGTHS", (1.0,))
+    monkeypatch.setattr(trainable, "_LENGTHS", (1.0,))
     monkeypatch.setattr(answering, "NEW_TOKENS", 8)  # of 24, which is most of the time
-    settings = CalibrationSettings(examples=8, rounds=1, questions=8, budget=3.0, tuning=TuningSettings(steps=2))
+    settings = CalibrationSettings(
+        examples=8, rounds=1, questions=8, budget=3.0, tune=("vectors",), tuning=TuningSettings(steps=2)
+    )
     facts = [f for f in load_facts() if f.split == "development"][:40]
     steps: list[str] = []
 
     def kill(step: str, done: int, total: int) -> None:
         steps.append(step)
-        if step == "training":
+        if step == "training vectors":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         calibrate(model, model.bank, settings, facts=facts, progress=kill, unfinished=tmp_path / "steps")
-    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training"]
+    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training vectors"]
     steps.clear()
     again = lambda step, *_: steps.append(step)  # noqa: E731
     monkeypatch.setattr(calibrating, "head_gradient", lambda *_, **__: pytest.fail("computed again"))

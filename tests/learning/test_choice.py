@@ -95,15 +95,16 @@ def test_what_a_bank_keeps_of_answers():
     assert record(PLAIN, few).kinds[0].n == 10
 
 
-def test_finalists_are_the_first_of_each_method_and_all_vectors_but_no_controls():
-    def tried(method, disturbance=0.1, control=False):
+def test_finalists_are_the_first_of_each_method_and_two_of_each_training_but_no_controls():
+    def tried(method, disturbance=0.1, control=False, training=None):
         trial = Trial(steering=method.as_dict(), heads="", examples=8, following=0, margin=0, disturbance=disturbance)
-        return Candidate(method, BANK, "", control), trial
+        return Candidate(method, BANK, "", control, training), trial
 
     seka, twin = tried(Seka(gain=1.0)), tried(RandomProjection(gain=1.0), control=True)
-    vectors = [tried(KeyVector(gain=g), g / 5) for g in (0.7, 1.0, 2.0)]
-    some = [tried(KeyScaling(gain=1.0), 0.5), seka, tried(Seka(gain=0.5)), tried(KeyScaling(gain=0.5)), twin, *vectors]
-    assert finalists(some, 0.3) == [seka, some[3], *vectors[:2]]
+    vectors = [tried(KeyVector(gain=g), g / 5, training="vectors") for g in (0.7, 1.0, 1.4, 2.0)]
+    turned = [tried(Seka(gain=g), g / 2, training="subspaces") for g in (0.35, 0.5, 0.7)]
+    some = [tried(KeyScaling(gain=1.0), 0.5), seka, tried(Seka(gain=0.5)), tried(KeyScaling(gain=0.5)), twin]
+    assert finalists([*some, *vectors, *turned], 0.3) == [seka, some[3], *vectors[1:3], *turned[:2]]
     with pytest.raises(LearningError, match=r"no setting stays within 0.05 nats of disturbance; the least is 0.1"):
         finalists(some, 0.05)
 
@@ -154,7 +155,11 @@ def test_the_finals_ask_all_a_part_and_the_best_everything_and_go_on_after_a_kil
             trial = Trial(
                 steering=method.as_dict(), heads="h", examples=8, following=0, margin=0, disturbance=method.gain / 10
             )
-            trials.append((Candidate(method, model.bank, "h", isinstance(method, RandomProjection)), trial))
+            control, training = (
+                isinstance(method, RandomProjection),
+                "vectors" if isinstance(method, KeyVector) else None,
+            )
+            trials.append((Candidate(method, model.bank, "h", control, training), trial))
         done = []
         answering = Answering(model.hf_model, model.tokenizer, records, Steps(tmp_path, {}))
         return finals(answering, trials, 0.3, lambda _, n, total: done.append((n, total))), done

@@ -8,11 +8,10 @@ from tiny import random_bank, tiny_examples, tiny_model
 
 from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
-from seka_rag.learning import resume, tune
+from seka_rag.learning import resume
 from seka_rag.learning.calibrate import Measure
 from seka_rag.learning.resume import Steps, remove_steps
 from seka_rag.learning.trials import Bench, Candidate
-from seka_rag.learning.tune import TuningSettings, tune_vectors
 from seka_rag.steering.seka import Seka
 
 
@@ -59,27 +58,6 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         Steps(tmp_path, {})
     remove_steps(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
-
-
-@pytest.mark.parametrize("killed_after", [3, 10, 17, 24])
-def test_training_that_was_killed_ends_as_one_that_was_not(tmp_path, model, killed_after):
-    sites, settings = find_key_sites(model), TuningSettings(steps=24, rate=0.2)
-    start = {1: torch.zeros(sites.heads, sites.head_dim)}
-    arguments = (model, start, tiny_examples(9, 6), tiny_examples(9, 7), settings)
-    whole, seen = tune_vectors(*arguments), []
-
-    def kill(done: int) -> None:
-        seen.append(done)
-        if sum(seen) == killed_after:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tune_vectors(*arguments, progress=kill, steps=Steps(tmp_path, {}))
-    again: list[int] = []
-    assert torch.equal(tune_vectors(*arguments, progress=again.append, steps=Steps(tmp_path, {}))[1], whole[1])
-    kept = 24 if killed_after == 24 else killed_after // tune._KEEP_EVERY * tune._KEEP_EVERY
-    assert sum(again) == 24
-    assert len(again) == 24 - kept + (kept > 0)
 
 
 def test_a_trial_is_measured_once_for_each_method_bank_and_count(tmp_path, model, monkeypatch):

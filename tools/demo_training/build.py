@@ -1,6 +1,6 @@
 """Learn the demo's bank, check the gates and measure: ``python -m tools.demo_training.build MODEL_FOLDER``.
 
-Every choice (gates, gain) is made on the development split; ``--held-out`` reports the held-out one, once.
+Every choice (gates, strengths) is made on the development split; ``--held-out`` reports the held-out one, once.
 """
 
 from __future__ import annotations
@@ -11,13 +11,36 @@ from pathlib import Path
 
 import torch
 
-from seka_rag.demo.evaluate import against, evaluate, gates, variants
+from seka_rag.demo.evaluate import Variant, against, evaluate, gates, variants
 from seka_rag.demo.trials import Kind, Split, ask, demo_triples, make_trials, share
 from seka_rag.learning.learn import learn_bank
 from seka_rag.model.steered import SteeredModel
+from seka_rag.steering.key_bias import KeyBias
+from seka_rag.steering.key_editing import KeyEditing
+from seka_rag.steering.prism import Prism
 from seka_rag.steering.seka import Seka
 
-GAINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+GAINS, BIASES, PRISM_GAINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0), (0.5, 1.0, 2.0, 3.0, 4.0), (0.1, 0.25, 0.5, 1.0)
+TRIED: tuple[KeyEditing, ...] = (
+    *(Seka(gain=g) for g in GAINS),
+    *(KeyBias(bias=b, form=form) for form in ("constant", "mean", "request") for b in BIASES),
+)
+#: On subspaces of differences, of keys and of values; the paper's shares of gain.
+TRIED_PRISM = tuple(Prism(gain=g, gain_value=v * g) for v in (0.0, 0.25) for g in PRISM_GAINS)
+
+
+def others(bias: float, gain: float) -> tuple[list[Variant], list[Variant]]:
+    """Lines of key bias, and those of PRISM, which needs a bank of its own."""
+    biases = [
+        Variant(f"key bias, {form}, {bias:g} nats", (KeyBias(bias=bias, form=form),))
+        for form in ("constant", "request")
+    ]
+    biases.append(Variant("key bias on a wrong passage", (KeyBias(bias=bias),), "wrong", ("conflict",)))
+    prisms = [Variant(f"PRISM, keys, gain {gain:g}", (Prism(gain=gain),))]
+    return biases, [
+        *prisms,
+        Variant(f"PRISM, keys and values, gain {gain:g}", (Prism(gain=gain, gain_value=0.25 * gain),)),
+    ]
 
 
 def main() -> None:
@@ -25,6 +48,8 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--bank", type=Path, help="save the learned bank here")
     parser.add_argument("--gain", type=float, default=0.5)
+    parser.add_argument("--bias", type=float, default=2.0, help="of key bias")
+    parser.add_argument("--prism", type=float, default=0.5, help="gain of PRISM")
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--energy", type=float, default=0.97)
     parser.add_argument("--n", type=int, default=300)
@@ -34,6 +59,8 @@ def main() -> None:
     split: Split = "held-out" if args.held_out else "development"
     model = SteeredModel.from_pretrained(str(args.model))
     bank = learn_bank(model, demo_triples(), energy=args.energy, suggested_gain=args.gain)
+    differences = learn_bank(model, demo_triples(), energy=args.energy, difference=True, values=True)
+    prism = SteeredModel(model.hf_model, model.tokenizer, bank=differences, name=str(args.model))
     model = SteeredModel(model.hf_model, model.tokenizer, bank=bank, name=str(args.model))
     print(bank, "ranks", bank.ranks.tolist(), "gap", [[round(g, 2) for g in row] for row in bank.gap.tolist()])
     figures: dict[str, object] = {"split": split, "n": args.n, "gain": args.gain, "gates": {}, "rows": {}}
@@ -41,14 +68,14 @@ def main() -> None:
         print("pass" if gate.passed else "FAIL", gate.name, gate.rate)
         figures["gates"][gate.name] = [gate.rate.hits, gate.rate.n]  # type: ignore[index]
     if not args.held_out:
-        kinds: tuple[Kind, ...] = ("conflict", "disagree", "irrelevant")
+        kinds: tuple[Kind, ...] = ("conflict", "disagree", "novel", "irrelevant")
         trials = {kind: make_trials(kind, args.n, split) for kind in kinds}
-        for gain in GAINS:
-            rates = {
-                k: share(ask(model, some, Seka(gain=gain)), [t.answer for t in some]) for k, some in trials.items()
-            }
-            print(f"gain {gain:4}", "  ".join(f"{kind} {rate}" for kind, rate in rates.items()))
-    rows = evaluate(model, variants(model, args.gain), n=args.n, split=split)
+        for steered, method in [*((model, m) for m in TRIED), *((prism, m) for m in TRIED_PRISM)]:
+            rates = {k: share(ask(steered, some, method), [t.answer for t in some]) for k, some in trials.items()}
+            print(f"{method!r:40}", "  ".join(f"{kind} {rate}" for kind, rate in rates.items()))
+    biases, prisms = others(args.bias, args.prism)
+    rows = evaluate(model, [*variants(model, args.gain), *biases], n=args.n, split=split)
+    rows += evaluate(prism, prisms, n=args.n, split=split)
     for row in rows:
         print(f"{row.name:40}", "  ".join(f"{kind} {rate}" for kind, rate in row.rates.items()))
         figures["rows"][row.name] = {k: [r.hits, r.n] for k, r in row.rates.items()}  # type: ignore[index]

@@ -1,0 +1,74 @@
+"""What training adds to a steering: ``python -m tools.measure_training KIND --out DIR``, with a KIND of ``calibrate --tune``.
+
+Trains as ``calibrate`` does, prints what it does to the first tokens of the development facts on which calibration measures,
+and writes a bank that suggests it, for ``seka-rag bench TASK --bank DIR --split held-out``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from seka_rag.bench.rates import wilson
+from seka_rag.learning.calibrate import CalibrationSettings, prepare
+from seka_rag.learning.resume import Steps, remove_steps
+from seka_rag.learning.trainable import TRAINABLES, changed, trainings
+from seka_rag.learning.trials import Bench
+from seka_rag.learning.tune import TuningSettings, tune
+from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.facts import load_facts
+from seka_rag.steering.key_editing import KeyEditing
+
+
+def main(
+    kind: str,
+    out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
+    model: str = "smollm2",
+    steps: Annotated[int, typer.Option(min=1)] = 60,
+    n: Annotated[int, typer.Option(min=8, help="Examples of each kind to measure.")] = 64,
+    seed: int = 0,
+) -> None:
+    """Train one kind, measure it and keep it."""
+    (name,) = trainings(kind)
+    loaded = SteeredModel.from_pretrained(model, bank=None)
+    hf_model, tokenizer = loaded.hf_model, loaded.tokenizer
+    settings = CalibrationSettings(tune=(name,), tuning=TuningSettings(steps=steps, seed=seed), seed=seed)
+    kept = Steps(out.with_name(f"{out.name}.unfinished"), {"kind": name, "settings": settings.model_dump()})
+    show = lambda step, done, total: typer.echo(f"\r{step} {done} of {total}   ", nl=False, err=True)  # noqa: E731
+    ground = prepare(hf_model, tokenizer, None, settings, load_facts(), kept, show)
+    trained = TRAINABLES[name](ground.bank, ground.begin, ground.sites)
+    tensors = tune(
+        hf_model,
+        trained,
+        ground.conflicts,
+        ground.unrelated,
+        settings.tuning,
+        progress=lambda _: typer.echo(".", nl=False, err=True),
+        steps=kept,
+    )
+    bank = trained.bank(tensors, ground.bank)
+    changed(bank, steering=trained.method.as_dict()).save(out)
+    if bank.strengths is not None:
+        typer.echo(
+            f"\nstrengths: {bank.strengths.count_nonzero()} heads, {bank.strengths.abs().quantile(0.9):.2f} at most for 90%"
+        )
+    conflicts, unrelated = (
+        ground.sides.measured_examples(tokenizer, of, seed)[:n] for of in ("conflict", "irrelevant")
+    )
+    bench = Bench(hf_model, ground.sites, conflicts, unrelated)
+    some: list[tuple[KeyEditing | None, str]] = [(None, "plain"), *((m, repr(m)) for m in trained.methods)]
+    for method, line in some:
+        edits = None if method is None else method.edits(bank, ground.sites)
+        trial = bench.measure(edits, range(len(conflicts))).trial(method, "all")
+        low, high = wilson(trial.following, trial.examples)
+        typer.echo(
+            f"{line} | {trial.following:.3f} [{low:.2f}, {high:.2f}] | {trial.margin:+.2f} | {trial.disturbance:.3f}"
+        )
+    assert kept.folder is not None
+    remove_steps(kept.folder)
+
+
+if __name__ == "__main__":
+    typer.run(main)
