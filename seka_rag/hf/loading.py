@@ -57,7 +57,8 @@ def load_model(name: str, *, device: str | None = None, **options: Any) -> Loade
     source = packaged.source if packaged else Path(name)
     if (isinstance(source, GgufWheel) or is_gguf(name)) and options.get("dtype") in (None, "auto"):
         where = str(device or options.get("device_map") or "cpu")
-        slow = where.startswith("cpu") and not computes_bfloat16()
+        on_cpu = where.startswith("cpu") or not torch.accelerator.is_available()
+        slow = on_cpu and not computes_bfloat16()
         options["dtype"] = torch.float32 if slow else torch.bfloat16
     with own_bar() if packaged else nullcontext():
         if isinstance(source, GgufWheel):

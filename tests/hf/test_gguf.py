@@ -38,22 +38,36 @@ def test_the_logits_of_a_file_are_those_of_the_model_it_was_made_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("bfloat16", "options", "expected"),
+    ("bfloat16", "accelerator", "options", "expected"),
     [
-        (True, {}, torch.bfloat16),
-        (True, {"dtype": "auto"}, torch.bfloat16),
-        (False, {}, torch.float32),
-        (False, {"dtype": "auto", "device": "cpu"}, torch.float32),
-        (False, {"device_map": "cpu"}, torch.float32),
-        (False, {"dtype": torch.bfloat16}, torch.bfloat16),
-        (False, {"device": "meta"}, torch.bfloat16),  # only the processor is slow with it
-        (True, {"dtype": "float32"}, torch.float32),
+        (True, False, {}, torch.bfloat16),
+        (True, False, {"dtype": "auto"}, torch.bfloat16),
+        (False, False, {}, torch.float32),
+        (False, True, {"dtype": "auto", "device": "cpu"}, torch.float32),
+        (False, True, {"device_map": "cpu"}, torch.float32),
+        (False, False, {"device_map": "auto"}, torch.float32),
+        (False, False, {"dtype": torch.bfloat16}, torch.bfloat16),
+        (False, True, {"device": "meta"}, torch.bfloat16),  # only the processor is slow with it
+        (True, False, {"dtype": "float32"}, torch.float32),
     ],
 )
-def test_the_usual_dtype_is_one_that_the_processor_computes_with(tmp_path, monkeypatch, bfloat16, options, expected):
+def test_the_usual_dtype_is_one_that_the_processor_computes_with(
+    tmp_path, monkeypatch, bfloat16, accelerator, options, expected
+):
     write_gguf(tmp_path / "m.gguf")
     monkeypatch.setattr(loading, "computes_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
     assert load_model(str(tmp_path / "m.gguf"), **options).hf_model.dtype == expected
+
+
+@pytest.mark.parametrize(
+    ("machine", "amx", "expected"), [("x86_64", True, True), ("AMD64", False, False), ("arm64", False, True)]
+)
+def test_on_x86_bfloat16_is_faster_only_with_amx(monkeypatch, machine, amx, expected):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True, raising=False)
+    assert loading.computes_bfloat16() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, "float32"])
