@@ -67,6 +67,8 @@ class AdaSeka(KeyEditing):
             raise ValueError("an expert cannot mix experts itself")
         if mixed is not None and (mixed.fade is not None or mixed.layers is not None):
             raise ValueError("give fade and layers to AdaSeka, not to the method of its experts")
+        if mixed is not None and not any(mixed.strengths):
+            raise ValueError(f"the {mixed.strength_field} of the experts' method is 0, so it would steer nothing")
         return mixed
 
     def edits(self, bank: ExpertBank, sites: KeySites) -> dict[int, RoutedEdit]:

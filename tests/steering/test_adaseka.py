@@ -389,6 +389,7 @@ class TestMixed:
             (KeyBias(fade=8), "give fade and layers to AdaSeka"),
             (KeyScaling(layers=(1,)), "give fade and layers to AdaSeka"),
             (AdaSeka(), "cannot mix experts itself"),
+            (KeyBias(bias=0.0), "bias of the experts' method is 0"),
             ({"method": "Nothing"}, "Nothing"),
             ({"bias": 2}, "KeyEditing"),
         ],
