@@ -20,10 +20,12 @@ from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.prism import Prism
 from seka_rag.steering.seka import Seka
 
-GAINS, BIASES, PRISM_GAINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0), (0.5, 1.0, 2.0, 3.0, 4.0), (0.1, 0.25, 0.5, 1.0)
+GAINS, BIASES, PRISM_GAINS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0), (0.5, 1.0, 2.0, 4.0, 8.0), (0.1, 0.25, 0.5, 1.0)
+#: The contexts of this world are short.
+CONSTANT, REQUEST = KeyBias(distances=(4, 128)), KeyBias(form="request")
 TRIED: tuple[KeyEditing, ...] = (
     *(Seka(gain=g) for g in GAINS),
-    *(KeyBias(bias=b, form=form) for form in ("constant", "mean", "request") for b in BIASES),
+    *(method.with_strength(b) for method in (CONSTANT, KeyBias(form="mean"), REQUEST) for b in BIASES),
 )
 #: On subspaces of differences, of keys and of values; the paper's shares of gain.
 TRIED_PRISM = tuple(Prism(gain=g, gain_value=v * g) for v in (0.0, 0.25) for g in PRISM_GAINS)
@@ -31,14 +33,14 @@ TRIED_PRISM = tuple(Prism(gain=g, gain_value=v * g) for v in (0.0, 0.25) for g i
 
 def others(bias: float, gain: float) -> tuple[list[Variant], list[Variant]]:
     """Lines of key bias, and those of PRISM, which needs a bank of its own."""
+    constant, request = CONSTANT.with_strength(bias), REQUEST.with_strength(bias)
     biases = [
-        Variant(f"key bias, {form}, {bias:g} nats", (KeyBias(bias=bias, form=form),))
-        for form in ("constant", "request")
+        Variant(f"key bias, constant, {bias:g} nats", (constant,)),
+        Variant(f"key bias, request, {bias:g} nats", (request,)),
+        Variant("key bias, request, on a wrong passage", (request,), "wrong", ("conflict",)),
     ]
-    biases.append(Variant("key bias on a wrong passage", (KeyBias(bias=bias),), "wrong", ("conflict",)))
-    prisms = [Variant(f"PRISM, keys, gain {gain:g}", (Prism(gain=gain),))]
     return biases, [
-        *prisms,
+        Variant(f"PRISM, keys, gain {gain:g}", (Prism(gain=gain),)),
         Variant(f"PRISM, keys and values, gain {gain:g}", (Prism(gain=gain, gain_value=0.25 * gain),)),
     ]
 
