@@ -1,7 +1,8 @@
-"""What training adds to a steering: ``python -m tools.measure_training KIND --out DIR``, with a KIND of ``calibrate --tune``.
+"""What training adds to a steering.
 
-Trains as ``calibrate`` does, prints what it does to the first tokens of the development facts on which calibration measures,
-and writes a bank that suggests it, for ``seka-rag bench TASK --bank DIR --split held-out``.
+``python -m tools.measure_training train KIND --out DIR`` trains a KIND of ``calibrate --tune`` as that does, prints what
+it does to the first tokens of the development facts on which calibration measures, and writes a bank that suggests it.
+``python -m tools.measure_training answers DIR --split held-out`` asks it, beside the bank that ships with the model.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from typing import Annotated
 
 import typer
 
-from seka_rag.bench.rates import wilson
+from seka_rag import load_bank
+from seka_rag.bench.rates import Rate, wilson
+from seka_rag.demo.real import KINDS, NEW_TOKENS, answers_to, known_to
 from seka_rag.learning.calibrate import CalibrationSettings, prepare
 from seka_rag.learning.resume import Steps, remove_steps
 from seka_rag.learning.trainable import TRAINABLES, changed, trainings
 from seka_rag.learning.trials import Bench
 from seka_rag.learning.tune import TuningSettings, tune
 from seka_rag.model.steered import SteeredModel
-from seka_rag.questions.facts import load_facts
+from seka_rag.questions.facts import Split, load_facts
+from seka_rag.questions.kinds import questions
+from seka_rag.questions.pairs import mcnemar
 from seka_rag.steering.key_editing import KeyEditing
+from seka_rag.steering.registry import suggested
+
+app = typer.Typer(add_completion=False)
 
 
-def main(
+@app.command()
+def train(
     kind: str,
     out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
     model: str = "smollm2",
     steps: Annotated[int, typer.Option(min=1)] = 60,
+    strength: Annotated[float, typer.Option(help="Suggested by the bank, as a factor of what was trained.")] = 1.0,
     n: Annotated[int, typer.Option(min=8, help="Examples of each kind to measure.")] = 64,
     seed: int = 0,
 ) -> None:
@@ -49,7 +59,8 @@ def main(
         steps=kept,
     )
     bank = trained.bank(tensors, ground.bank)
-    changed(bank, steering=trained.method.as_dict()).save(out)
+    method = trained.method.with_strength(strength * trained.method.strength)
+    changed(bank, steering=method.as_dict()).save(out)
     if bank.strengths is not None:
         typer.echo(
             f"\nstrengths: {bank.strengths.count_nonzero()} heads, {bank.strengths.abs().quantile(0.9):.2f} at most for 90%"
@@ -70,5 +81,29 @@ def main(
     remove_steps(kept.folder)
 
 
+@app.command()
+def answers(
+    bank: Path,
+    model: str = "smollm2",
+    split: Split = "development",
+    n: Annotated[int, typer.Option(min=8, help="Questions of each kind.")] = 100,
+) -> None:
+    """Generated answers to the demo's questions: of a bank and of that which ships, each with the method that it suggests."""
+    loaded = SteeredModel.from_pretrained(model)
+    other = SteeredModel(loaded.hf_model, loaded.tokenizer, bank=load_bank(bank), name=model)
+    known = known_to(loaded, split)
+    for kind in KINDS:
+        records = questions(kind, split, n, facts=known, passages=(3, 3))
+        right = {}
+        for name, steered in (("ships", loaded), ("trained", other)):
+            assert steered.bank is not None
+            texts = answers_to(steered, records, suggested(steered.bank), NEW_TOKENS)
+            right[name] = [record.is_right(text) for record, text in zip(records, texts, strict=True)]
+        p = mcnemar(right["ships"], right["trained"])
+        won = sum(b and not a for a, b in zip(right["ships"], right["trained"], strict=True))
+        lost = sum(a and not b for a, b in zip(right["ships"], right["trained"], strict=True))
+        typer.echo(f"{kind} | {Rate.of(right['ships'])} | {Rate.of(right['trained'])} | +{won}, -{lost} | {p:.2g}")
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

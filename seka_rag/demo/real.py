@@ -41,7 +41,7 @@ KINDS: dict[Kind, str] = {
     "wrong": "a false sentence is highlighted: still right",
 }
 #: Tokens of an answer, and rows of a batch: each token costs a reading of all weights, which many rows share.
-_NEW_TOKENS, _BATCH = 24, 64
+NEW_TOKENS, _BATCH = 24, 64
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,16 @@ def ask_documents(model: SteeredModel, show: Callable[[int], None]) -> list[Show
     """
     asked = [Rag(model, InOrder(q.passages), highlighter="sentences").prepare(q.question) for q in QUESTIONS]
     prompts = [model.tokenize_chat(question.messages) for question in asked]
-    plain = answers_to_prompts(model, prompts, None, _NEW_TOKENS, show)
-    steered = answers_to_prompts(model, prompts, "auto", _NEW_TOKENS, lambda done: show(len(prompts) + done))
+    plain = answers_to_prompts(model, prompts, None, NEW_TOKENS, show)
+    steered = answers_to_prompts(model, prompts, "auto", NEW_TOKENS, lambda done: show(len(prompts) + done))
     return [Shown(*four) for four in zip(QUESTIONS, asked, map(str.strip, plain), map(str.strip, steered), strict=True)]
 
 
 def rates(
     model: SteeredModel, method: SteeringMethod, n: int, split: Split, show: Callable[[str, int, int], None]
 ) -> list[Figure]:
-    """Generated answers to ``n`` questions of each kind, about facts that the model knows; evidence is highlighted.
-
-    A fact counts as known if the closed-book model finds its true answer likelier than every false one.
-    """
-    facts = [fact for fact in load_facts() if fact.split == split]
-    margin = margins(model, facts, progress=lambda done, total: show("which facts does it know?", done, total))
-    known = [fact for fact, m in zip(facts, margin, strict=True) if m > 0]
+    """Generated answers to ``n`` questions of each kind, about facts that the model knows; evidence is highlighted."""
+    known = known_to(model, split, lambda done, total: show("which facts does it know?", done, total))
     rows = []
     for kind in KINDS:
         right = {}
@@ -112,6 +107,14 @@ def rates(
         rows.append(Figure.of(kind, "plain", {}, Rate.of(right["plain"])))
         rows.append(Figure.of(kind, "steered", method.as_dict(), Rate.of(right["steered"]), p))
     return rows
+
+
+def known_to(
+    model: SteeredModel, split: Split, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[Fact]:
+    """The facts of a side that the closed-book model knows: the true answer is likelier than every false one."""
+    facts = [fact for fact in load_facts() if fact.split == split]
+    return [fact for fact, m in zip(facts, margins(model, facts, progress=progress), strict=True) if m > 0]
 
 
 def _of(show: Callable[[str, int, int], None], text: str, total: int, done: int) -> None:
@@ -128,7 +131,7 @@ def _right(
     show: Callable[[int], None],
 ) -> list[bool]:
     records = questions(kind, split, n, facts=known, passages=(3, 3))
-    texts = answers_to(model, records, steering, _NEW_TOKENS, show)
+    texts = answers_to(model, records, steering, NEW_TOKENS, show)
     return [record.is_right(text) for record, text in zip(records, texts, strict=True)]
 
 
