@@ -119,10 +119,14 @@ class Calibration(BaseModel):
     questions: str | None = None
 
     def strongest(self, method: str, field: str) -> float | None:
-        """The largest strength at which a method was measured within the budget, on the heads of the chosen setting if
-        answers tell which these are; None where it was not."""
-        heads = next((a.heads for a in self.answers if a.chosen), None)
-        trials = [t for t in self.trials if t.disturbance <= self.budget and heads in (None, t.heads)]
+        """The largest strength at which a method was measured within the budget; None where it was not.
+
+        Of the chosen method only trials on the chosen heads count: on others, or with other training, it is another setting.
+        """
+        chosen = next((a for a in self.answers if a.chosen and a.steering and a.steering["method"] == method), None)
+        trials = [
+            t for t in self.trials if t.disturbance <= self.budget and (chosen is None or t.heads == chosen.heads)
+        ]
         some = [t.steering for t in trials if t.steering is not None]
         return max((abs(s[field]) for s in some if s["method"] == method and field in s), default=None)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from seka_rag import KeyScaling, Prompt, RandomProjection, Seka, SteeredModel, steer
-from seka_rag.bank.header import Calibration, Trial
+from seka_rag.bank.header import Answered, Calibration, Trial
 from seka_rag.errors import SettingError
 from seka_rag.learning.trainable import changed
 
@@ -58,6 +58,20 @@ def test_a_calibrated_bank_warns_beyond_what_was_measured_within_its_budget(stee
     assert record.strongest("KeyBias", "bias") is None  # then it is a multiple of the suggested strength that counts
     assert not model.generate(PROMPT, steering=RandomProjection(gain=2.0), max_new_tokens=1).report.warnings
     assert model.generate(PROMPT, steering=RandomProjection(gain=2.1), max_new_tokens=1).report.warnings
+
+
+def test_of_the_chosen_method_only_the_chosen_heads_count():
+    def trial(method: str, gain: float, heads: str) -> Trial:
+        stored = {"method": method, "gain": gain}
+        return Trial(steering=stored, heads=heads, examples=8, following=1, margin=1, disturbance=0.1)
+
+    trials = [trial("Seka", 0.5, "some"), trial("Seka", 2.0, "trained"), trial("KeyVector", 1.4, "all")]
+    chosen = Answered(
+        steering=trials[0].steering, heads="some", disturbance=0.1, gain=0, harm=None, kinds=(), chosen=True
+    )
+    record = Calibration(budget=0.3, data="", seed=0, trials=tuple(trials), answers=(chosen,))
+    assert record.strongest("Seka", "gain") == 0.5
+    assert record.strongest("KeyVector", "gain") == 1.4
 
 
 def test_the_negative_part_counts(steered):
