@@ -176,7 +176,7 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     monkeypatch.setattr(trainable, "_LENGTHS", (1.0,))
     monkeypatch.setattr(answering, "NEW_TOKENS", 8)  # of 24, which is most of the time
     settings = CalibrationSettings(
-        examples=8, rounds=1, questions=8, budget=3.0, tune=("vectors",), tuning=TuningSettings(steps=2)
+        examples=8, rounds=1, questions=8, budget=3.0, tune=("vectors", "subspaces"), tuning=TuningSettings(steps=2)
     )
     facts = [f for f in load_facts() if f.split == "development"][:40]
     steps: list[str] = []
@@ -203,7 +203,8 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     assert record.known is not None
     assert record.known >= 8 + record.trained
     methods = [t.steering["method"] for t in others]
-    assert methods == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["KeyVector"]
+    assert methods == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["KeyVector", "Seka"]
+    assert [t.heads for t in others[-2:]] == ["all, trained vectors", "all, trained subspaces"]
     twins = [t for t in others if t.steering["method"] == "RandomProjection"]
     assert {t.steering["seed"] for t in twins} == {0, 1, 2}
     assert twins[0].heads in [t.heads for t in others if t.steering["method"] == "Seka"]
