@@ -15,7 +15,7 @@ from seka_rag.steering.key_editing import KeyEditing
 
 
 class KeyVector(KeyEditing):
-    """``k_j' = k_j + g w_j v`` with one vector v for each key-value head, trained by ``calibrate`` with the model frozen.
+    """``k_j' = k_j + g w_j v`` with one vector v for each key-value head, trained by ``calibrate --tune vectors``, the model frozen.
 
     It is ``KeyBias(form="constant")`` with vectors that were trained for following evidence at little disturbance, instead of
     computed from mean queries. No query and no position: any cache, chunk, prefix and kernel.
@@ -34,8 +34,8 @@ class KeyVector(KeyEditing):
         """
         if not bank.vectors:
             raise BankError(
-                "KeyVector needs trained vectors, which this bank does not hold: calibrate it with training (seka-rag "
-                "calibrate, or calibrate(model)), or use KeyBias"
+                "KeyVector needs trained vectors, which this bank does not hold: train them (seka-rag calibrate --tune "
+                "vectors, or CalibrationSettings(tune=('vectors',))), or use KeyBias"
             )
         heads = {layer: vectors.any(1).nonzero().flatten() for layer, vectors in bank.vectors.items()}
         return {

@@ -39,6 +39,6 @@ def test_the_vector_is_added(family):
 
 def test_a_bank_without_vectors_says_what_to_do():
     model = tiny_model("llama")
-    with pytest.raises(BankError, match="calibrate"):
+    with pytest.raises(BankError, match="calibrate --tune vectors"):
         with steer(model, random_bank(model), MASK, KeyVector()):
             pass
