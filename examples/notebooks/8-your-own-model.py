@@ -103,8 +103,9 @@ show(
 #
 # Which method, which heads and how strong differs from model to model.
 # `seka-rag calibrate --model MODEL --out my-bank` finds it out on questions
-# about facts that your model knows, in tens of minutes for this model. The
-# bank that ships with `smollm2` was made so. These are the settings that it
+# about facts that your model knows, in tens of minutes for this model, and
+# `--tune vectors` trains vectors besides. The bank that ships with `smollm2`
+# was made so. These are the settings that it
 # tried by first tokens; generated answers then chose among the best of them:
 
 # %%
