@@ -24,9 +24,9 @@ _PLACE = re.compile(r"(<!-- results: (?P<run>[\w-]+) -->\n).*?(<!-- end of resul
 
 def publish(folder: Path, data: Path = DATA) -> None:
     """Take over the shown rows of a folder, under its name."""
-    target = data / folder.name
+    target, run = data / folder.name, (folder / "run.json").read_text(encoding="utf-8")
     target.mkdir(parents=True, exist_ok=True)
-    (target / "run.json").write_text((folder / "run.json").read_text(encoding="utf-8"), encoding="utf-8")
+    (target / "run.json").write_text(run, encoding="utf-8")
     for name in ("results.json", "comparisons.json"):
         rows = [r for r in json.loads((folder / name).read_text(encoding="utf-8")) if r["metric"] in _shown(r["task"])]
         lines = ",\n".join(json.dumps(r, ensure_ascii=False) for r in rows)
