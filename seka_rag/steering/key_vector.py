@@ -15,7 +15,7 @@ from seka_rag.steering.key_editing import KeyEditing
 
 
 class KeyVector(KeyEditing):
-    """``k_j' = k_j + g w_j v`` with one vector v for each key-value head, trained by ``calibrate --tune vectors``, the model frozen.
+    """``k_j' = k_j + g w_j v`` with one vector v for each key-value head, trained by ``calibrate --tune vectors``.
 
     It is ``KeyBias(form="constant")`` with vectors that were trained for following evidence at little disturbance, instead of
     computed from mean queries. No query and no position: any cache, chunk, prefix and kernel.
