@@ -176,19 +176,19 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     monkeypatch.setattr(trainable, "_LENGTHS", (1.0,))
     monkeypatch.setattr(answering, "NEW_TOKENS", 8)  # of 24, which is most of the time
     settings = CalibrationSettings(
-        examples=8, rounds=1, questions=8, budget=3.0, tune=("vectors", "subspaces"), tuning=TuningSettings(steps=2)
+        examples=8, rounds=1, questions=8, budget=3.0, tune=("subspaces",), tuning=TuningSettings(steps=2)
     )
     facts = [f for f in load_facts() if f.split == "development"][:40]
     steps: list[str] = []
 
     def kill(step: str, done: int, total: int) -> None:
         steps.append(step)
-        if step == "training vectors":
+        if step == "training subspaces":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         calibrate(model, model.bank, settings, facts=facts, progress=kill, unfinished=tmp_path / "steps")
-    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training vectors"]
+    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training subspaces"]
     steps.clear()
     again = lambda step, *_: steps.append(step)  # noqa: E731
     monkeypatch.setattr(calibrating, "head_gradient", lambda *_, **__: pytest.fail("computed again"))
@@ -203,14 +203,16 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     assert record.known is not None
     assert record.known >= 8 + record.trained
     methods = [t.steering["method"] for t in others]
-    assert methods == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["KeyVector", "Seka"]
-    assert [t.heads for t in others[-2:]] == ["all, trained vectors", "all, trained subspaces"]
+    assert methods == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["Seka"]
+    assert others[-1].heads == "all, trained subspaces"
     twins = [t for t in others if t.steering["method"] == "RandomProjection"]
     assert {t.steering["seed"] for t in twins} == {0, 1, 2}
     assert twins[0].heads in [t.heads for t in others if t.steering["method"] == "Seka"]
     answered = record.answers[1:]
-    assert {a.steering["method"] for a in answered} == {"Seka", "KeyVector"}
+    assert {a.steering["method"] for a in answered} == {"Seka"}
+    assert "all, trained subspaces" in {a.heads for a in answered}
     assert [a.steering for a in answered if a.chosen] == [dict(found.steering)]
     assert {k.n for a in answered for k in a.kinds if k.kind != "wrong"} == {8}
-    assert set(found.vectors) >= {1, 29}  # kept whoever is chosen
+    trained = next(a for a in answered if a.chosen).heads == "all, trained subspaces"
+    assert (found.strengths is not None) == trained
     assert max(t.following for t in others) > plain.following
