@@ -17,7 +17,7 @@ from seka_rag.bench.measure import first_outcome, first_scores
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.rates import Rate
 from seka_rag.bench.tasks.poison import stated_lies
-from seka_rag.questions.pairs import mcnemar
+from seka_rag.questions.pairs import discordant, mcnemar
 
 PLAIN = Variant("plain")
 
@@ -41,11 +41,7 @@ def main(
                     own.append(margin <= 0)
     for name, own in lies.items():
         typer.echo(f"{name}: the lie is likelier than the truth in {Rate.of(own)} of {len(own)}")
-    pairs = list(zip(lies["plain"], lies["default"], strict=True))
-    worse, better = (
-        sum(after and not before for before, after in pairs),
-        sum(before and not after for before, after in pairs),
-    )
+    better, worse = discordant(lies["plain"], lies["default"])
     typer.echo(f"{worse} worse, {better} better, p = {mcnemar(lies['plain'], lies['default']):.2g}")
 
 

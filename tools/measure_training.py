@@ -15,15 +15,16 @@ import typer
 from seka_rag import load_bank
 from seka_rag.bench.rates import Rate, wilson
 from seka_rag.demo.real import KINDS, NEW_TOKENS, answers_to, known_to
+from seka_rag.hf.identity import identify
 from seka_rag.learning.calibrate import CalibrationSettings, prepare
 from seka_rag.learning.resume import Steps, remove_steps
-from seka_rag.learning.trainable import TRAINABLES, changed, trainings
+from seka_rag.learning.trainable import TRAINABLES, Training
 from seka_rag.learning.trials import Bench
 from seka_rag.learning.tune import TuningSettings, tune
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.facts import Split, load_facts
 from seka_rag.questions.kinds import questions
-from seka_rag.questions.pairs import mcnemar
+from seka_rag.questions.pairs import discordant, mcnemar
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.registry import suggested
 
@@ -32,7 +33,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def train(
-    kind: str,
+    kind: Training,
     out: Annotated[Path, typer.Option(help="Folder to write the bank to.")],
     model: str = "smollm2",
     steps: Annotated[int, typer.Option(min=1)] = 60,
@@ -41,14 +42,16 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train one kind, measure it and keep it."""
-    (name,) = trainings(kind)
     loaded = SteeredModel.from_pretrained(model, bank=None)
     hf_model, tokenizer = loaded.hf_model, loaded.tokenizer
-    settings = CalibrationSettings(tune=(name,), tuning=TuningSettings(steps=steps, seed=seed), seed=seed)
-    kept = Steps(out.with_name(f"{out.name}.unfinished"), {"kind": name, "settings": settings.model_dump()})
+    settings = CalibrationSettings(tune=(kind,), tuning=TuningSettings(steps=steps, seed=seed), seed=seed)
+    kept = Steps(
+        out.with_name(f"{out.name}.unfinished"),
+        {"model": identify(hf_model).model_dump(), "settings": settings.model_dump()},
+    )
     show = lambda step, done, total: typer.echo(f"\r{step} {done} of {total}   ", nl=False, err=True)  # noqa: E731
     ground = prepare(hf_model, tokenizer, None, settings, load_facts(), kept, show)
-    trained = TRAINABLES[name](ground.bank, ground.begin, ground.sites)
+    trained = TRAINABLES[kind](ground.bank, ground.begin, ground.sites)
     tensors = tune(
         hf_model,
         trained,
@@ -60,7 +63,7 @@ def train(
     )
     bank = trained.bank(tensors, ground.bank)
     method = trained.method.with_strength(strength * trained.method.strength)
-    changed(bank, steering=method.as_dict()).save(out)
+    bank.changed(steering=method.as_dict()).save(out)
     if bank.strengths is not None:
         typer.echo(
             f"\nstrengths: {bank.strengths.count_nonzero()} heads, {bank.strengths.abs().quantile(0.9):.2f} at most for 90%"
@@ -99,9 +102,7 @@ def answers(
             assert steered.bank is not None
             texts = answers_to(steered, records, suggested(steered.bank), NEW_TOKENS)
             right[name] = [record.is_right(text) for record, text in zip(records, texts, strict=True)]
-        p = mcnemar(right["ships"], right["trained"])
-        won = sum(b and not a for a, b in zip(right["ships"], right["trained"], strict=True))
-        lost = sum(a and not b for a, b in zip(right["ships"], right["trained"], strict=True))
+        (lost, won), p = discordant(*right.values()), mcnemar(*right.values())
         typer.echo(f"{kind} | {Rate.of(right['ships'])} | {Rate.of(right['trained'])} | +{won}, -{lost} | {p:.2g}")
 
 

@@ -169,20 +169,23 @@ class ProjectionBank:
             return {i: part[i] * chosen[i].view(-1, *[1] * (part[i].ndim - 1)) for i in kept}
 
         note = f"{self.learning.heads}; of these {rule}" + (f" in layers {sorted(set(layers))}" if layers else "")
-        return ProjectionBank(
-            self.model,
-            only(self.positive),
-            only(self.negative),
-            self.gap,
-            self.learning.model_copy(update={"heads": note}),
-            singular_values=only(self.singular_values),
-            steering=self.steering,
-            queries=self.queries,
+        parts = ("positive", "negative", "singular_values", "vectors", "values")
+        return self.changed(
+            **{part: only(getattr(self, part)) for part in parts},
+            learning=self.learning.model_copy(update={"heads": note}),
             strengths=None if self.strengths is None else self.strengths * chosen,
-            vectors=only(self.vectors),
-            values=only(self.values),
-            value_gap=self.value_gap,
         )
+
+    def changed(self, **content: Any) -> ProjectionBank:
+        """A bank with some of its content changed, by the names of its attributes; its calibration is not kept.
+
+        Raises:
+            BankError: content that does not belong together.
+        """
+        names = (
+            "model positive negative gap learning singular_values steering queries strengths vectors values value_gap"
+        )
+        return ProjectionBank(**{**{name: getattr(self, name) for name in names.split()}, **content})
 
     def __repr__(self) -> str:
         heads = int((self.ranks > 0).sum())

@@ -13,7 +13,7 @@ from seka_rag.bench.item import Item
 from seka_rag.bench.journal import Journal
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.rates import mean_interval, wilson
-from seka_rag.questions.pairs import mcnemar
+from seka_rag.questions.pairs import discordant, mcnemar
 
 #: Measures that are rates; all other numbers are means.
 RATES = ("right", "first", "top", "top3", "other", "abstains", "stopped")
@@ -116,9 +116,7 @@ class Table:
         if not units or any(x not in (0.0, 1.0) for u in units for x in (a[u], b[u])):
             return None
         one, two = [a[u] == 1.0 for u in units], [b[u] == 1.0 for u in units]
-        only = sum(x and not y for x, y in zip(one, two, strict=True))
-        other = sum(y and not x for x, y in zip(one, two, strict=True))
-        p = mcnemar(one, two)
+        (only, other), p = discordant(one, two), mcnemar(one, two)
         return Comparison(self.task, self.model, metric, first.key, second.key, len(units), only, other, round(p, 6))
 
     def comparisons(self, metrics: Sequence[str], between: Sequence[Variant]) -> list[Comparison]:

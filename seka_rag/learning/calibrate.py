@@ -27,7 +27,7 @@ from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
-from seka_rag.learning.trainable import TRAINABLES, Training, by_layer, changed
+from seka_rag.learning.trainable import TRAINABLES, Training, by_layer
 from seka_rag.learning.trials import METHODS, Bench, Candidate, Measured, candidates
 from seka_rag.learning.tune import TuningSettings, tune
 from seka_rag.questions.facts import Fact, load_facts
@@ -147,7 +147,7 @@ def calibrate(
         answers=answers,
         questions=answering.digest,
     )
-    return changed(chosen.bank, steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
+    return chosen.bank.changed(steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
 
 
 @dataclass(frozen=True)

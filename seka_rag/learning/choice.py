@@ -11,7 +11,7 @@ from seka_rag.errors import LearningError
 from seka_rag.learning.answering import JUDGED, ByKind
 from seka_rag.learning.trials import Candidate
 from seka_rag.questions.kinds import Kind
-from seka_rag.questions.pairs import mcnemar, mean_difference
+from seka_rag.questions.pairs import discordant, mcnemar, mean_difference
 
 #: Where steering has nothing to correct, and so must not lose.
 KEPT: tuple[Kind, ...] = ("agreement", "irrelevant")
@@ -80,14 +80,14 @@ def record(plain: ByKind, steered: ByKind, trial: Trial | None = None, chosen: b
     plain = {kind: plain[kind].first(len(answers.right)) for kind, answers in steered.items()}
     kinds = []
     for kind, answers in steered.items():
-        before, n = plain[kind].right, len(answers.right)
+        n, (lost, won) = len(answers.right), discordant(plain[kind].right, answers.right)
         kinds.append(
             KindAnswered(
                 kind=kind,
                 n=n,
                 right=sum(answers.right),
-                won=sum(y and not x for x, y in zip(before, answers.right, strict=True)),
-                lost=sum(x and not y for x, y in zip(before, answers.right, strict=True)),
+                won=won,
+                lost=lost,
                 repetition=sum(answers.repeated) / n,
                 stopped=sum(answers.stopped),
             )

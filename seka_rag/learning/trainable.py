@@ -88,7 +88,7 @@ class Vectors(Trainable):
         return {layer: BiasEdit(torch.arange(len(v)), v, None) for layer, v in by_layer(tensors, "vector").items()}
 
     def bank(self, tensors: Tensors, best: ProjectionBank) -> ProjectionBank:
-        return changed(best, vectors=by_layer(tensors, "vector"))
+        return best.changed(vectors=by_layer(tensors, "vector"))
 
 
 class Strengths(Trainable):
@@ -98,7 +98,7 @@ class Strengths(Trainable):
 
     def __init__(self, bank: ProjectionBank, begin: Tensor, sites: KeySites) -> None:
         super().__init__(bank, begin, sites)
-        self.whole = self.method.edits(changed(bank, strengths=None), sites)
+        self.whole = self.method.edits(bank.changed(strengths=None), sites)
 
     def start(self) -> dict[str, Tensor]:
         return {f"strength.{layer}": self.begin[layer][edit.heads] for layer, edit in self.whole.items()}
@@ -107,7 +107,7 @@ class Strengths(Trainable):
         return {layer: self.whole[layer].scaled(s) for layer, s in by_layer(tensors, "strength").items()}
 
     def bank(self, tensors: Tensors, best: ProjectionBank) -> ProjectionBank:
-        return changed(self.learned, strengths=self._spread(tensors))
+        return self.learned.changed(strengths=self._spread(tensors))
 
     def _spread(self, tensors: Tensors) -> Tensor:
         """``[L, H]``, 0 where nothing was trained."""
@@ -146,7 +146,7 @@ class Subspaces(Strengths):
             heads = self.whole[layer].heads
             positive[layer][heads] = turned(turn.double(), positive[layer][heads].double()).float()
         # the singular values belonged to the columns as they were learned
-        return changed(self.learned, positive=positive, singular_values={}, strengths=self._spread(tensors))
+        return self.learned.changed(positive=positive, singular_values={}, strengths=self._spread(tensors))
 
 
 #: What each kind of training is.
@@ -179,9 +179,3 @@ def by_layer(tensors: Tensors, kind: str) -> dict[int, Tensor]:
     """The tensors of one kind: layer -> tensor."""
     named = {name: name.partition(".") for name in tensors}
     return {int(layer): tensors[name] for name, (first, _, layer) in named.items() if first == kind}
-
-
-def changed(bank: ProjectionBank, **changes: object) -> ProjectionBank:
-    """A bank with some of its content changed; what it was calibrated for is gone."""
-    names = "model positive negative gap learning singular_values steering queries strengths vectors values value_gap".split()
-    return ProjectionBank(**{**{name: getattr(bank, name) for name in names}, **changes})

@@ -67,7 +67,11 @@ class KeyValueEdit(KeyEdit):
 
 
 def plan_edit(
-    positive: Tensor, gain: float, negative: Tensor | None = None, gain_neg: float = 0.0, heads: Tensor | None = None
+    positive: Tensor,
+    gain: float,
+    negative: Tensor | None = None,
+    gain_neg: float = 0.0,
+    strengths: Tensor | None = None,
 ) -> KeyEdit | None:
     """The edit of one layer from its factors, in whichever form costs less.
 
@@ -77,24 +81,25 @@ def plan_edit(
     Args:
         positive, negative: orthonormal factors ``[H, D, R]``; a head whose factors are zero is left alone.
         gain, gain_neg: g+ and g-.
-        heads: restrict to these heads ``[h]``.
+        strengths: ``[H]`` by which the edit of each head is multiplied; a head at 0 is left alone. None for 1 everywhere.
 
     Returns:
         The edit, or None if no head is edited.
     """
     two_sided = negative is not None and gain_neg != 0.0
+    strengths = torch.ones(len(positive)) if strengths is None else strengths
     live = positive.abs().amax((1, 2)) > 0 if positive.shape[-1] else torch.zeros(len(positive), dtype=torch.bool)
-    chosen = live.nonzero().flatten()
-    if heads is not None:
-        chosen = chosen[torch.isin(chosen, heads)]
+    chosen = (live & (strengths != 0)).nonzero().flatten()
     if not len(chosen) or (gain == 0.0 and not two_sided):
         return None
     factor = positive[chosen].float()
+    _, d, r = factor.shape
     if two_sided:
         assert negative is not None
         both = gain * projection(factor) + gain_neg * projection(negative[chosen].float())
-        return KeyEdit(chosen, both / 2)
-    _, d, r = factor.shape
-    if 2 * r < d:  # two thin products cost less than one [D, D] product
-        return KeyEdit(chosen, factor, gain * factor.transpose(-1, -2))
-    return KeyEdit(chosen, gain * projection(factor))
+        edit = KeyEdit(chosen, both / 2)
+    elif 2 * r < d:  # two thin products cost less than one [D, D] product
+        edit = KeyEdit(chosen, factor, gain * factor.transpose(-1, -2))
+    else:
+        edit = KeyEdit(chosen, gain * projection(factor))
+    return edit.scaled(strengths[chosen])

@@ -6,14 +6,23 @@ import math
 from collections.abc import Sequence
 
 
+def discordant(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int]:
+    """How many pairs only the first has, and how many only the second.
+
+    Raises:
+        ValueError: sequences of different length.
+    """
+    pairs = list(zip(first, second, strict=True))
+    return sum(x and not y for x, y in pairs), sum(y and not x for x, y in pairs)
+
+
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     """Exact two-sided McNemar test of two methods on the same prompts: p of no difference.
 
     Raises:
         ValueError: sequences of different length.
     """
-    b = sum(x and not y for x, y in zip(first, second, strict=True))
-    c = sum(y and not x for x, y in zip(first, second, strict=True))
+    b, c = discordant(first, second)
     n = b + c
     if not n:
         return 1.0

@@ -103,16 +103,15 @@ class AdaSeka(KeyEditing):
         """The routed edits, with those of a method in place of projections."""
         each = {name: method.edits(bank[name], sites) for name in bank.names}
         for name, edits in each.items():
+            ranks = bank[name].ranks
             for layer, edit in edits.items():
+                if self.layers is not None and layer not in self.layers:
+                    continue
                 if edit.needs_query or edit.of_values is not None:
                     raise SettingError(
                         f"experts cannot be mixed of {method!r}: it needs queries of its own or edits values"
                     )
-                known = routed[layer].experts if layer in routed else None
-                of_name = (
-                    set() if known is None else set(known.heads[known.present[:, bank.names.index(name)]].tolist())
-                )
-                if self.layers is None and (lost := sorted(set(edit.heads.tolist()) - of_name)):
+                if lost := edit.heads[ranks[layer, edit.heads] == 0].tolist():
                     raise BankError(
                         f"expert {name!r} has no subspace of heads {lost} of layer {layer}, by which it could be chosen, and "
                         f"{method!r} would steer them"

@@ -30,7 +30,7 @@ class RandomProjection(KeyEditing):
             noise = torch.randn(bank.model.heads, bank.model.head_dim, bank.model.head_dim, generator=generator)
             ranks = bank.ranks[layer]
             factors = keep_columns(torch.linalg.qr(noise)[0], torch.zeros_like(ranks), ranks)
-            edit = plan_edit(factors, self.gain, heads=strengths[layer].nonzero().flatten())
+            edit = plan_edit(factors, self.gain, strengths=strengths[layer])
             if edit is not None:
-                edits[layer] = edit if bank.strengths is None else edit.scaled(strengths[layer][edit.heads])
+                edits[layer] = edit
         return edits

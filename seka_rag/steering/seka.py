@@ -40,10 +40,9 @@ class Seka(KeyEditing):
         """
         if self.gain_neg and not bank.negative:
             raise BankError("gain_neg is set, but this bank has no negative part; learn it with negative=True")
-        edits, strengths = {}, bank.head_strengths
-        for layer in self.chosen(bank):
-            heads, negative = strengths[layer].nonzero().flatten(), bank.negative.get(layer)
-            edit = plan_edit(bank.positive[layer], self.gain, negative, self.gain_neg, heads)
-            if edit is not None:
-                edits[layer] = edit if bank.strengths is None else edit.scaled(strengths[layer][edit.heads])
-        return edits
+        strengths = bank.head_strengths
+        planned = {
+            layer: plan_edit(bank.positive[layer], self.gain, bank.negative.get(layer), self.gain_neg, strengths[layer])
+            for layer in self.chosen(bank)
+        }
+        return {layer: edit for layer, edit in planned.items() if edit is not None}

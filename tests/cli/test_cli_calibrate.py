@@ -9,7 +9,6 @@ from seka_rag import ProjectionBank, SteeredModel
 from seka_rag.bank.header import Answered, Calibration, KindAnswered, Trial
 from seka_rag.cli import app
 from seka_rag.learning.resume import Steps
-from seka_rag.learning.trainable import changed
 
 calibrating = importlib.import_module("seka_rag.learning.calibrate")  # the name is also that of its function
 runner = CliRunner()
@@ -39,7 +38,7 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
             chosen=True,
         )
         record = Calibration(budget=0.3, data="", seed=0, trials=(trial,), known=247, trained=182, answers=(answered,))
-        return changed(found, calibration=record)
+        return found.changed(calibration=record)
 
     monkeypatch.setattr(calibrating, "calibrate", calibrate)
     command = ["calibrate", "--model", "seka-demo", "--out", str(tmp_path / "bank")]

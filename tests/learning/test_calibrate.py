@@ -16,7 +16,6 @@ from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.resume import Steps
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
-from seka_rag.learning.trainable import changed
 from seka_rag.learning.trials import Bench, Candidate
 from seka_rag.learning.tune import TuningSettings
 from seka_rag.questions.facts import load_facts
@@ -151,17 +150,17 @@ def test_settings_that_mean_nothing(bad):
 def test_vectors_and_calibration_are_stored(tmp_path, model, bank):
     vectors = {1: torch.randn(bank.model.heads, bank.model.head_dim)}
     record = Calibration(budget=0.3, data="abc", seed=1, trials=())
-    stored = changed(bank, vectors=vectors, steering={"method": "KeyVector", "gain": 1.0}, calibration=record)
+    stored = bank.changed(vectors=vectors, steering={"method": "KeyVector", "gain": 1.0}, calibration=record)
     read = load_bank(stored.save(tmp_path / "bank"))
     assert torch.equal(read.vectors[1], vectors[1])
     assert read.calibration == record
     assert read.digest == stored.digest != bank.digest
     with pytest.raises(BankError, match="vectors of layer 1: shape"):
-        changed(bank, vectors={1: torch.zeros(1, 1)})
+        bank.changed(vectors={1: torch.zeros(1, 1)})
     with pytest.raises(BankError, match="vectors of layer 99"):
-        changed(bank, vectors={99: vectors[1]})
+        bank.changed(vectors={99: vectors[1]})
     with pytest.raises(BankError, match="not finite"):
-        changed(bank, vectors={1: vectors[1] * float("nan")})
+        bank.changed(vectors={1: vectors[1] * float("nan")})
 
 
 @pytest.mark.timeout(1500)  # two minutes of an idle core

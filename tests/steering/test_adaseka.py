@@ -14,7 +14,6 @@ from seka_rag.errors import BankError, SettingError, SteeringError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.taps import tapped
-from seka_rag.learning.trainable import changed
 from seka_rag.ops.edits import Part
 from seka_rag.ops.routing import SCORES
 from seka_rag.steering.key_bias import KeyBias
@@ -341,8 +340,8 @@ class TestMixed:
     def test_a_bias_of_each_expert(self, qwen3, make_bank):
         """Keys are those before, plus each expert's vector times its weight, its gain and that of the highlight."""
         sites = find_key_sites(qwen3)
-        banks = {name: changed(make_bank(qwen3, seed=i)) for i, name in enumerate("ab")}
-        banks["b"] = changed(banks["b"], strengths=torch.full((sites.layers, sites.heads), 0.5))
+        banks = {name: make_bank(qwen3, seed=i) for i, name in enumerate("ab")}
+        banks["b"] = banks["b"].changed(strengths=torch.full((sites.layers, sites.heads), 0.5))
         experts = ExpertBank(banks, gains={"b": 3.0})
         method, weights = KeyBias(bias=1.5, cap=9.0), MASK * torch.tensor([1.0, 0.5, 1.0])[:, None]
         with watch(qwen3) as before:
@@ -405,6 +404,8 @@ class TestMixed:
             run(qwen3, experts, AdaSeka(mixed=KeyBias()))
         sites = find_key_sites(qwen3)
         vectors = {1: torch.ones(sites.heads, sites.head_dim)}
-        holed = ExpertBank({"b": changed(experts["b"], vectors=vectors), "a": changed(experts["a"], vectors=vectors)})
+        holed = ExpertBank({"b": experts["b"].changed(vectors=vectors), "a": experts["a"].changed(vectors=vectors)})
         with pytest.raises(BankError, match=r"expert 'b' has no subspace of heads \[0\] of layer 1"):
             run(qwen3, holed, AdaSeka(mixed=KeyVector()))
+        with pytest.raises(BankError, match=r"expert 'b' has no subspace of heads \[0\] of layer 1"):
+            run(qwen3, holed, AdaSeka(mixed=KeyVector(), layers=(0, 1)))

@@ -8,7 +8,6 @@ from tiny import random_bank, tiny_model
 from seka_rag import steer
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
-from seka_rag.learning.trainable import changed
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
 from seka_rag.steering.seka import Seka
@@ -27,7 +26,7 @@ def banks(model):
     """With no strengths, and with one of each kind: two heads a layer, one of which is left alone in layer 2."""
     bank = random_bank(model)
     strengths = torch.tensor([[0.0, 0.0], [0.5, -2.0], [1.5, 0.0]])
-    return bank, changed(bank, strengths=strengths)
+    return bank, bank.changed(strengths=strengths)
 
 
 def keys(model, bank, method):

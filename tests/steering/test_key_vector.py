@@ -8,7 +8,6 @@ from seka_rag import steer
 from seka_rag.errors import BankError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
-from seka_rag.learning.trainable import changed
 from seka_rag.steering.key_vector import KeyVector
 
 IDS = torch.arange(5, 17).view(2, 6)
@@ -22,7 +21,7 @@ def test_the_vector_is_added(family):
     draw = torch.Generator().manual_seed(0)
     vectors = {i: torch.randn(bank.model.heads, bank.model.head_dim, generator=draw) for i in (1, 2)}
     vectors[1][0] = 0  # a head without a vector is left alone
-    bank = changed(bank, vectors=vectors)
+    bank = bank.changed(vectors=vectors)
     sites = find_key_sites(model)
     first = min(vectors)
     with torch.no_grad(), recording(sites) as plain:

@@ -8,7 +8,6 @@ import torch
 from seka_rag import KeyScaling, Prompt, RandomProjection, Seka, SteeredModel, steer
 from seka_rag.bank.header import Answered, Calibration, Trial
 from seka_rag.errors import SettingError
-from seka_rag.learning.trainable import changed
 
 PROMPT = Prompt("Ada lives in Lyon. Where?").highlight("Ada lives in Lyon.")
 
@@ -52,7 +51,7 @@ def test_a_calibrated_bank_warns_beyond_what_was_measured_within_its_budget(stee
     plain = Trial(steering=None, heads="", examples=8, following=0.5, margin=0, disturbance=0)
     others = [trial("Seka", 0.4, 0.1), trial("Seka", 0.8, 0.2), trial("Seka", 1.6, 0.5), trial("KeyScaling", 3, 0.1)]
     record = Calibration(budget=0.3, data="", seed=0, trials=(plain, *others))
-    model = SteeredModel(steered.hf_model, steered.tokenizer, bank=changed(steered.bank, calibration=record))
+    model = SteeredModel(steered.hf_model, steered.tokenizer, bank=steered.bank.changed(calibration=record))
     warnings = model.generate(PROMPT, steering=Seka(gain=gain), max_new_tokens=1).report.warnings
     assert [w for w in warnings if "beyond 0.8, the strongest that calibration measured" in w] == warnings[:warned]
     assert record.strongest("KeyBias", "bias") is None  # then it is a multiple of the suggested strength that counts
