@@ -38,12 +38,12 @@ def calibrate(
     from seka_rag.bank import ProjectionBank
     from seka_rag.bank.folders import check_target
     from seka_rag.bank.storage import FILES
+    from seka_rag.hf.loading import load_model
     from seka_rag.learning.calibrate import CalibrationSettings
     from seka_rag.learning.calibrate import calibrate as run
     from seka_rag.learning.resume import remove_steps
     from seka_rag.learning.trainable import trainings
     from seka_rag.learning.tune import TuningSettings
-    from seka_rag.model.steered import SteeredModel
 
     check_target(out, FILES)
     tuning = TuningSettings(steps=steps, seed=seed)
@@ -51,7 +51,7 @@ def calibrate(
     quiet()
     unfinished = out.with_name(f"{out.name}.unfinished")
     given = None if bank is None else ProjectionBank.from_pretrained(bank)
-    loaded = SteeredModel.from_pretrained(model, bank=None, device=device_of(device))
+    loaded = load_model(model, device=device_of(device))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bar:
         task = bar.add_task("facts", total=None)
@@ -59,7 +59,7 @@ def calibrate(
         def show(step: str, done: int, total: int) -> None:
             bar.update(task, description=step, completed=done, total=total)
 
-        found = run(loaded, given, settings, progress=show, unfinished=unfinished)
+        found = run(loaded.hf_model, given, settings, tokenizer=loaded.tokenizer, progress=show, unfinished=unfinished)
     found.save(out)
     remove_steps(unfinished)
     assert found.calibration is not None

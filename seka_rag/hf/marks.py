@@ -114,7 +114,7 @@ class Tally:
         seen: positions at which forward passes over the prompt began.
         done: layer -> which of the highlighted tokens had their keys edited in it, bool ``[n]``, pass by pass.
         values: the same of values.
-        capped: how many changes an edit shortened, and how many it made, pass by pass and layer by layer.
+        capped: which changes an edit shortened, bool ``[h, k]``, pass by pass and layer by layer.
         states: layer -> what its edit read from the queries ``[B, h, ...]``.
     """
 

@@ -108,9 +108,9 @@ def _added(keys: Tensor, part: Part, edit: Any, vectors: Tensor) -> Tensor:
     if edit.turn is not None:
         assert part.distances is not None
         vectors = edit.turn(vectors, part.distances)
-    added = vectors * part.weights[:, None]
-    if edit.cap is None:
-        return with_tokens(keys, index, old + added)
-    share = edit.cap * old.norm(dim=-1) / added.norm(dim=-1).clamp_min(torch.finfo(added.dtype).tiny)  # [h, k]
-    part.capped.append(torch.stack([(share < 1).sum(), share.new_tensor(share.numel())]))
-    return with_tokens(keys, index, old + added * share.clamp_max(1.0)[..., None])
+    weights = part.weights  # [k], or shortened [h, k]
+    if edit.cap is not None:
+        tiny = torch.finfo(old.dtype).tiny
+        weights = weights.minimum(edit.cap * old.norm(dim=-1) / vectors.norm(dim=-1).clamp_min(tiny))
+        part.capped.append(weights < part.weights)
+    return with_tokens(keys, index, torch.addcmul(old, vectors, weights[..., None]))

@@ -26,7 +26,7 @@ class Part:
         weights: ``[k]`` float32.
         owners: ``[k]`` their rows in the mask.
         distances: ``[k]`` how many tokens later the last token of their prompt stands; None if no edit needs it.
-        capped: where an edit puts a tensor if it shortened itself: how many of its changes, and how many it made.
+        capped: where an edit that may shorten its changes says which it did shorten: bool ``[h, k]``.
     """
 
     inside: Tensor

@@ -97,9 +97,9 @@ class KeyBias(KeyEditing):
     def complete(self, report: SteeringReport, edits: Mapping[int, Edit], marks: Marks, tally: Tally) -> None:
         if not tally.capped:
             return
-        cut, changes = torch.stack([c.cpu() for c in tally.capped]).sum(0).tolist()
-        if cut:
+        device = tally.capped[0].device
+        if cut := torch.cat([c.flatten().to(device) for c in tally.capped]).float().mean().item():
             report.warnings.append(
-                f"{cut / changes:.0%} of the changes of keys were longer than {self.cap:g} of the key and were shortened, so "
+                f"{cut:.0%} of the changes of keys were longer than {self.cap:g} of the key and were shortened, so "
                 "these scores gain less than the bias"
             )

@@ -18,7 +18,7 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
     folders = []
     killed = True
 
-    def calibrate(model: SteeredModel, bank, settings, *, progress, unfinished) -> ProjectionBank:
+    def calibrate(hf_model, bank, settings, *, tokenizer, progress, unfinished) -> ProjectionBank:
         folders.append(unfinished)
         assert Steps(unfinished, settings.model_dump()).json("a", lambda: len(folders)) == 1
         if killed:
@@ -49,6 +49,7 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["bank"]
+    assert "unsteered" not in result.output  # a model that is loaded to be calibrated needs no bank
     assert "247 facts known, 182 of them for gradients and training only" in result.output
     shown = "".join(result.output.split())
     for cell in ("7/9", "(+4,-1)", "+0.333", "0.250", "KeyVector(gain=0.7,", "fade=sentence)"):
