@@ -140,16 +140,18 @@ def test_answers_are_those_of_the_steered_model(asked, monkeypatch):
 def test_the_answer_of_a_model_without_a_chat_template_is_its_first_line(asked, monkeypatch, text, expected, chat):
     """Such a model goes on with another question; the benchmark stops it there, too."""
     model, records = asked
-    seen, tokenizer = [], copy.deepcopy(model.tokenizer)
+    seen, lengths, tokenizer = [], [], copy.deepcopy(model.tokenizer)
     if not chat:
         tokenizer.chat_template = None
-    monkeypatch.setattr(tokenizer, "decode", lambda ids, **_: text)
+    monkeypatch.setattr(tokenizer, "decode", lambda ids, **_: lengths.append(len(ids)) or text)
     monkeypatch.setattr("seka_rag.learning.answering.end_ids", lambda *_: set())
     monkeypatch.setattr("seka_rag.learning.answering.repetition", lambda text: seen.append(text) or 0.0)
     monkeypatch.setattr("seka_rag.learning.answering.NEW_TOKENS", 2)
     found = Answering(model.hf_model, tokenizer, records, Steps(None, {}))(None, ["novel"], range(2))["novel"]
     assert seen == [text if chat else expected] * 2
-    assert found.stopped == (not chat and "\n" in text,) * 2
+    cut = not chat and "\n" in text
+    assert found.stopped == (cut,) * 2
+    assert max(lengths) == (1 if cut else 2)  # no token is generated after the line
 
 
 def test_the_finals_ask_all_a_part_and_the_best_everything_and_go_on_after_a_kill(asked, tmp_path, monkeypatch):
