@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from seka_rag.cli.terminal import DEVICE, console, device_of, errors, quiet, reporting
 
 if TYPE_CHECKING:
-    from seka_rag.bank.header import Answered, Calibration, KindAnswered
+    from seka_rag.bank.header import Answered, Calibration, KindAnswered, Trial
 
 
 @reporting
@@ -76,15 +77,15 @@ def show_trials(calibration: object) -> None:
     if calibration.known is not None:
         console.print(f"{calibration.known} facts known, {calibration.trained} of them for gradients and training only")
     _show_answers(calibration)
-    table = Table("method", "heads", "following [95%]", "margin", "disturbance")
     n, budget = calibration.trials[0].examples, calibration.budget
+    table = _table("setting", "following \\[95%]", "margin", "disturbance")
     table.title = f"{n} conflicts and as many unrelated highlights; budget {budget:g} nats"
     for trial in sorted(calibration.trials, key=lambda t: -t.following):
-        name = "plain" if trial.steering is None else _method(trial.steering)
         low, high = wilson(trial.following, trial.examples)
         following = f"{trial.following:.3f} \\[{low:.2f}, {high:.2f}]"
         numbers = (following, f"{trial.margin:+.2f}", f"{trial.disturbance:.3f}")
-        table.add_row(name, trial.heads, *numbers, style=None if trial.disturbance <= budget else "dim")
+        name = _setting(trial, "gain", "bias", "seed")
+        table.add_row(name, *numbers, style=None if trial.disturbance <= budget else "dim")
     console.print(table)
 
 
@@ -92,24 +93,41 @@ def _show_answers(calibration: Calibration) -> None:
     if not calibration.answers:
         return
     kinds = list(dict.fromkeys(k.kind for a in calibration.answers for k in a.kinds))
-    table = Table("method", "heads", *kinds, "gain", "repeated", "harm", show_lines=True)
-    table.title = "generated answers to development questions: right of all, (won, lost) beside the plain model"
+    table = _table("setting", *kinds, "gain", "repeats")
+    table.title = "generated answers to development questions: right of all, won and lost beside the plain model"
     for answered in calibration.answers:
         by_kind = {k.kind: k for k in answered.kinds}
         cells = (_right(by_kind[kind], answered) if kind in by_kind else "" for kind in kinds)
         total = sum(k.n for k in answered.kinds)
         repeated = sum(k.repetition * k.n for k in answered.kinds) / total
-        name = "plain" if answered.steering is None else _method(answered.steering, "fade")
-        numbers = (f"{answered.gain:+.3f}", f"{repeated:.3f}", answered.harm or "")
-        table.add_row(name, answered.heads, *cells, *numbers, style="bold" if answered.chosen else None)
+        name = _setting(answered, "gain", "bias", "fade") + (f"\nharm: {answered.harm}" if answered.harm else "")
+        table.add_row(
+            name, *cells, f"{answered.gain:+.3f}", f"{repeated:.3f}", style="bold" if answered.chosen else None
+        )
     console.print(table)
 
 
+def _table(setting: str, *columns: str) -> Table:
+    """Of settings; fits 80 columns, the settings wrapped."""
+    table = Table(box=box.SIMPLE, padding=(0, 1, 1, 0), pad_edge=False, show_edge=False)
+    table.add_column(setting, min_width=13)
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right")
+    return table
+
+
 def _right(found: KindAnswered, answered: Answered) -> str:
-    changes = "" if answered.steering is None else f"\n(+{found.won}, -{found.lost})"
+    changes = "" if answered.steering is None else f"\n+{found.won} -{found.lost}"
     return f"{found.right}/{found.n}{changes}"
 
 
-def _method(steering: dict[str, object], *more: str) -> str:
-    shown = {k: v for k, v in steering.items() if k in ("gain", "bias", "form", "seed", *more)}
-    return f"{steering['method']}({', '.join(f'{k}={v}' for k, v in shown.items())})"
+def _setting(tried: Trial | Answered, *shown: str) -> str:
+    """Method, what is shown of it, and its heads."""
+    if tried.steering is None:
+        return "plain"
+    values = (f"{name}={_short(tried.steering[name])}" for name in shown if name in tried.steering)
+    return " ".join((str(tried.steering["method"]), *values)) + f"\n{tried.heads}"
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

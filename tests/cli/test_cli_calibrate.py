@@ -52,7 +52,7 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
     assert "unsteered" not in result.output  # a model that is loaded to be calibrated needs no bank
     assert "247 facts known, 182 of them for gradients and training only" in result.output
     shown = "".join(result.output.split())
-    for cell in ("7/9", "(+4,-1)", "+0.333", "0.250", "KeyVector(gain=0.7,", "fade=sentence)"):
+    for cell in ("7/9", "+4-1", "+0.333", "0.250", "KeyVector", "gain=0.7", "fade=sentence", "harm:"):
         assert cell in shown
     assert "0.500 [0.38, 0.62]" in " ".join(result.output.split())  # the 95% interval of 32 of 64
 
