@@ -85,9 +85,8 @@ def calibrate(
     5. If asked for: vectors, strengths of heads or subspaces, trained from the best heads (``tune``), at 0.7, 1, 1.4 and 2
        times what they were trained for.
     6. Within the budget, the best setting of each method and the two strongest of each training generate answers (``finals``).
-       Chosen is, of those that harm nothing, the one with most right answers over questions of four kinds (``choose``); it is
-       made stronger as long as that is better still. The bank keeps the subspaces that the chosen one needs, and trained
-       vectors whoever is chosen.
+       Chosen is, of those that harm nothing, the one with most right answers over questions of four kinds (``choose``). The
+       bank keeps the subspaces that the chosen one needs, and trained vectors whoever is chosen.
 
     The choice among settings is made on what was measured, so the chosen one's figures are a little too good: what it is worth
     shows on the held-out side, which is not touched here.
@@ -136,19 +135,18 @@ def calibrate(
     kinds = (*JUDGED, *REPORTED)
     asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
     answering = Answering(hf_model, tokenizer, asked, steps)
-    outcome = finals(answering, trials, settings.budget, show, measure)
+    chosen, answers = finals(answering, trials, settings.budget, show)
     record = Calibration(
         budget=settings.budget,
         data=digest_of([*bench.conflicts, *bench.unrelated]),
         seed=settings.seed,
-        trials=(plain, *(t for _, t in trials), *outcome.stronger),
+        trials=(plain, *(t for _, t in trials)),
         known=ground.known,
         trained=len(sides.training),
         measured=len(sides.measured),
-        answers=outcome.answers,
+        answers=answers,
         questions=answering.digest,
     )
-    chosen = outcome.chosen
     return chosen.bank.changed(steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from seka_rag.bank.header import Answered, Trial
 from seka_rag.errors import LearningError
-from seka_rag.learning.answering import JUDGED, REPORTED, Answering, Answers, ByKind
+from seka_rag.learning.answering import JUDGED, REPORTED, Answering, ByKind
 from seka_rag.learning.choice import Finalist, choose, gain, record
 from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.trials import Candidate
-from seka_rag.questions.kinds import Kind
 
 _FIRST, _LEFT = 3, 3  # all answer a third of the questions; so many of them answer the others, too
-_STRONGER = 2**0.5
 
 
 def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[tuple[Candidate, Trial]]:
@@ -37,36 +36,16 @@ def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[
     return [one for (_, training), group in groups.items() for one in (group[:1] if training is None else group[-2:])]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Of the finals.
-
-    Attributes:
-        chosen: the setting.
-        answers: of the plain model, then of the others in the order of their gain.
-        stronger: trials of the strengths that were tried beyond those that first tokens had measured.
-    """
-
-    chosen: Candidate
-    answers: tuple[Answered, ...]
-    stronger: tuple[Trial, ...]
-
-
 def finals(
-    answering: Answering,
-    trials: Sequence[tuple[Candidate, Trial]],
-    budget: float,
-    show: Progress,
-    measure: Callable[[Candidate], tuple[Candidate, Trial]],
-) -> Outcome:
+    answering: Answering, trials: Sequence[tuple[Candidate, Trial]], budget: float, show: Progress
+) -> tuple[Candidate, tuple[Answered, ...]]:
     """Ask the finalists, and choose.
 
-    All answer a third of the questions of each kind. The three of the largest gain answer the others too, and the one that
-    would be chosen once more without fading; also a third of those with a false sentence highlighted, which decide nothing.
-    What is chosen then is tried stronger by a factor of 1.4, again and again while that stays within the budget and is chosen.
+    All answer a third of the questions of each kind. The three of the largest gain answer the others too, and the best of them
+    once more without fading; also a third of those with a false sentence highlighted, which decide nothing.
 
-    Args:
-        measure: gives a setting's trial.
+    Returns:
+        The chosen one, and what a bank keeps: the plain model, then the others in the order of their gain.
 
     Raises:
         LearningError: no setting is within the budget, or all do harm.
@@ -77,47 +56,31 @@ def finals(
     left = min(_LEFT, len(some))
     total = len(JUDGED) * (len(first) * (len(some) + 1) + len(rest) * (left + 1) + every)
     advance = counting(show, "answers", total + len(REPORTED) * len(first) * (left + 2))
-
-    def ask(candidate: Candidate | None, kinds: Sequence[Kind], part: range) -> dict[Kind, Answers]:
-        return answering(candidate, kinds, part, progress=advance)
+    ask = partial(answering, progress=advance)
 
     def whole(candidate: Candidate | None, begun: ByKind) -> ByKind:
         more = ask(candidate, JUDGED, rest) if rest else {}
         judged = {kind: begun[kind] + more[kind] if more else begun[kind] for kind in JUDGED}
         return {**judged, **ask(candidate, REPORTED, first)}
 
-    def finalist(candidate: Candidate, trial: Trial) -> Finalist:
-        return Finalist(candidate, trial, whole(candidate, ask(candidate, JUDGED, first)))
-
     beginning = ask(None, JUDGED, first)
     begun = [Finalist(c, t, ask(c, JUDGED, first)) for c, t in some]
     begun.sort(key=lambda f: -gain(beginning, f.answers))
     last = begun[:left]
     plain = whole(None, beginning)
+
+    def by_gain(some: Finalist) -> float:
+        return gain(plain, some.answers)
+
     full = [Finalist(f.candidate, f.trial, whole(f.candidate, f.answers)) for f in last]
-    full.append(finalist(*_unfaded(choose(plain, full))))
-    best, stronger = choose(plain, full), []
-    while True:
-        candidate, trial = measure(_stronger(best.candidate))
-        stronger.append(trial)
-        if trial.disturbance > budget:
-            break
-        advance = counting(show, f"answers at {candidate.method.strength:g}", len(JUDGED) * every + len(first))
-        full.append(finalist(candidate, trial))
-        best = choose(plain, full)
-        if best is not full[-1]:
-            break
-    full.sort(key=lambda f: gain(plain, f.answers), reverse=True)
+    full += [Finalist(c, t, whole(c, ask(c, JUDGED, first))) for c, t in _unfaded(max(full, key=by_gain))]
+    best = choose(plain, full)
+    full.sort(key=by_gain, reverse=True)
     kept = [record(plain, f.answers, f.trial, f is best) for f in (*full, *begun[left:])]
-    return Outcome(best.candidate, (record(plain, plain), *kept), tuple(stronger))
+    return best.candidate, (record(plain, plain), *kept)
 
 
-def _unfaded(best: Finalist) -> tuple[Candidate, Trial]:
+def _unfaded(best: Finalist) -> list[tuple[Candidate, Trial]]:
     """The same without fading. Its trial is that of the best: there is no fading before the first token."""
     twin = replace(best.candidate, method=best.candidate.method.model_copy(update={"fade": None}))
-    return twin, best.trial.model_copy(update={"steering": twin.method.as_dict()})
-
-
-def _stronger(candidate: Candidate) -> Candidate:
-    method = candidate.method
-    return replace(candidate, method=method.with_strength(float(f"{method.strength * _STRONGER:.2g}")))
+    return [(twin, best.trial.model_copy(update={"steering": twin.method.as_dict()}))]

@@ -202,11 +202,8 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     assert record.known is not None
     assert record.known >= 8 + record.trained
     methods = [t.steering["method"] for t in others]
-    assert methods[:7] == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["Seka"]
-    assert others[6].heads == "all, trained subspaces"
-    stronger = others[7:]
-    assert stronger
-    assert {t.steering["gain"] for t in stronger[:-1]} <= {a.steering["gain"] for a in record.answers[1:]}
+    assert methods == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["Seka"]
+    assert others[-1].heads == "all, trained subspaces"
     twins = [t for t in others if t.steering["method"] == "RandomProjection"]
     assert {t.steering["seed"] for t in twins} == {0, 1, 2}
     assert twins[0].heads in [t.heads for t in others if t.steering["method"] == "Seka"]
