@@ -16,6 +16,7 @@ from seka_rag import load_bank
 from seka_rag.bench.rates import Rate, wilson
 from seka_rag.demo.real import KINDS, NEW_TOKENS, answers_to, known_to
 from seka_rag.hf.identity import identify
+from seka_rag.hf.loading import load_model
 from seka_rag.learning.calibrate import CalibrationSettings, prepare
 from seka_rag.learning.resume import Steps, remove_steps
 from seka_rag.learning.trainable import TRAINABLES, Training
@@ -42,7 +43,7 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train one kind, measure it and keep it."""
-    loaded = SteeredModel.from_pretrained(model, bank=None)
+    loaded = load_model(model)
     hf_model, tokenizer = loaded.hf_model, loaded.tokenizer
     settings = CalibrationSettings(tune=(kind,), tuning=TuningSettings(steps=steps, seed=seed), seed=seed)
     kept = Steps(

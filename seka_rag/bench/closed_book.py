@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from seka_rag.errors import SettingError
-from seka_rag.hf.tokens import TokenizedPrompt, by_length, pad, pad_id
+from seka_rag.hf.tokens import TokenizedPrompt, by_length, end_texts, pad, pad_id
 from seka_rag.hf.types import Tokenizer
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import contains_answer
@@ -140,6 +140,6 @@ def _closed_book(model: SteeredModel, question: str) -> TokenizedPrompt:
 
 
 def _answers(model: SteeredModel, prompts: Sequence[TokenizedPrompt], max_new_tokens: int) -> list[str]:
-    stop = [] if model.tokenizer.chat_template else ["\n"]
+    stop = end_texts(model.tokenizer)
     outs = model.generate(list(prompts), steering=None, max_new_tokens=max_new_tokens, stop=stop)
     return [out.text.strip() for out in outs]

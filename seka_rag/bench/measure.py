@@ -11,7 +11,7 @@ from seka_rag.bench.closed_book import first_tokens
 from seka_rag.bench.item import Item, Opening, Spans
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.text_measures import entropy, length, pronouns_changed
-from seka_rag.hf.tokens import TokenizedPrompt
+from seka_rag.hf.tokens import TokenizedPrompt, end_texts
 from seka_rag.highlight.base import whole
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.sentences import Sentences
@@ -132,12 +132,11 @@ def answers(model: SteeredModel, items: Sequence[Item], variant: Variant) -> lis
     """
     asked = [tokens_of(model, item, variant) for item in items]
     prompts = [_opened(model, item, p) if item.continues else p for item, p in zip(items, asked, strict=True)]
-    chat = model.tokenizer.chat_template and all(item.chat for item in items)
     outs = model.generate(
         prompts,
         steering=variant.steering,
         max_new_tokens=max(item.new_tokens for item in items),
-        stop=[] if chat else ["\n"],
+        stop=end_texts(model.tokenizer, all(item.chat for item in items)),
     )
     found = []
     for item, out in zip(items, outs, strict=True):

@@ -78,7 +78,7 @@ def show_trials(calibration: object) -> None:
         console.print(f"{calibration.known} facts known, {calibration.trained} of them for gradients and training only")
     _show_answers(calibration)
     n, budget = calibration.trials[0].examples, calibration.budget
-    table = _table("setting", "following \\[95%]", "margin", "disturbance")
+    table = _table("following \\[95%]", "margin", "disturbance")
     table.title = f"{n} conflicts and as many unrelated highlights; budget {budget:g} nats"
     for trial in sorted(calibration.trials, key=lambda t: -t.following):
         low, high = wilson(trial.following, trial.examples)
@@ -93,7 +93,7 @@ def _show_answers(calibration: Calibration) -> None:
     if not calibration.answers:
         return
     kinds = list(dict.fromkeys(k.kind for a in calibration.answers for k in a.kinds))
-    table = _table("setting", *kinds, "gain", "repeats")
+    table = _table(*kinds, "gain", "repeats")
     table.title = "generated answers to development questions: right of all, won and lost beside the plain model"
     for answered in calibration.answers:
         by_kind = {k.kind: k for k in answered.kinds}
@@ -107,10 +107,10 @@ def _show_answers(calibration: Calibration) -> None:
     console.print(table)
 
 
-def _table(setting: str, *columns: str) -> Table:
-    """Of settings; fits 80 columns, the settings wrapped."""
+def _table(*columns: str) -> Table:
+    """A row for each setting; fits 80 columns, the settings wrapped."""
     table = Table(box=box.SIMPLE, padding=(0, 1, 1, 0), pad_edge=False, show_edge=False)
-    table.add_column(setting, min_width=13)
+    table.add_column("setting", min_width=13)
     for column in columns:
         table.add_column(column, no_wrap=True, justify="right")
     return table

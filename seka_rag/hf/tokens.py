@@ -125,6 +125,11 @@ def end_ids(hf_model: nn.Module, tokenizer: Tokenizer) -> set[int]:
     return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
 
 
+def end_texts(tokenizer: Tokenizer, chat: bool = True) -> list[str]:
+    """The texts that end an answer: outside a chat, that of a line, after which a model goes on with something else."""
+    return [] if chat and tokenizer.chat_template else ["\n"]
+
+
 def by_length(prompts: Sequence[Sized], size: int) -> Iterator[list[int]]:
     """Indices of prompts of like length, ``size`` at a time, the shortest first: so little of a batch is padding."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -10,8 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from seka_rag.hf.output import StopOnText
-from seka_rag.hf.tokens import TokenizedPrompt, by_length, end_ids, pad, pad_id
+from seka_rag.hf.output import StopOnText, cut_at_stop
+from seka_rag.hf.tokens import TokenizedPrompt, by_length, end_ids, end_texts, pad, pad_id
 from seka_rag.hf.types import Tokenizer, transformer
 from seka_rag.learning.examples import user_message
 from seka_rag.learning.resume import Steps, short_digest
@@ -115,8 +115,8 @@ class Answering:
             method, bank = candidate.method, candidate.bank
             known = method.prepare(self.hf_model, bank, ids, attention, self.tokenizer)
             steering = steer(self.hf_model, bank, batch.weights, method, prepared=known)
-        one_line = not self.tokenizer.chat_template
-        end_of_line = [StopOnText(self.tokenizer.decode, ids.shape[1], ("\n",))] if one_line else []
+        stop = end_texts(self.tokenizer)
+        criteria = [StopOnText(self.tokenizer.decode, ids.shape[1], stop)] if stop else []
         with torch.inference_mode(), steering:
             rows = transformer(self.hf_model).generate(
                 input_ids=ids,
@@ -124,15 +124,12 @@ class Answering:
                 pad_token_id=padding,
                 do_sample=False,
                 max_new_tokens=NEW_TOKENS,
-                stopping_criteria=end_of_line,
+                stopping_criteria=criteria,
             )
         ends = end_ids(self.hf_model, self.tokenizer)
         found = []
         for row in rows[:, ids.shape[1] :].tolist():
             end = next((i for i, token in enumerate(row) if token in ends), None)
-            text, stopped = self.tokenizer.decode(row[:end], skip_special_tokens=True), end is not None
-            if one_line:
-                text, line_end, _ = text.partition("\n")
-                stopped = stopped or bool(line_end)
-            found.append((text, stopped))
+            text, stopped = cut_at_stop(self.tokenizer.decode(row[:end], skip_special_tokens=True), stop)
+            found.append((text, stopped or end is not None))
         return found
