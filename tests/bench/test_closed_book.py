@@ -1,15 +1,21 @@
 """What a model knows without passages, found on the demo model, whose memory is known, and on SmolLM2."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from seka_rag import SteeredModel
 from seka_rag.bench.closed_book import known_facts, margins, recall
+from seka_rag.bench.measure import answers
+from seka_rag.bench.methods import Variant
+from seka_rag.bench.tasks.asking import question_item
 from seka_rag.demo import words, world
 from seka_rag.errors import SettingError
 from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.kinds import questions
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +77,21 @@ def test_without_a_chat_template_it_continues_a_question(demo):
         assert len(known_facts(plain, REMEMBERED)) >= 11
     finally:
         plain.tokenizer.chat_template = template
+
+
+@pytest.mark.parametrize(("template", "chat", "stop"), [(True, True, []), (True, False, ["\n"]), (False, True, ["\n"])])
+def test_an_answer_outside_a_chat_ends_with_its_line(demo, monkeypatch, template, chat, stop):
+    """In the benchmark too, where an item may want no chat although the tokenizer has a template."""
+    tokenizer, stopped = copy.deepcopy(demo.tokenizer), []
+    if not template:
+        tokenizer.chat_template = None
+    model = SteeredModel(demo.hf_model, tokenizer)
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda *a, **o: stopped.append(o["stop"]) or generate(*a, **o))
+    (record,) = questions("novel", "development", 1)
+    item = replace(question_item(record, "novel"), new_tokens=2, chat=chat)
+    answers(model, [item], Variant("plain"))
+    assert stopped == [stop]
 
 
 def test_the_truth_is_likelier_by_so_many_nats(demo):
