@@ -28,7 +28,7 @@ from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.learning.examples import Example, record_examples
 from seka_rag.learning.queries import question_prompt
 from seka_rag.learning.scores import Edits, batches, divergence, margins, next_scores
-from seka_rag.learning.sides import Sides, known_facts, subject_of
+from seka_rag.learning.sides import Sides, known_facts, recalled_facts, subject_of
 from seka_rag.learning.statistics import KeyStatistics, collect_statistics
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.model.steered import SteeredModel
@@ -74,8 +74,9 @@ def fresh_facts(model: SteeredModel, seed: int) -> list[Fact]:
     assert bank.calibration is not None
     hf_model = model.hf_model
     known = known_facts(hf_model, model.tokenizer, find_key_sites(hf_model), load_facts(), lambda *_: None)
+    recalled = recalled_facts(hf_model, model.tokenizer, known, lambda *_: None)
     measured = bank.calibration.measured or bank.calibration.trials[0].examples
-    sides = Sides.of(known, measured, seed)
+    sides = Sides.of(known, recalled, measured, seed)
     used = {record.meta["fact"] for record in sides.training_records("conflict", _GRADIENT, seed)}
     groups = {subject_of(fact) for fact in sides.training if fact.id in used}
     return [fact for fact in sides.training if subject_of(fact) not in groups]

@@ -98,10 +98,12 @@ class Calibration(BaseModel):
         budget: most disturbance that was allowed, in nats.
         data: digest of the examples.
         seed: of examples and training.
-        trials: the plain model first, then every setting of the last round, the chosen one among them, and controls.
-        known: facts that the model knew; None where it was not recorded.
+        trials: the plain model first, then every setting of the last round, controls, and strengths that were tried because a
+            stronger one did harm; the chosen setting is among them.
+        known: facts of which the model preferred the true answer; None where it was not recorded.
+        recalled: of these, facts that it answered rightly without passages; None where it was not asked.
         trained: of these, facts that gave gradients and training; trials are of other subjects.
-        measured: of these, facts that trials and answers are about; None where it was as many as examples.
+        measured: facts that trials and answers are about, all of them recalled; None where it was as many as examples.
         answers: the plain model first, then the finalists, in the order of their gain; empty where nobody was asked.
         questions: digest of the questions that were answered.
     """
@@ -113,6 +115,7 @@ class Calibration(BaseModel):
     seed: int
     trials: tuple[Trial, ...]
     known: int | None = None
+    recalled: int | None = None
     trained: int | None = None
     measured: int | None = None
     answers: tuple[Answered, ...] = ()

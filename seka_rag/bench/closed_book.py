@@ -4,66 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from seka_rag.errors import SettingError
-from seka_rag.hf.tokens import TokenizedPrompt, by_length, end_texts, pad, pad_id
+from seka_rag.hf.tokens import TokenizedPrompt, by_length, pad, pad_id
 from seka_rag.hf.types import Tokenizer
+from seka_rag.learning.recall import recall
 from seka_rag.model.steered import SteeredModel
-from seka_rag.questions.answers import contains_answer
 from seka_rag.questions.facts import Fact
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Recall:
-    """What a model answers from memory to the first questions of a fact, and which answers hold the true one."""
-
-    fact: Fact
-    answers: tuple[str, ...]
-
-    @property
-    def right(self) -> tuple[bool, ...]:
-        return tuple(contains_answer(answer, self.fact.answers) for answer in self.answers)
-
-
-def recall(
-    model: SteeredModel,
-    facts: Sequence[Fact],
-    *,
-    wordings: int = 3,
-    batch_size: int = 32,
-    max_new_tokens: int = 24,
-    progress: Progress | None = None,
-) -> list[Recall]:
-    """Greedy answers of the unsteered model to the first ``wordings`` questions of each fact.
-
-    The question alone is the user's message; a model without a chat template continues "Question: ... Answer:".
-    Questions of like length share a batch.
-
-    Args:
-        progress: called with the number of answers that are ready, and of all.
-
-    Raises:
-        SettingError: more wordings than a fact has questions, or a count below 1.
-    """
-    if min(wordings, batch_size, max_new_tokens) < 1:
-        raise SettingError("wordings, batch_size and max_new_tokens must be at least 1")
-    short = next((fact for fact in facts if len(fact.questions) < wordings), None)
-    if short is not None:
-        raise SettingError(f"fact {short.id!r} has {len(short.questions)} questions, fewer than wordings={wordings}")
-    prompts = [_closed_book(model, question) for fact in facts for question in fact.questions[:wordings]]
-    texts, done = [""] * len(prompts), 0
-    for some in by_length(prompts, batch_size):
-        for i, out in zip(some, _answers(model, [prompts[i] for i in some], max_new_tokens), strict=True):
-            texts[i] = out
-        done += len(some)
-        if progress is not None:
-            progress(done, len(prompts))
-    return [Recall(fact, tuple(texts[i * wordings : (i + 1) * wordings])) for i, fact in enumerate(facts)]
 
 
 def known_facts(
@@ -82,8 +33,8 @@ def known_facts(
     """
     if not 1 <= at_least <= wordings:
         raise SettingError(f"at_least={at_least}: give a number from 1 to wordings={wordings}")
-    recalled = recall(model, facts, wordings=wordings, batch_size=batch_size, progress=progress)
-    return [r.fact for r in recalled if sum(r.right) >= at_least]
+    found = recall(model.hf_model, model.tokenizer, facts, wordings=wordings, batch_size=batch_size, progress=progress)
+    return [r.fact for r in found if sum(r.right) >= at_least]
 
 
 @torch.inference_mode()
@@ -131,15 +82,3 @@ def first_tokens(tokenizer: Tokenizer, cloze: str, answers: Iterable[str]) -> se
     before = tokenizer(cloze, add_special_tokens=False)["input_ids"]
     whole = [tokenizer(f"{cloze} {answer}", add_special_tokens=False)["input_ids"] for answer in answers]
     return {ids[len(before)] for ids in whole if ids[: len(before)] == before and len(ids) > len(before)}
-
-
-def _closed_book(model: SteeredModel, question: str) -> TokenizedPrompt:
-    if model.tokenizer.chat_template:
-        return model.tokenize_chat([{"role": "user", "content": question}])
-    return model.tokenize(f"Question: {question}\nAnswer:")
-
-
-def _answers(model: SteeredModel, prompts: Sequence[TokenizedPrompt], max_new_tokens: int) -> list[str]:
-    stop = end_texts(model.tokenizer)
-    outs = model.generate(list(prompts), steering=None, max_new_tokens=max_new_tokens, stop=stop)
-    return [out.text.strip() for out in outs]

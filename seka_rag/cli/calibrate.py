@@ -75,7 +75,9 @@ def show_trials(calibration: object) -> None:
 
     assert isinstance(calibration, Calibration)
     if calibration.known is not None:
-        console.print(f"{calibration.known} facts known, {calibration.trained} of them for gradients and training only")
+        answered = "" if calibration.recalled is None else f", {calibration.recalled} of them answered"
+        rest = f"{calibration.trained} for gradients and training only"
+        console.print(f"{calibration.known} facts known{answered}; {rest}")
     _show_answers(calibration)
     n, budget = calibration.trials[0].examples, calibration.budget
     table = _table("following \\[95%]", "margin", "disturbance")

@@ -100,36 +100,49 @@ class Answering:
         prompts = [self._prompts[kind][i] for i in part]
         found: dict[int, tuple[bool, float, bool]] = {}
         for some in by_length(prompts, _BATCH):
-            for i, (text, stopped) in zip(some, self._generate(candidate, [prompts[i] for i in some]), strict=True):
+            here = [prompts[i] for i in some]
+            answered = generate(self.hf_model, self.tokenizer, here, NEW_TOKENS, candidate)
+            for i, (text, stopped) in zip(some, answered, strict=True):
                 found[i] = (records[i].is_right(text), repetition(text), stopped)
         return [found[i] for i in range(len(prompts))]
 
-    def _generate(self, candidate: Candidate | None, prompts: Sequence[TokenizedPrompt]) -> list[tuple[str, bool]]:
-        """Text of each answer, and whether it ended by itself; that of a model without a chat template is one line."""
-        padding = pad_id(self.tokenizer)
-        batch = pad(prompts, padding)
-        device = next(self.hf_model.parameters()).device
-        ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
-        steering: AbstractContextManager[object] = nullcontext()
-        if candidate is not None:
-            method, bank = candidate.method, candidate.bank
-            known = method.prepare(self.hf_model, bank, ids, attention, self.tokenizer)
-            steering = steer(self.hf_model, bank, batch.weights, method, prepared=known)
-        stop = end_texts(self.tokenizer)
-        criteria = [StopOnText(self.tokenizer.decode, ids.shape[1], stop)] if stop else []
-        with torch.inference_mode(), steering:
-            rows = transformer(self.hf_model).generate(
-                input_ids=ids,
-                attention_mask=attention,
-                pad_token_id=padding,
-                do_sample=False,
-                max_new_tokens=NEW_TOKENS,
-                stopping_criteria=criteria,
-            )
-        ends = end_ids(self.hf_model, self.tokenizer)
-        found = []
-        for row in rows[:, ids.shape[1] :].tolist():
-            end = next((i for i, token in enumerate(row) if token in ends), None)
-            text, stopped = cut_at_stop(self.tokenizer.decode(row[:end], skip_special_tokens=True), stop)
-            found.append((text, stopped or end is not None))
-        return found
+
+def generate(
+    hf_model: nn.Module,
+    tokenizer: Tokenizer,
+    prompts: Sequence[TokenizedPrompt],
+    new_tokens: int,
+    candidate: Candidate | None = None,
+) -> list[tuple[str, bool]]:
+    """Greedy answers to a batch of prompts, and whether each ended by itself; without a chat template they are one line.
+
+    Args:
+        candidate: None for the plain model.
+    """
+    padding = pad_id(tokenizer)
+    batch = pad(prompts, padding)
+    device = next(hf_model.parameters()).device
+    ids, attention = batch.input_ids.to(device), batch.attention_mask.to(device)
+    steering: AbstractContextManager[object] = nullcontext()
+    if candidate is not None:
+        method, bank = candidate.method, candidate.bank
+        known = method.prepare(hf_model, bank, ids, attention, tokenizer)
+        steering = steer(hf_model, bank, batch.weights, method, prepared=known)
+    stop = end_texts(tokenizer)
+    criteria = [StopOnText(tokenizer.decode, ids.shape[1], stop)] if stop else []
+    with torch.inference_mode(), steering:
+        rows = transformer(hf_model).generate(
+            input_ids=ids,
+            attention_mask=attention,
+            pad_token_id=padding,
+            do_sample=False,
+            max_new_tokens=new_tokens,
+            stopping_criteria=criteria,
+        )
+    ends = end_ids(hf_model, tokenizer)
+    found = []
+    for row in rows[:, ids.shape[1] :].tolist():
+        end = next((i for i, token in enumerate(row) if token in ends), None)
+        text, stopped = cut_at_stop(tokenizer.decode(row[:end], skip_special_tokens=True), stop)
+        found.append((text, stopped or end is not None))
+    return found

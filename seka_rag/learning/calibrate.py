@@ -25,7 +25,7 @@ from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.resume import Steps, short_digest
-from seka_rag.learning.sides import Sides, known_facts
+from seka_rag.learning.sides import Sides, known_facts, recalled_facts
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.learning.trainable import TRAINABLES, Training, by_layer
 from seka_rag.learning.trials import METHODS, Bench, Candidate, Measured, candidates
@@ -76,17 +76,20 @@ def calibrate(
 ) -> ProjectionBank:
     """A bank that suggests the method, heads and strength that follow evidence best within a budget of disturbance.
 
-    1. Facts that the model knows: closed book, it finds the true answer likelier than a false one by at least 1 nat.
+    1. Facts that the model knows: closed book, it finds the true answer likelier than a false one by at least 1 nat. What it
+       answers is asked in three wordings.
     2. Of these, on the development side of the split: conflicts, and questions with unrelated evidence. Subjects are parted
-       (``Sides``): on up to half of the facts settings are measured; the others give gradients and training.
+       (``Sides``): on up to half of the facts, all of which it answers in two wordings at least, settings are measured; the
+       others give gradients and training.
     3. Heads by the gradient of the evidence margin (``head_gradient``), and by gap.
     4. Methods and strengths on these heads by successive halving: 16, 32, ... examples; the better half goes on, and the best
        setting of each method. Beside the best SEKA its random twins are measured, which are never chosen.
     5. If asked for: vectors, strengths of heads or subspaces, trained from the best heads (``tune``), at 0.7, 1, 1.4 and 2
        times what they were trained for.
-    6. Within the budget, the best setting of each method and the two strongest of each training generate answers (``finals``).
-       Chosen is, of those that harm nothing, the one with most right answers over questions of four kinds (``choose``). The
-       bank keeps the subspaces that the chosen one needs, and trained vectors whoever is chosen.
+    6. Within the budget, the best setting of each method and the strongest of each training generate answers (``finals``); the
+       best of these is made weaker while it does harm. Chosen is, of those that harm nothing, the one with most right answers
+       over questions of four kinds (``choose``). The bank keeps the subspaces that the chosen one needs, and trained vectors
+       whoever is chosen.
 
     The choice among settings is made on what was measured, so the chosen one's figures are a little too good: what it is worth
     shows on the held-out side, which is not touched here.
@@ -99,7 +102,7 @@ def calibrate(
             when the bank is saved. One of another model, bank, facts or settings starts anew, and the log says so.
 
     Raises:
-        LearningError: the model knows too few facts, no setting stays within the budget, or all do harm.
+        LearningError: the model knows or answers too few facts, no setting stays within the budget, or all do harm.
         SettingError: no tokenizer; ``unfinished`` holds other files.
     """
     settings, show = settings or CalibrationSettings(), progress or (lambda *_: None)
@@ -135,18 +138,20 @@ def calibrate(
     kinds = (*JUDGED, *REPORTED)
     asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
     answering = Answering(hf_model, tokenizer, asked, steps)
-    chosen, answers = finals(answering, trials, settings.budget, show)
+    outcome = finals(answering, trials, settings.budget, show, measure)
     record = Calibration(
         budget=settings.budget,
         data=digest_of([*bench.conflicts, *bench.unrelated]),
         seed=settings.seed,
-        trials=(plain, *(t for _, t in trials)),
+        trials=(plain, *(t for _, t in trials), *outcome.weaker),
         known=ground.known,
+        recalled=ground.recalled,
         trained=len(sides.training),
         measured=len(sides.measured),
-        answers=answers,
+        answers=outcome.answers,
         questions=answering.digest,
     )
+    chosen = outcome.chosen
     return chosen.bank.changed(steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
 
 
@@ -155,7 +160,7 @@ class Groundwork:
     """What calibration and training begin with.
 
     Attributes:
-        known: how many facts the model knows.
+        known, recalled: how many facts the model prefers to false ones, and of these, how many it answers.
         sides: of these facts.
         conflicts, unrelated: examples for gradients and training.
         bank: of all heads.
@@ -164,6 +169,7 @@ class Groundwork:
 
     sites: KeySites
     known: int
+    recalled: int
     sides: Sides
     conflicts: Sequence[Example]
     unrelated: Sequence[Example]
@@ -190,7 +196,8 @@ def prepare(
     sites = find_key_sites(hf_model)
     ids = steps.json("known", lambda: [f.id for f in known_facts(hf_model, tokenizer, sites, facts, show)])
     known = [fact for fact in facts if fact.id in set(ids)]
-    sides = Sides.of(known, max(settings.examples, settings.questions), settings.seed)
+    recalled = steps.json("recalled", lambda: recalled_facts(hf_model, tokenizer, known, show))
+    sides = Sides.of(known, recalled, max(settings.examples, settings.questions), settings.seed)
     count = _TRAINING if settings.tune else _GRADIENT
     conflicts, unrelated = (
         sides.training_examples(tokenizer, kind, count, settings.seed) for kind in ("conflict", "irrelevant")
@@ -204,7 +211,7 @@ def prepare(
     unit = KeyBias(bias=1.0).edits(bank, sites)
     some, advance = conflicts[:_GRADIENT], counting(show, "heads", _GRADIENT)
     gradient = steps.tensors("gradient", lambda: {"gradient": head_gradient(hf_model, some, unit, progress=advance)})
-    return Groundwork(sites, len(known), sides, conflicts, unrelated, bank, gradient["gradient"])
+    return Groundwork(sites, len(known), len(recalled), sides, conflicts, unrelated, bank, gradient["gradient"])
 
 
 def _twins(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from seka_rag.bank.header import Answered, Trial
 from seka_rag.errors import LearningError
-from seka_rag.learning.answering import JUDGED, REPORTED, Answering, ByKind
-from seka_rag.learning.choice import Finalist, choose, gain, record
+from seka_rag.learning.answering import JUDGED, REPORTED, Answering, Answers, ByKind
+from seka_rag.learning.choice import Finalist, choose, gain, harm, record
 from seka_rag.learning.progress import Progress, counting
 from seka_rag.learning.trials import Candidate
+from seka_rag.questions.kinds import Kind
 
 _FIRST, _LEFT = 3, 3  # all answer a third of the questions; so many of them answer the others, too
+_WEAKER = 2  # times that a strength is divided by 1.4 where answers show harm
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of the finals.
+
+    Attributes:
+        chosen: the setting.
+        answers: of the plain model, then of the others in the order of their gain.
+        weaker: trials of the strengths that were tried because a stronger one did harm.
+    """
+
+    chosen: Candidate
+    answers: tuple[Answered, ...]
+    weaker: tuple[Trial, ...]
 
 
 def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[tuple[Candidate, Trial]]:
-    """Within the budget: the first setting of each method, untrained, and the two strongest of each training; no controls.
+    """Within the budget: the first setting of each method, untrained, and the strongest of each training; no controls.
 
     Args:
         trials: untrained ones in their order, the best first; trained ones by their strength.
@@ -33,19 +49,24 @@ def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[
     groups: dict[tuple[type, str | None], list[tuple[Candidate, Trial]]] = {}
     for candidate, trial in some:
         groups.setdefault((type(candidate.method), candidate.training), []).append((candidate, trial))
-    return [one for (_, training), group in groups.items() for one in (group[:1] if training is None else group[-2:])]
+    return [group[0 if training is None else -1] for (_, training), group in groups.items()]
 
 
 def finals(
-    answering: Answering, trials: Sequence[tuple[Candidate, Trial]], budget: float, show: Progress
-) -> tuple[Candidate, tuple[Answered, ...]]:
+    answering: Answering,
+    trials: Sequence[tuple[Candidate, Trial]],
+    budget: float,
+    show: Progress,
+    measure: Callable[[Candidate], tuple[Candidate, Trial]],
+) -> Outcome:
     """Ask the finalists, and choose.
 
-    All answer a third of the questions of each kind. The three of the largest gain answer the others too, and the best of them
-    once more without fading; also a third of those with a false sentence highlighted, which decide nothing.
+    All answer a third of the questions of each kind. The three of the largest gain answer the others too; while the best of
+    these does harm, it is tried at 1/1.4 of its strength, at most twice. What would be chosen then answers once more
+    without fading. A third of the questions with a false sentence highlighted are also asked, and decide nothing.
 
-    Returns:
-        The chosen one, and what a bank keeps: the plain model, then the others in the order of their gain.
+    Args:
+        measure: gives a setting's trial.
 
     Raises:
         LearningError: no setting is within the budget, or all do harm.
@@ -54,9 +75,11 @@ def finals(
     every = len(answering.records[JUDGED[0]])
     first, rest = range(every // _FIRST or 1), range(every // _FIRST or 1, every)
     left = min(_LEFT, len(some))
-    total = len(JUDGED) * (len(first) * (len(some) + 1) + len(rest) * (left + 1) + every)
-    advance = counting(show, "answers", total + len(REPORTED) * len(first) * (left + 2))
-    ask = partial(answering, progress=advance)
+    total = len(JUDGED) * (len(first) * (len(some) + 1) + len(rest) * (left + 1))
+    advance = counting(show, "answers", total + len(REPORTED) * len(first) * (left + 1))
+
+    def ask(candidate: Candidate | None, kinds: Sequence[Kind], part: range) -> dict[Kind, Answers]:
+        return answering(candidate, kinds, part, progress=advance)
 
     def whole(candidate: Candidate | None, begun: ByKind) -> ByKind:
         more = ask(candidate, JUDGED, rest) if rest else {}
@@ -66,21 +89,36 @@ def finals(
     beginning = ask(None, JUDGED, first)
     begun = [Finalist(c, t, ask(c, JUDGED, first)) for c, t in some]
     begun.sort(key=lambda f: -gain(beginning, f.answers))
-    last = begun[:left]
     plain = whole(None, beginning)
+    full = [Finalist(f.candidate, f.trial, whole(f.candidate, f.answers)) for f in begun[:left]]
+    more = len(JUDGED) * every + len(REPORTED) * len(first)
 
     def by_gain(some: Finalist) -> float:
         return gain(plain, some.answers)
 
-    full = [Finalist(f.candidate, f.trial, whole(f.candidate, f.answers)) for f in last]
-    full += [Finalist(c, t, whole(c, ask(c, JUDGED, first))) for c, t in _unfaded(max(full, key=by_gain))]
+    best = max(full, key=by_gain)
+    weaker: list[Trial] = []
+    while harm(plain, best.answers) is not None and len(weaker) < _WEAKER:
+        candidate, trial = measure(_weaker(best.candidate))
+        weaker.append(trial)
+        advance = counting(show, f"answers at {candidate.method.strength:g}", more)
+        best = Finalist(candidate, trial, whole(candidate, ask(candidate, JUDGED, first)))
+        full.append(best)
+    twin, trial = _unfaded(choose(plain, full))
+    advance = counting(show, "answers, never fading", more)
+    full.append(Finalist(twin, trial, whole(twin, ask(twin, JUDGED, first))))
     best = choose(plain, full)
     full.sort(key=by_gain, reverse=True)
     kept = [record(plain, f.answers, f.trial, f is best) for f in (*full, *begun[left:])]
-    return best.candidate, (record(plain, plain), *kept)
+    return Outcome(best.candidate, (record(plain, plain), *kept), tuple(weaker))
 
 
-def _unfaded(best: Finalist) -> list[tuple[Candidate, Trial]]:
+def _unfaded(best: Finalist) -> tuple[Candidate, Trial]:
     """The same without fading. Its trial is that of the best: there is no fading before the first token."""
     twin = replace(best.candidate, method=best.candidate.method.model_copy(update={"fade": None}))
-    return [(twin, best.trial.model_copy(update={"steering": twin.method.as_dict()}))]
+    return twin, best.trial.model_copy(update={"steering": twin.method.as_dict()})
+
+
+def _weaker(candidate: Candidate) -> Candidate:
+    method = candidate.method
+    return replace(candidate, method=method.with_strength(float(f"{method.strength / 2**0.5:.2g}")))

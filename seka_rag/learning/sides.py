@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from seka_rag.hf.sites import KeySites
 from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.examples import Example, closed_book_example, record_examples
 from seka_rag.learning.progress import Progress
+from seka_rag.learning.recall import recall
 from seka_rag.learning.scores import batches, margins, next_scores
 from seka_rag.questions.answers import normalise
 from seka_rag.questions.facts import Fact, load_facts
@@ -37,10 +39,12 @@ class Sides:
     training: tuple[Fact, ...]
 
     @classmethod
-    def of(cls, known: Sequence[Fact], count: int, seed: int) -> Sides:
+    def of(cls, known: Sequence[Fact], recalled: Collection[str], count: int, seed: int) -> Sides:
         """Part facts by a shuffle of their subjects.
 
         Args:
+            known: facts of which the model prefers the true answer.
+            recalled: ids of those that it answers. Only these are measured on: what was wrong before, steering cannot lose.
             count: how many to measure on. It is at most half of all, so that few known facts give a smaller measurement.
 
         Raises:
@@ -51,16 +55,24 @@ class Sides:
             groups.setdefault(subject_of(fact), []).append(fact)
         names = sorted(groups)
         random.Random(f"sides {seed}").shuffle(names)
-        target = min(count, len(known) // 2)
-        measured = place = 0
-        while measured < target:
-            measured += len(groups[names[place]])
-            place += 1
-        first, second = ([f for n in some for f in groups[n]] for some in (names[:place], names[place:]))
+        answered = {name: [f for f in group if f.id in recalled] for name, group in groups.items()}
+        target = min(count, len(known) // 2, sum(map(len, answered.values())))
+        first: list[Fact] = []
+        second: list[Fact] = []
+        for name in names:
+            if answered[name] and len(first) < target:
+                first += answered[name]
+            else:
+                second += groups[name]
         if len(known) < FACTS_NEEDED or len(second) < len(known) // 3:
             raise LearningError(
                 f"{len(known)} known facts about {len(groups)} subjects are too few to measure on some and train on others: "
                 f"calibration needs {FACTS_NEEDED}, no subject with more than a third of them; give more facts=..."
+            )
+        if target < FACTS_NEEDED // 2:
+            raise LearningError(
+                f"of {len(known)} facts that the model prefers to false ones it answers {target} in two of three wordings, "
+                f"and calibration needs {FACTS_NEEDED // 2} to measure on: give more facts=..., or use a learned bank as it is"
             )
         return cls(tuple(first[:target]), tuple(second))
 
@@ -113,3 +125,9 @@ def known_facts(
             "it knows, or use a learned bank as it is"
         )
     return found
+
+
+def recalled_facts(hf_model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], show: Progress) -> list[str]:
+    """Ids of the facts that the model answers rightly, closed book, in two of three wordings at least."""
+    found = recall(hf_model, tokenizer, facts, progress=partial(show, "recall"))
+    return [r.fact.id for r in found if sum(r.right) >= 2]

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from seka_rag import SteeredModel
-from seka_rag.bench.closed_book import known_facts, margins, recall
+from seka_rag.bench.closed_book import known_facts, margins
 from seka_rag.bench.measure import answers
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.tasks.asking import question_item
 from seka_rag.demo import words, world
 from seka_rag.errors import SettingError
+from seka_rag.learning.recall import recall
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.questions.kinds import questions
 
@@ -52,18 +53,18 @@ def test_what_was_taught_is_known_and_nothing_else(demo):
 
 
 def test_answers_stay_with_their_questions(demo):
-    together = recall(demo, REMEMBERED, batch_size=7)
+    together = recall(demo.hf_model, demo.tokenizer, REMEMBERED, batch_size=7)
     for fact, found in zip(REMEMBERED, together, strict=True):
         assert found.fact is fact
-        assert found.answers == recall(demo, [fact])[0].answers
+        assert found.answers == recall(demo.hf_model, demo.tokenizer, [fact])[0].answers
         assert len(found.answers) == len(found.right) == 3
 
 
 def test_as_many_wordings_as_the_rule_asks_for(demo):
-    (found,) = recall(demo, REMEMBERED[:1], wordings=2)
+    (found,) = recall(demo.hf_model, demo.tokenizer, REMEMBERED[:1], wordings=2)
     assert len(found.answers) == 2
     one = REMEMBERED[0].model_copy(update={"questions": (REMEMBERED[0].questions[0], "Hello?", "What?")})
-    (answers,) = recall(demo, [one])
+    (answers,) = recall(demo.hf_model, demo.tokenizer, [one])
     assert answers.right == (True, False, False)
     assert known_facts(demo, [one], at_least=1) == [one]
     assert known_facts(demo, [one]) == []

@@ -37,7 +37,9 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
             kinds=(kind,),
             chosen=True,
         )
-        record = Calibration(budget=0.3, data="", seed=0, trials=(trial,), known=247, trained=182, answers=(answered,))
+        record = Calibration(
+            budget=0.3, data="", seed=0, trials=(trial,), known=247, recalled=150, trained=182, answers=(answered,)
+        )
         return found.changed(calibration=record)
 
     monkeypatch.setattr(calibrating, "calibrate", calibrate)
@@ -50,7 +52,7 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert [p.name for p in tmp_path.iterdir()] == ["bank"]
     assert "unsteered" not in result.output  # a model that is loaded to be calibrated needs no bank
-    assert "247 facts known, 182 of them for gradients and training only" in result.output
+    assert "247 facts known, 150 of them answered; 182 for gradients and training only" in result.output
     shown = "".join(result.output.split())
     for cell in ("7/9", "+4-1", "+0.333", "0.250", "KeyVector", "gain=0.7", "fade=sentence", "harm:"):
         assert cell in shown

@@ -187,12 +187,12 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         calibrate(model, model.bank, settings, facts=facts, progress=kill, unfinished=tmp_path / "steps")
-    assert list(dict.fromkeys(steps)) == ["facts", "heads", "round 1 of 1", "training subspaces"]
+    assert list(dict.fromkeys(steps)) == ["facts", "recall", "heads", "round 1 of 1", "training subspaces"]
     steps.clear()
     again = lambda step, *_: steps.append(step)  # noqa: E731
     monkeypatch.setattr(calibrating, "head_gradient", lambda *_, **__: pytest.fail("computed again"))
     found = calibrate(model, model.bank, settings, facts=facts, progress=again, unfinished=tmp_path / "steps")
-    assert "facts" not in steps
+    assert not {"facts", "recall"} & set(steps)
     record = found.calibration
     assert record is not None
     plain, *others = record.trials
@@ -201,9 +201,12 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     assert {t.examples for t in record.trials} == {8}
     assert record.known is not None
     assert record.known >= 8 + record.trained
+    assert record.recalled is not None
+    assert 12 <= record.recalled < record.known  # it prefers more than it answers
     methods = [t.steering["method"] for t in others]
-    assert methods == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["Seka"]
-    assert others[-1].heads == "all, trained subspaces"
+    assert methods[:7] == ["Seka"] * 3 + ["RandomProjection"] * 3 + ["Seka"]
+    assert others[6].heads == "all, trained subspaces"
+    assert len(others[7:]) == len({s for s in steps if s.startswith("answers at")})
     twins = [t for t in others if t.steering["method"] == "RandomProjection"]
     assert {t.steering["seed"] for t in twins} == {0, 1, 2}
     assert twins[0].heads in [t.heads for t in others if t.steering["method"] == "Seka"]

@@ -8,22 +8,37 @@ from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.questions.kinds import questions
 
 DEVELOPMENT = [fact for fact in load_facts() if fact.split == "development"]
+EVERY = {fact.id for fact in DEVELOPMENT}
 KINDS = ("conflict", "irrelevant")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("known", [DEVELOPMENT, DEVELOPMENT[::3], DEVELOPMENT[:24]])
 def test_no_subject_is_on_both_sides(known, seed):
-    sides = Sides.of(known, 64, seed)
+    sides = Sides.of(known, EVERY, 64, seed)
     assert not {subject_of(f) for f in sides.measured} & {subject_of(f) for f in sides.training}
     assert not {f.subject for f in sides.measured} & {f.subject for f in sides.training}
     assert len(sides.measured) == min(64, len(known) // 2)
     assert len(set(sides.measured)) == len(sides.measured)
-    assert Sides.of(known, 64, seed) == sides
+    assert Sides.of(known, EVERY, 64, seed) == sides
+
+
+def test_only_facts_that_the_model_answers_are_measured():
+    recalled = {fact.id for fact in DEVELOPMENT[::2]}
+    sides = Sides.of(DEVELOPMENT, recalled, 64, 0)
+    assert len(sides.measured) == 64
+    assert {fact.id for fact in sides.measured} <= recalled
+    assert {fact.id for fact in sides.training} & recalled
+    assert {fact.id for fact in sides.training} - recalled
+    assert not {subject_of(f) for f in sides.measured} & {subject_of(f) for f in sides.training}
+    few = Sides.of(DEVELOPMENT, {fact.id for fact in DEVELOPMENT[:30]}, 64, 0)
+    assert set(few.measured) == set(DEVELOPMENT[:30])
+    with pytest.raises(LearningError, match=r"it answers 5 in two of three wordings, and calibration needs 12"):
+        Sides.of(DEVELOPMENT, {fact.id for fact in DEVELOPMENT[:5]}, 64, 0)
 
 
 def test_each_measured_fact_is_asked_once_and_training_asks_of_none():
-    sides = Sides.of(DEVELOPMENT, 64, 0)
+    sides = Sides.of(DEVELOPMENT, EVERY, 64, 0)
     for kind in KINDS:
         measured = sides.measured_records(kind, 0)
         training = sides.training_records(kind, 264, 0)
@@ -35,7 +50,7 @@ def test_each_measured_fact_is_asked_once_and_training_asks_of_none():
 
 
 def test_no_passage_of_training_states_a_measured_fact():
-    sides = Sides.of(DEVELOPMENT, 64, 0)
+    sides = Sides.of(DEVELOPMENT, EVERY, 64, 0)
     told = [f.statement(i, f.answers[0]) for f in sides.measured for i in range(len(f.statements))]
     of = lambda records: [t for t in told for r in records for p in r.passages if t in p]  # noqa: E731
     for kind in KINDS:
@@ -45,9 +60,9 @@ def test_no_passage_of_training_states_a_measured_fact():
 
 def test_too_few_facts_or_too_few_subjects():
     with pytest.raises(LearningError, match="23 known facts about .* calibration needs 24"):
-        Sides.of(DEVELOPMENT[:23], 64, 0)
+        Sides.of(DEVELOPMENT[:23], EVERY, 64, 0)
     one = [Fact(**{**f.model_dump(), "group": "the same"}) for f in DEVELOPMENT[:60]]
     with pytest.raises(LearningError, match="60 known facts about 1 subjects"):
-        Sides.of(one, 64, 0)
+        Sides.of(one, EVERY, 64, 0)
     with pytest.raises(RecordError, match="others: 1 facts are development"):
         questions("conflict", "development", 2, passages=(3, 3), others=DEVELOPMENT[:1])
