@@ -86,10 +86,10 @@ def calibrate(
        setting of each method. Beside the best SEKA its random twins are measured, which are never chosen.
     5. If asked for: vectors, strengths of heads or subspaces, trained from the best heads (``tune``), at 0.7, 1, 1.4 and 2
        times what they were trained for.
-    6. Within the budget, the best setting of each method and the strongest of each training generate answers (``finals``); the
-       best of these is made weaker while it does harm. Chosen is, of those that harm nothing, the one with most right answers
-       over questions of four kinds (``choose``). The bank keeps the subspaces that the chosen one needs, and trained vectors
-       whoever is chosen.
+    6. Within the budget, the best setting of each method and the two strongest of each training generate answers (``finals``);
+       what does harm is made weaker. Chosen is, of those that harm nothing, the one with most right answers over questions
+       of four kinds (``choose``). The bank keeps the subspaces that the chosen one needs, and trained vectors whoever is
+       chosen.
 
     The choice among settings is made on what was measured, so the chosen one's figures are a little too good: what it is worth
     shows on the held-out side, which is not touched here.

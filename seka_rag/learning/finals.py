@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,7 @@ class Outcome:
 
 
 def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[tuple[Candidate, Trial]]:
-    """Within the budget: the first setting of each method, untrained, and the strongest of each training; no controls.
+    """Within the budget: the first setting of each method, untrained, and the two strongest of each training; no controls.
 
     Args:
         trials: untrained ones in their order, the best first; trained ones by their strength.
@@ -49,7 +50,7 @@ def finalists(trials: Sequence[tuple[Candidate, Trial]], budget: float) -> list[
     groups: dict[tuple[type, str | None], list[tuple[Candidate, Trial]]] = {}
     for candidate, trial in some:
         groups.setdefault((type(candidate.method), candidate.training), []).append((candidate, trial))
-    return [group[0 if training is None else -1] for (_, training), group in groups.items()]
+    return [one for (_, training), group in groups.items() for one in (group[:1] if training is None else group[-2:])]
 
 
 def finals(
@@ -61,9 +62,10 @@ def finals(
 ) -> Outcome:
     """Ask the finalists, and choose.
 
-    All answer a third of the questions of each kind. The three of the largest gain answer the others too; while the best of
-    these does harm, it is tried at 1/1.4 of its strength, at most twice. What would be chosen then answers once more
-    without fading. A third of the questions with a false sentence highlighted are also asked, and decide nothing.
+    All answer a third of the questions of each kind. The three of the largest gain answer the others too. Of these, one that
+    does harm is tried at 1/1.4 of its strength, at most twice, as long as its gain is larger than that of all that do
+    none. What would be chosen then answers once more without fading. A third of the questions with a false sentence
+    highlighted are also asked, and decide nothing.
 
     Args:
         measure: gives a setting's trial.
@@ -96,14 +98,19 @@ def finals(
     def by_gain(some: Finalist) -> float:
         return gain(plain, some.answers)
 
-    best = max(full, key=by_gain)
+    def harmless_gain() -> float:
+        return max((by_gain(f) for f in full if harm(plain, f.answers) is None), default=-math.inf)
+
     weaker: list[Trial] = []
-    while harm(plain, best.answers) is not None and len(weaker) < _WEAKER:
-        candidate, trial = measure(_weaker(best.candidate))
-        weaker.append(trial)
-        advance = counting(show, f"answers at {candidate.method.strength:g}", more)
-        best = Finalist(candidate, trial, whole(candidate, ask(candidate, JUDGED, first)))
-        full.append(best)
+    for best in sorted(full, key=by_gain, reverse=True):
+        for _ in range(_WEAKER):
+            if by_gain(best) <= harmless_gain():
+                break
+            candidate, trial = measure(_weaker(best.candidate))
+            weaker.append(trial)
+            advance = counting(show, f"answers at {candidate.method.strength:g}", more)
+            best = Finalist(candidate, trial, whole(candidate, ask(candidate, JUDGED, first)))
+            full.append(best)
     twin, trial = _unfaded(choose(plain, full))
     advance = counting(show, "answers, never fading", more)
     full.append(Finalist(twin, trial, whole(twin, ask(twin, JUDGED, first))))
