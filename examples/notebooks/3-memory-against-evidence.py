@@ -9,7 +9,7 @@
 
 # %%
 from seka_rag import Prompt, SteeredModel
-from seka_rag.bench.closed_book import margins
+from seka_rag.bench.closed_book import known_facts
 from seka_rag.bench.rates import Rate
 from seka_rag.questions.facts import load_facts
 from seka_rag.questions.kinds import questions
@@ -24,19 +24,15 @@ print(method)
 # %% [markdown]
 # ## Questions
 #
-# About facts that the model knows: closed book, the true answer is likelier
-# than each false one. Of the development side, since nothing that is looked
-# at here should be used to report figures.
+# About facts that the model knows: without passages it answers them rightly,
+# in two of three wordings. Of the development side, since nothing that is
+# looked at here should be used to report figures.
 
 # %%
 facts = [fact for fact in load_facts() if fact.split == "development"][
     : 20 * ROUNDS
 ]
-known = [
-    fact
-    for fact, margin in zip(facts, margins(model, facts), strict=True)
-    if margin > 0
-]
+known = known_facts(model, facts)
 print(len(known), "of", len(facts), "facts are known")
 TEMPLATE = "Context:\n{context}\n\nQuestion: {question}\nAnswer:"
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 import seka_rag
-from seka_rag.bench.closed_book import margins
+from seka_rag.bench.closed_book import known_facts
 from seka_rag.bench.rates import Rate
 from seka_rag.demo.figures import Figure, write_rates, write_text
 from seka_rag.demo.library import QUESTIONS, Asked, InOrder
@@ -112,9 +112,8 @@ def rates(
 def known_to(
     model: SteeredModel, split: Split, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Fact]:
-    """The facts of a side that the closed-book model knows: the true answer is likelier than every false one."""
-    facts = [fact for fact in load_facts() if fact.split == split]
-    return [fact for fact, m in zip(facts, margins(model, facts, progress=progress), strict=True) if m > 0]
+    """The facts of a side that the model answers rightly without passages, in two of three wordings: it can lose these."""
+    return known_facts(model, [fact for fact in load_facts() if fact.split == split], progress=progress)
 
 
 def _of(show: Callable[[str, int, int], None], text: str, total: int, done: int) -> None:

@@ -1,14 +1,12 @@
 """What a model knows without passages, found on the demo model, whose memory is known, and on SmolLM2."""
 
 import copy
-import math
 from dataclasses import replace
 
 import pytest
-import torch
 
 from seka_rag import SteeredModel
-from seka_rag.bench.closed_book import known_facts, margins
+from seka_rag.bench.closed_book import known_facts
 from seka_rag.bench.measure import answers
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.tasks.asking import question_item
@@ -95,29 +93,6 @@ def test_an_answer_outside_a_chat_ends_with_its_line(demo, monkeypatch, template
     assert stopped == [stop]
 
 
-def test_the_truth_is_likelier_by_so_many_nats(demo):
-    seen = []
-    found = margins(demo, REMEMBERED, batch_size=5, progress=lambda i, n: seen.append((i, n)))
-    assert seen == [(5, 12), (10, 12), (12, 12)]
-    for fact, margin in zip(REMEMBERED[:4], found, strict=False):  # by hand, one at a time
-        asked = demo.tokenize_chat([{"role": "user", "content": f"Complete the sentence: {fact.cloze}"}])
-        ids = asked.ids + demo.tokenizer(fact.cloze, add_special_tokens=False)["input_ids"]
-        with torch.inference_mode():
-            scores = demo.hf_model(input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(-1)
-        first = [
-            demo.tokenizer(f" {a}", add_special_tokens=False)["input_ids"][0]
-            for a in (fact.answers[0], *(names[0] for names in fact.alternatives))
-        ]
-        false = max(float(scores[t]) for t in first[1:] if t != first[0])
-        assert margin == pytest.approx(float(scores[first[0]]) - false, abs=1e-4)
-
-
-def test_a_margin_needs_answers_that_differ(demo):
-    same = REMEMBERED[0].model_copy(update={"alternatives": (("Porto Alegre",), ("Porto Bello",), ("Porto Novo",))})
-    assert same.answers == ("Porto",)
-    assert math.isnan(margins(demo, [same])[0])
-
-
 @pytest.mark.parametrize(
     "bad", [{"at_least": 0}, {"at_least": 4}, {"wordings": 0, "at_least": 0}, {"batch_size": 0}, {"wordings": 9}]
 )
@@ -132,4 +107,3 @@ def test_smollm2_knows_capitals_and_no_composers(smollm2):
     names = ("capital-france", "capital-japan", "opposite-word-hot", "composer-opera-aida")
     facts = [fact for fact in load_facts() if fact.id in names]
     assert {f.id for f in known_facts(model, facts)} == set(names) - {"composer-opera-aida"}
-    assert margins(model, [f for f in facts if f.id == "capital-france"])[0] > 4
