@@ -79,8 +79,9 @@ def computes_bfloat16() -> bool:
     """Whether bfloat16 is the faster dtype on this processor: on x86 with AMX, elsewhere with instructions for bfloat16.
 
     SmolLM2 on two cores: with AVX2 alone bfloat16 takes five times as long as float32 (AMD EPYC, 8 x 300 tokens: 37 and 8 s).
-    With AVX512-BF16 and no AMX it takes 1.4 times as long for a prompt and 1.1 to 1.2 times with an answer (Xeon, 8 x 257
-    tokens: 3.9 and 2.7 s, with 24 more tokens 6.0 and 5.5 s; medians of four interleaved rounds).
+    With AVX512-BF16 and no AMX it depends: 1.4 times as long for a prompt on a Xeon (8 x 257 tokens: 3.9 and 2.7 s), less than
+    half on an EPYC of Zen 5 (8 x 300: 1.2 and 3.0 s; 32 x 300 and 24 more tokens: 9.2 and 19.5 s; medians of four interleaved
+    rounds). What the processor is cannot be asked for in a portable way, so it is float32 there.
     """
     if platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_amx_tile_supported())
