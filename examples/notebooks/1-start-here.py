@@ -61,14 +61,15 @@ print(repr(model.usual_steering))
 # %% [markdown]
 # ## One question
 #
-# Chosen because the two answers differ; five that were not chosen follow below.
+# Chosen, of fifteen that were tried, because the two answers differ and the
+# steered one is right; five that were not chosen follow below.
 #
 # `prepare` retrieves, highlights and lays out the prompt; nothing has been
 # computed by the model yet. Then the same prompt is answered twice. Open the
 # prompt below to see what was highlighted.
 
 # %%
-question = "What happens when a pass statement is executed?"
+question = "When is pass useful?"
 prepared = rag.prepare(question)
 plain = rag.answer(prepared, steering=None, max_new_tokens=TOKENS)
 steered = rag.answer(prepared, max_new_tokens=TOKENS)
@@ -114,7 +115,7 @@ answers = {
     )
     for s in (method.strength * factor for factor in (0, 0.5, 1, 2))
 }
-strengths(answers, right=lambda text: "nothing" in text or "null" in text)
+strengths(answers, right=lambda text: "required" in text)
 
 # %% [markdown]
 # ## Five questions

@@ -56,7 +56,8 @@ class Sides:
         names = sorted(groups)
         random.Random(f"sides {seed}").shuffle(names)
         answered = {name: [f for f in group if f.id in recalled] for name, group in groups.items()}
-        target = min(count, len(known) // 2, sum(map(len, answered.values())))
+        right = sum(map(len, answered.values()))
+        target = min(count, len(known) // 2, right)
         first: list[Fact] = []
         second: list[Fact] = []
         for name in names:
@@ -69,9 +70,9 @@ class Sides:
                 f"{len(known)} known facts about {len(groups)} subjects are too few to measure on some and train on others: "
                 f"calibration needs {FACTS_NEEDED}, no subject with more than a third of them; give more facts=..."
             )
-        if target < FACTS_NEEDED // 2:
+        if right < FACTS_NEEDED // 2:
             raise LearningError(
-                f"of {len(known)} facts that the model prefers to false ones it answers {target} in two of three wordings, "
+                f"of {len(known)} facts that the model prefers to false ones it answers {right} in two of three wordings, "
                 f"and calibration needs {FACTS_NEEDED // 2} to measure on: give more facts=..., or use a learned bank as it is"
             )
         return cls(tuple(first[:target]), tuple(second))

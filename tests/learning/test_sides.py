@@ -33,6 +33,7 @@ def test_only_facts_that_the_model_answers_are_measured():
     assert not {subject_of(f) for f in sides.measured} & {subject_of(f) for f in sides.training}
     few = Sides.of(DEVELOPMENT, {fact.id for fact in DEVELOPMENT[:30]}, 64, 0)
     assert set(few.measured) == set(DEVELOPMENT[:30])
+    assert len(Sides.of(DEVELOPMENT, recalled, 8, 0).measured) == 8  # fewer than must be answered may be asked for
     with pytest.raises(LearningError, match=r"it answers 5 in two of three wordings, and calibration needs 12"):
         Sides.of(DEVELOPMENT, {fact.id for fact in DEVELOPMENT[:5]}, 64, 0)
 
