@@ -10,10 +10,10 @@ from seka_rag.bench.closed_book import known_facts
 from seka_rag.bench.measure import answers
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.tasks.asking import question_item
-from seka_rag.demo import words, world
+from seka_rag.demo import real, words, world
 from seka_rag.errors import SettingError
 from seka_rag.learning.recall import recall
-from seka_rag.questions.facts import Fact, load_facts
+from seka_rag.questions.facts import SPLITS, Fact, load_facts
 from seka_rag.questions.kinds import questions
 
 
@@ -48,6 +48,12 @@ def test_what_was_taught_is_known_and_nothing_else(demo):
     assert len([fact for fact in known if fact in REMEMBERED]) >= 11
     assert not [fact for fact in known if fact in NEVER_TOLD]
     assert seen == [(i, 72) for i in (10, 20, 30, 40, 50, 60, 70, 72)]
+
+
+def test_the_demo_asks_about_facts_that_are_answered(demo, monkeypatch):
+    monkeypatch.setattr(real, "load_facts", lambda: (*REMEMBERED, *NEVER_TOLD))
+    known = [fact for split in SPLITS for fact in real.known_to(demo, split)]
+    assert {fact.id for fact in known} == {fact.id for fact in known_facts(demo, REMEMBERED)}
 
 
 def test_answers_stay_with_their_questions(demo):
