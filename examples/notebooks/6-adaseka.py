@@ -108,10 +108,11 @@ Image(str(picture), width=640)
 
 # %%
 FAMILIES = ["adaseka-choice", "adaseka-random", "adaseka-uniform"]
+USUAL = {"adaseka-uniform": 0.5, "calibrated": model.usual_steering.strength}
 variants = [
     v
     for v in choose([*FAMILIES, "expert", "calibrated"], experts)
-    if v.strength in (None, 0.5 if v.method == "adaseka-uniform" else 2.0)
+    if v.strength in (None, USUAL.get(v.method, 2.0))
 ]
 asked = [i for i in items if i.groups[0] in ("statement", "proverb")]
 asked += [i for i in items if i.groups[0] == "irrelevant"][: FACTS // 4 + 1]

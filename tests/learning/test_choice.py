@@ -105,19 +105,19 @@ def with_trial(candidate, disturbance):
     ("harmful", "expected", "measured"),
     [
         ([], "KeyScaling 1", []),
-        (["KeyScaling 1"], "KeyScaling 0.71", ["KeyScaling 0.71"]),
-        (["KeyScaling 1", "KeyScaling 0.71"], "Seka 0.5", ["KeyScaling 0.71"]),  # weaker, it gains no more than Seka
-        (["KeyScaling 1", "Seka 0.5"], "KeyScaling 0.71", ["KeyScaling 0.71"]),
+        (["KeyScaling 1"], "KeyScaling 0.7", ["KeyScaling 0.7"]),
+        (["KeyScaling 1", "KeyScaling 0.7"], "Seka 0.5", ["KeyScaling 0.7"]),  # weaker, it gains no more than Seka
+        (["KeyScaling 1", "Seka 0.5"], "KeyScaling 0.7", ["KeyScaling 0.7"]),
         (
-            ["KeyScaling 1", "KeyScaling 0.71", "KeyScaling 0.5", "Seka 0.5"],
-            "Seka 0.35",
-            ["KeyScaling 0.71", "KeyScaling 0.5", "Seka 0.35"],
+            ["KeyScaling 1", "KeyScaling 0.7", "KeyScaling 0.5", "Seka 0.5"],
+            "Seka 0.4",
+            ["KeyScaling 0.7", "KeyScaling 0.5", "Seka 0.4"],
         ),
     ],
 )
 def test_what_does_harm_is_made_weaker_while_it_may_be_the_best(asked, monkeypatch, harmful, expected, measured):
     model, records = asked
-    right = {"KeyScaling 1": 6, "KeyScaling 0.71": 5, "KeyScaling 0.5": 4, "Seka 0.5": 5, "Seka 0.35": 2}
+    right = {"KeyScaling 1": 6, "KeyScaling 0.7": 5, "KeyScaling 0.5": 4, "Seka 0.5": 5, "Seka 0.4": 2}
 
     def name(steering):
         return f"{steering['method']} {steering['gain']:g}"
@@ -145,6 +145,28 @@ def test_what_does_harm_is_made_weaker_while_it_may_be_the_best(asked, monkeypat
     assert next(iter(done)) == "answers"
     assert list(done)[-1] == "answers, never fading"
     assert all(n == total for n, total in done.values())
+
+
+def test_a_strength_that_was_asked_is_not_asked_again(asked, monkeypatch):
+    """Of trained vectors at 1.4 and 1, of which both do harm, the weaker of the first is the second."""
+    model, records = asked
+    calls = []
+
+    def ask(self, candidate, kind, part):
+        if candidate is None:
+            return [(False, 0.0, True) for _ in part]
+        calls.append((candidate.method.strength, candidate.method.fade, kind, part))
+        return [(True, 0.5 if candidate.method.strength > 0.6 else 0.0, True) for _ in part]
+
+    monkeypatch.setattr(Answering, "_ask", ask)
+    answering = Answering(model.hf_model, model.tokenizer, records, Steps(None, {}))
+    vectors = [Candidate(KeyVector(gain=g, fade="sentence"), model.bank, "h", training="vectors") for g in (1.0, 1.4)]
+    outcome = finals(
+        answering, [with_trial(v, 0.1) for v in vectors], 0.3, lambda *_: None, lambda c: with_trial(c, 0.05)
+    )
+    assert len(calls) == len(set(calls))
+    assert [t.steering["gain"] for t in outcome.weaker] == [0.7, 0.5]
+    assert outcome.chosen.method.strength == 0.5
 
 
 def test_finalists_are_the_first_of_each_method_and_two_of_each_training_but_no_controls():
