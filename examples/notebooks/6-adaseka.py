@@ -145,11 +145,11 @@ for variant in variants:
 
 # %% [markdown]
 # Routing does not pay here. The experts differ: *needle* alone is right in
-# 0.57, *instruction* in 0.19. But prompts do not choose the expert of their
+# 0.55, *instruction* in 0.18. But prompts do not choose the expert of their
 # kind, as the picture shows: biographies choose *instruction*. The choice is
 # right in 0.35, no more than equal weights or its choices dealt out at
 # random, and less than the best expert alone or the one calibrated bank
-# (0.57). Steering as such helps, with any of them but *instruction*.
+# (0.63). Steering as such helps, with any of them but *instruction*.
 #
 # Experts of more triples and conflicts are counted on the page about experts;
 # they give the same picture.
