@@ -27,8 +27,9 @@ from seka_rag.hf.sites import KeySites
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.learning.examples import Example, record_examples
 from seka_rag.learning.queries import question_prompt
+from seka_rag.learning.recall import recalled_facts
 from seka_rag.learning.scores import Edits, batches, divergence, margins, next_scores
-from seka_rag.learning.sides import Sides, known_facts, recalled_facts, subject_of
+from seka_rag.learning.sides import Sides, known_facts, subject_of
 from seka_rag.learning.statistics import KeyStatistics, collect_statistics
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.model.steered import SteeredModel
@@ -74,7 +75,7 @@ def fresh_facts(model: SteeredModel, seed: int) -> list[Fact]:
     assert bank.calibration is not None
     hf_model = model.hf_model
     known = known_facts(hf_model, model.tokenizer, find_key_sites(hf_model), load_facts(), lambda *_: None)
-    recalled = recalled_facts(hf_model, model.tokenizer, known, lambda *_: None)
+    recalled = {fact.id for fact in recalled_facts(hf_model, model.tokenizer, known)}
     measured = bank.calibration.measured or bank.calibration.trials[0].examples
     sides = Sides.of(known, recalled, measured, seed)
     used = {record.meta["fact"] for record in sides.training_records("conflict", _GRADIENT, seed)}

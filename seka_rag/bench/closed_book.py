@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from seka_rag.errors import SettingError
 from seka_rag.hf.types import Tokenizer
-from seka_rag.learning.recall import recall
+from seka_rag.learning.recall import recalled_facts
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.facts import Fact
 
@@ -22,15 +21,16 @@ def known_facts(
     batch_size: int = 32,
     progress: Progress | None = None,
 ) -> list[Fact]:
-    """The facts that a model knows: of ``wordings`` questions, ``at_least`` get an answer that holds the true one.
-
-    Raises:
-        SettingError: ``at_least`` is not between 1 and ``wordings``; or as in ``recall``.
-    """
-    if not 1 <= at_least <= wordings:
-        raise SettingError(f"at_least={at_least}: give a number from 1 to wordings={wordings}")
-    found = recall(model.hf_model, model.tokenizer, facts, wordings=wordings, batch_size=batch_size, progress=progress)
-    return [r.fact for r in found if sum(r.right) >= at_least]
+    """The facts that a model knows, which is to answer them: see ``recalled_facts``."""
+    return recalled_facts(
+        model.hf_model,
+        model.tokenizer,
+        facts,
+        at_least=at_least,
+        wordings=wordings,
+        batch_size=batch_size,
+        progress=progress,
+    )
 
 
 def first_tokens(tokenizer: Tokenizer, cloze: str, answers: Iterable[str]) -> set[int]:

@@ -101,7 +101,7 @@ class Answering:
         found: dict[int, tuple[bool, float, bool]] = {}
         for some in by_length(prompts, _BATCH):
             here = [prompts[i] for i in some]
-            answered = generate(self.hf_model, self.tokenizer, here, NEW_TOKENS, candidate)
+            answered = generate(self.hf_model, self.tokenizer, here, candidate)
             for i, (text, stopped) in zip(some, answered, strict=True):
                 found[i] = (records[i].is_right(text), repetition(text), stopped)
         return [found[i] for i in range(len(prompts))]
@@ -111,10 +111,11 @@ def generate(
     hf_model: nn.Module,
     tokenizer: Tokenizer,
     prompts: Sequence[TokenizedPrompt],
-    new_tokens: int,
     candidate: Candidate | None = None,
 ) -> list[tuple[str, bool]]:
-    """Greedy answers to a batch of prompts, and whether each ended by itself; without a chat template they are one line.
+    """Greedy answers to a batch of prompts, of up to ``NEW_TOKENS`` tokens, and whether each ended by itself.
+
+    Without a chat template an answer is one line.
 
     Args:
         candidate: None for the plain model.
@@ -136,7 +137,7 @@ def generate(
             attention_mask=attention,
             pad_token_id=padding,
             do_sample=False,
-            max_new_tokens=new_tokens,
+            max_new_tokens=NEW_TOKENS,
             stopping_criteria=criteria,
         )
     ends = end_ids(hf_model, tokenizer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from seka_rag.learning.finals import finals
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.learn import learn_bank
 from seka_rag.learning.progress import Progress, counting
+from seka_rag.learning.recall import recalled_facts
 from seka_rag.learning.resume import Steps, short_digest
-from seka_rag.learning.sides import Sides, known_facts, recalled_facts
+from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.learning.trainable import TRAINABLES, Training, by_layer
 from seka_rag.learning.trials import METHODS, Bench, Candidate, Measured, candidates
@@ -196,7 +198,8 @@ def prepare(
     sites = find_key_sites(hf_model)
     ids = steps.json("known", lambda: [f.id for f in known_facts(hf_model, tokenizer, sites, facts, show)])
     known = [fact for fact in facts if fact.id in set(ids)]
-    recalled = steps.json("recalled", lambda: recalled_facts(hf_model, tokenizer, known, show))
+    asked = partial(recalled_facts, hf_model, tokenizer, known, progress=partial(show, "recall"))
+    recalled = steps.json("recalled", lambda: [f.id for f in asked()])
     sides = Sides.of(known, recalled, max(settings.examples, settings.questions), settings.seed)
     count = _TRAINING if settings.tune else _GRADIENT
     conflicts, unrelated = (

@@ -93,10 +93,15 @@ def finals(
     begun.sort(key=lambda f: -gain(beginning, f.answers))
     plain = whole(None, beginning)
     full = [Finalist(f.candidate, f.trial, whole(f.candidate, f.answers)) for f in begun[:left]]
-    more = len(JUDGED) * every + len(REPORTED) * len(first)
 
     def by_gain(some: Finalist) -> float:
         return gain(plain, some.answers)
+
+    def one_more(step: str, candidate: Candidate, trial: Trial) -> Finalist:
+        nonlocal advance
+        advance = counting(show, step, len(JUDGED) * every + len(REPORTED) * len(first))
+        full.append(Finalist(candidate, trial, whole(candidate, ask(candidate, JUDGED, first))))
+        return full[-1]
 
     def harmless_gain() -> float:
         return max((by_gain(f) for f in full if harm(plain, f.answers) is None), default=-math.inf)
@@ -111,13 +116,9 @@ def finals(
             if asked is None:
                 candidate, trial = measure(candidate)
                 weaker.append(trial)
-                advance = counting(show, f"answers at {candidate.method.strength:g}", more)
-                asked = Finalist(candidate, trial, whole(candidate, ask(candidate, JUDGED, first)))
-                full.append(asked)
+                asked = one_more(f"answers at {candidate.method.strength:g}", candidate, trial)
             best = asked
-    twin, trial = _unfaded(choose(plain, full))
-    advance = counting(show, "answers, never fading", more)
-    full.append(Finalist(twin, trial, whole(twin, ask(twin, JUDGED, first))))
+    one_more("answers, never fading", *_unfaded(choose(plain, full)))
     best = choose(plain, full)
     full.sort(key=by_gain, reverse=True)
     kept = [record(plain, f.answers, f.trial, f is best) for f in (*full, *begun[left:])]

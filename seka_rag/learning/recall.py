@@ -10,7 +10,7 @@ from torch import nn
 from seka_rag.errors import SettingError
 from seka_rag.hf.tokens import TokenizedPrompt, by_length, tokenize
 from seka_rag.hf.types import Tokenizer
-from seka_rag.learning.answering import NEW_TOKENS, generate
+from seka_rag.learning.answering import generate
 from seka_rag.learning.examples import user_message
 from seka_rag.questions.answers import contains_answer
 from seka_rag.questions.facts import Fact
@@ -57,13 +57,34 @@ def recall(
     prompts = [_closed_book(tokenizer, question) for fact in facts for question in fact.questions[:wordings]]
     texts, done = [""] * len(prompts), 0
     for some in by_length(prompts, batch_size):
-        found = generate(hf_model, tokenizer, [prompts[i] for i in some], NEW_TOKENS)
+        found = generate(hf_model, tokenizer, [prompts[i] for i in some])
         for i, (text, _) in zip(some, found, strict=True):
             texts[i] = text.strip()
         done += len(some)
         if progress is not None:
             progress(done, len(prompts))
     return [Recall(fact, tuple(texts[i * wordings : (i + 1) * wordings])) for i, fact in enumerate(facts)]
+
+
+def recalled_facts(
+    hf_model: nn.Module,
+    tokenizer: Tokenizer,
+    facts: Sequence[Fact],
+    *,
+    at_least: int = 2,
+    wordings: int = 3,
+    batch_size: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Fact]:
+    """The facts that a model answers: of ``wordings`` questions, ``at_least`` get an answer that holds the true one.
+
+    Raises:
+        SettingError: ``at_least`` is not between 1 and ``wordings``; or as in ``recall``.
+    """
+    if not 1 <= at_least <= wordings:
+        raise SettingError(f"at_least={at_least}: give a number from 1 to wordings={wordings}")
+    found = recall(hf_model, tokenizer, facts, wordings=wordings, batch_size=batch_size, progress=progress)
+    return [r.fact for r in found if sum(r.right) >= at_least]
 
 
 def _closed_book(tokenizer: Tokenizer, question: str) -> TokenizedPrompt:

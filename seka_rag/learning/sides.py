@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from seka_rag.hf.sites import KeySites
 from seka_rag.hf.types import Tokenizer
 from seka_rag.learning.examples import Example, closed_book_example, record_examples
 from seka_rag.learning.progress import Progress
-from seka_rag.learning.recall import recall
 from seka_rag.learning.scores import batches, margins, next_scores
 from seka_rag.questions.answers import normalise
 from seka_rag.questions.facts import Fact, load_facts
@@ -126,9 +124,3 @@ def known_facts(
             "it knows, or use a learned bank as it is"
         )
     return found
-
-
-def recalled_facts(hf_model: nn.Module, tokenizer: Tokenizer, facts: Sequence[Fact], show: Progress) -> list[str]:
-    """Ids of the facts that the model answers rightly, closed book, in two of three wordings at least."""
-    found = recall(hf_model, tokenizer, facts, progress=partial(show, "recall"))
-    return [r.fact.id for r in found if sum(r.right) >= 2]

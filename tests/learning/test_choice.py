@@ -150,13 +150,14 @@ def test_what_does_harm_is_made_weaker_while_it_may_be_the_best(asked, monkeypat
 def test_a_strength_that_was_asked_is_not_asked_again(asked, monkeypatch):
     """Of trained vectors at 1.4 and 1, of which both do harm, the weaker of the first is the second."""
     model, records = asked
-    calls = []
+    calls, right = [], {1.4: 6, 1.0: 5, 0.7: 4, 0.5: 3}
 
     def ask(self, candidate, kind, part):
         if candidate is None:
             return [(False, 0.0, True) for _ in part]
-        calls.append((candidate.method.strength, candidate.method.fade, kind, part))
-        return [(True, 0.5 if candidate.method.strength > 0.6 else 0.0, True) for _ in part]
+        strength = candidate.method.strength
+        calls.append((strength, candidate.method.fade, kind, part))
+        return [(i < right[strength], 0.5 if strength > 0.6 else 0.0, True) for i in part]
 
     monkeypatch.setattr(Answering, "_ask", ask)
     answering = Answering(model.hf_model, model.tokenizer, records, Steps(None, {}))
