@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, PlainSerializer
 
-from seka_rag.errors import SettingError
+from seka_rag.errors import SettingError, SteeringError
 from seka_rag.frameworks.citing import CitationMode, as_citation_mode
-from seka_rag.frameworks.unmarked import OnUnmarked, as_on_unmarked
+from seka_rag.frameworks.highlights import Highlights
+from seka_rag.frameworks.unmarked import OnUnmarked, as_on_unmarked, decide
 from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 
@@ -71,6 +72,7 @@ class HighlightSettings:
         tools: whose output may be highlighted: the names of tools, or True for all.
         on_unmarked: see ``decide``.
         citations: whether the answer is to name the documents that it rests on, and with their text.
+        bank: whether there is one to steer with; without it highlights are an error.
     """
 
     kinds: frozenset[str] | None
@@ -78,6 +80,7 @@ class HighlightSettings:
     tools: bool | tuple[str, ...] = False
     on_unmarked: OnUnmarked = "warn"
     citations: CitationMode = False
+    bank: bool = True
 
     @classmethod
     def of(cls, *sources: Mapping[str, object]) -> HighlightSettings:
@@ -105,3 +108,16 @@ class HighlightSettings:
     def trusts(self, tool: str | None) -> bool:
         """Whether what this tool returned may be highlighted."""
         return self.tools if isinstance(self.tools, bool) else tool in self.tools
+
+    def settle(self, highlights: Highlights) -> Highlights:
+        """The highlights of a call as ``decide`` leaves them.
+
+        Raises:
+            SteeringError: passages are there and nothing is marked, with ``on_unmarked="raise"``; or highlights and no bank.
+        """
+        if highlights.spans and not self.bank:
+            raise SteeringError(
+                "the prompt has highlights, and bank=None leaves the model without a bank: give it one, or steering=None "
+                "for a plain answer"
+            )
+        return decide(highlights, self.on_unmarked)

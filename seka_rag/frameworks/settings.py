@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Literal
 
@@ -192,14 +193,19 @@ class ModelSettings(BaseModel):
 
     # --- one call
 
-    def highlight_settings(self, *sources: Mapping[str, object]) -> HighlightSettings:
-        """What a call is to highlight: what the sources say, the first before the others, else the fields."""
-        return HighlightSettings.of(*sources, {name: getattr(self, name) for name in HIGHLIGHT_OPTIONS})
+    def highlight_settings(self, call: Mapping[str, object], *sources: Mapping[str, object]) -> HighlightSettings:
+        """What a call is to highlight: what it says, else the sources, the first before the others, else the fields.
 
-    def steers(self, call: Mapping[str, object]) -> bool:
-        """Whether a call may be steered at all. A model without a bank, ``bank=None``, runs as the plain one."""
+        Without steering nothing is. With ``bank=None`` nothing is found by itself, and marks on messages are an error.
+        """
+        fields = {name: getattr(self, name) for name in HIGHLIGHT_OPTIONS}
+        settings = HighlightSettings.of(call, *sources, fields)
         method = call.get("steering", self.steering)
-        return method is not None and not (self.bank is None and method == "auto")
+        if method is None:
+            return replace(settings, kinds=None)
+        if self.bank is None and method == "auto" and settings.kinds is not None:
+            return replace(settings, kinds=frozenset(), bank=False)
+        return settings
 
     def call_options(self, call: Mapping[str, object]) -> dict[str, object]:
         """Options of ``SteeredModel.generate``: those of the call before the fields. Others go to transformers.

@@ -22,7 +22,6 @@ from seka_rag.frameworks import (
     Request,
     as_passage,
     choose_spans,
-    decide,
     highlights_off,
     locate_values,
     report_of,
@@ -69,7 +68,7 @@ class PlainModel(ModelSettings):
     def _request(self, question: str, documents: Sequence[Any], call: dict[str, Any]) -> Request:
         settings = self.highlight_settings(call)
         passages = [as_passage(document) for document in documents]
-        steers = settings.has("context") and self.steers(call)
+        steers = settings.has("context")
         chosen = choose_spans(settings.highlighter if steers else no_one, question, passages)
         context = Prompt.join([Prompt(p.text, own) for p, own in zip(passages, chosen.spans, strict=True)], "\n")
         values = {"context": context.text, "question": question}
@@ -78,7 +77,7 @@ class PlainModel(ModelSettings):
         if steers:
             spans = tuple((0, span) for p in places if p.name == "context" for span in p.place(context.spans))
             found = Highlights(spans, chosen.warnings, NOTHING_CHOSEN if passages else None)
-            highlights = decide(found.in_open_block({0: text}), settings.on_unmarked)
+            highlights = settings.settle(found.in_open_block({0: text}))
         (prompt,) = highlights.prompts([text])
         messages = [{"role": "user", "content": prompt}]
         return Request(self.engine, messages, self.call_options(call), highlights)

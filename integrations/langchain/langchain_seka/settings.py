@@ -20,7 +20,6 @@ from seka_rag.frameworks import (
     ModelSettings,
     Request,
     bank_name,
-    decide,
     highlights_off,
     report_of,
 )
@@ -97,7 +96,7 @@ class SekaSettings(ModelSettings, Serializable):
         """
         parent, handler = origin
         settings = self.highlight_settings(call, handler.settings if handler else {})
-        marks = settings.kinds is not None and self.steers(call)
+        marks = settings.kinds is not None
         if not marks and not settings.citations:
             return highlights_off()
         evidence: Evidence | None = None
@@ -106,7 +105,7 @@ class SekaSettings(ModelSettings, Serializable):
             if capture is not None and evidence is None:
                 evidence = capture.evidence(parent, messages)
                 prompts = evidence.prompts if evidence else prompts or capture.prompts(parent, messages)
-        highlights = decide(find(evidence, settings, prompts), settings.on_unmarked) if marks else highlights_off()
+        highlights = settings.settle(find(evidence, settings, prompts)) if marks else highlights_off()
         return highlights.citing(cite(evidence), settings.citations) if settings.citations else highlights
 
     def _generate_options(self, stop: list[str] | None, call: Mapping[str, object]) -> dict[str, object]:

@@ -355,6 +355,14 @@ def test_a_callable_highlighter_is_never_replaced_by_another(engine):
         pickle.dumps(llm)
 
 
+def test_marks_for_a_model_without_a_bank_by_choice_are_an_error(engine, index):
+    model = SekaLLM(steered_model=engine, bank=None, max_tokens=1)
+    with pytest.raises(SekaError, match="bank=None"):
+        model.chat(MARKED)
+    assert model.chat(MARKED, steering=None).additional_kwargs["seka"]["highlights"] == []
+    assert index.as_query_engine(llm=model).query("Where?").metadata["seka"]["reports"][0]["highlights"] == []
+
+
 def test_models_are_loaded_once_by_name(engine, tmp_path):
     engine.hf_model.save_pretrained(tmp_path / "m")
     engine.tokenizer.save_pretrained(tmp_path / "m")

@@ -16,7 +16,7 @@ from llama_index.llms.seka.reports import listeners
 from llama_index.llms.seka.tools import earlier_calls, tool_highlights
 
 from seka_rag import Prompt
-from seka_rag.frameworks import Engine, Highlights, HighlightSettings, Request, decide, highlights_off
+from seka_rag.frameworks import Engine, Highlights, HighlightSettings, Request, highlights_off
 
 _ROLES = {
     MessageRole.CHATBOT: "assistant",
@@ -99,7 +99,7 @@ def _found(messages: Sequence[ChatMessage], settings: HighlightSettings) -> High
 
 
 def _settled(highlights: Highlights, said: Mapping[int, str], settings: HighlightSettings) -> Highlights:
-    return decide(highlights.in_open_block(said), settings.on_unmarked)
+    return settings.settle(highlights.in_open_block(said))
 
 
 def _role(message: ChatMessage) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 
 from llama_index.core.base.llms.types import LLMMetadata
@@ -66,5 +65,4 @@ class SekaSettings(ModelSettings, StructuredPrediction):
 
     def _highlighting(self, call: Mapping[str, object]) -> HighlightSettings:
         """What a call is to highlight, and whether its answer is to cite."""
-        settings = self.highlight_settings(call)
-        return settings if self.steers(call) else replace(settings, kinds=None)
+        return self.highlight_settings(call)
