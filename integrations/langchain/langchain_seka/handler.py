@@ -15,8 +15,9 @@ from seka_rag.frameworks import KEY, Highlighter, HighlightMode, HighlightSettin
 class SekaCallbackHandler(Capture):
     """Highlights for the runs that it is passed to, with settings of its own, and their reports.
 
-    The models highlight by themselves without it. With it, one chain can have other settings than the model, also one
-    whose ``highlight`` is "off"; and ``reports`` keeps what each answer reported. Options of a call still come first.
+    The models highlight by themselves without it. With it, one chain can have other settings than the model, such as
+    ``highlight="auto"`` over one that is "off"; and ``reports`` keeps what each answer reported. Options of a call still come
+    first.
 
     Example:
         .. code-block:: python
@@ -26,7 +27,7 @@ class SekaCallbackHandler(Capture):
             handler.reports[-1]["highlights"]
 
     Args:
-        highlight: "auto", "off", or a list of "context", "instructions" and "question".
+        highlight: "auto", "off", or a list of "context", "instructions" and "question"; None leaves it to the model.
         highlighter: chooses in the passages, by name or as a callable; None leaves it to the model.
         highlight_tools: whose output may be highlighted; None leaves it to the model.
         on_unmarked: "warn", "raise" or "ignore"; None leaves it to the model.
@@ -42,7 +43,7 @@ class SekaCallbackHandler(Capture):
     def __init__(
         self,
         *,
-        highlight: HighlightMode = "auto",
+        highlight: HighlightMode | None = None,
         highlighter: str | Highlighter | None = None,
         highlight_tools: bool | list[str] | None = None,
         on_unmarked: OnUnmarked | None = None,
@@ -68,6 +69,10 @@ class SekaCallbackHandler(Capture):
         """A model's own run holds nothing."""
 
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: object) -> None:
+        self.collect(response)
+
+    def collect(self, response: LLMResult) -> None:
+        """Keep what its answers reported."""
         for generation in (g for row in response.generations for g in row):
             chat = isinstance(generation, ChatGeneration)
             info = generation.message.response_metadata if chat else generation.generation_info

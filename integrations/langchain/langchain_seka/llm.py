@@ -219,8 +219,8 @@ class SekaLLM(SekaSettings, BaseLLM):
             return BaseLLM.generate(self, prompts, stop, callbacks, **kwargs, seka_highlights=found)
         return _joined(
             [
-                BaseLLM.generate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=[h])
-                for (prompt, own, _, kw), h in zip(calls, found, strict=True)
+                _told(origin, BaseLLM.generate(self._for_call(h, kw), [prompt], stop, own, **kw, seka_highlights=[h]))
+                for (prompt, own, origin, kw), h in zip(calls, found, strict=True)
             ]
         )
 
@@ -238,11 +238,11 @@ class SekaLLM(SekaSettings, BaseLLM):
             with aside(callbacks) as others:
                 return await BaseLLM.agenerate(self, prompts, stop, others, **kwargs, seka_highlights=found)
         results = []
-        for (prompt, own, _, kw), h in zip(calls, found, strict=True):
+        for (prompt, own, origin, kw), h in zip(calls, found, strict=True):
             model = self._for_call(h, kw)
             with aside(own) as others:
                 result = await BaseLLM.agenerate(model, [prompt], stop, others, **kw, seka_highlights=[h])
-            results.append(result)
+            results.append(_told(origin, result))
         return _joined(results)
 
     def _caches(self) -> bool:
@@ -252,7 +252,7 @@ class SekaLLM(SekaSettings, BaseLLM):
     def _for_call(self, highlights: Highlights, options: dict[str, object]) -> SekaLLM:
         call = self.model_copy()
         call._call = {
-            "highlights": highlights.records(),
+            "highlights": repr(highlights),  # with what may be cited
             **{key: repr(value) for key, value in options.items() if key not in _TRACING},
         }
         return call
@@ -283,6 +283,13 @@ def _one_by_one(
         kw = {k: [v[i]] if k in split and isinstance(v, list) else v for k, v in options.items()}
         calls.append((prompt, [own] if several else own, origin_in(own), kw))
     return calls
+
+
+def _told(origin: Origin, result: LLMResult) -> LLMResult:
+    """An answer from the cache has no run of which LangChain tells: the handler gets its report here."""
+    if not result.run and origin[1] is not None:
+        origin[1].collect(result)
+    return result
 
 
 def _joined(results: list[LLMResult]) -> LLMResult:

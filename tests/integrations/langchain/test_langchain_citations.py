@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 from langchain_chains import TEMPLATE, join
+from langchain_core.caches import InMemoryCache
 from langchain_core.documents import Document
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableLambda, RunnablePassthrough
-from langchain_seka import ChatSeka, SekaLLM, passages
+from langchain_seka import ChatSeka, SekaCallbackHandler, SekaLLM, passages
 from langchain_seka.citations import in_conversation
 from langchain_seka.templates import rebuild
 from serving import running
@@ -159,6 +160,18 @@ def test_a_completion_says_it_in_its_report(demo_engine):
     prompt = PromptTemplate.from_template("Context:\n{context}\n\nQuestion: {question}\nAnswer:")
     value = (chain(RunnableLambda(lambda value: llm.generate_prompt([value])), prompt=prompt)).invoke(QUESTION)
     assert "citations" in value.generations[0][0].generation_info["seka"]
+
+
+@pytest.mark.parametrize("core", [ChatSeka, SekaLLM])
+def test_a_cached_answer_cites_its_own_document(demo_engine, core):
+    llm = core(steered_model=demo_engine, max_tokens=6, citations=True, cache=InMemoryCache())
+    plain = PromptTemplate.from_template("Context: {context}\n\nQuestion: {question}\nAnswer:")
+    for own in ("first", "second", "second"):
+        handler = SekaCallbackHandler()
+        found = [DOCUMENTS[1].model_copy(update={"id": own})]
+        chain(llm, found, prompt=TEMPLATE if core is ChatSeka else plain).invoke(QUESTION, {"callbacks": [handler]})
+        (report,) = handler.reports
+        assert {c["document_id"] for c in report["citations"]} == {own}
 
 
 def test_a_server_that_does_not_let_attention_be_seen_is_refused_before_it_answers():

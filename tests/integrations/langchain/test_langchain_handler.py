@@ -35,12 +35,19 @@ class TestHandler:
 
     def test_its_settings_before_the_models_and_a_calls_before_both(self, engine):
         off = ChatSeka(steered_model=engine, max_tokens=1, highlight="off")
-        config = {"callbacks": [SekaCallbackHandler(highlighter="all")]}
+        config = {"callbacks": [SekaCallbackHandler(highlight="auto", highlighter="all")]}
         assert sources(rag(off).invoke(ask("Astrid"))) == set()
         assert sources(rag(off).invoke(ask("Astrid"), config)) == own_sources(ask("Astrid"))
         assert sources(rag(off.bind(highlight="off")).invoke(ask("Astrid"), config)) == set()
         on = ChatSeka(steered_model=engine, max_tokens=1, highlighter="all")
         assert sources(rag(on).invoke(ask("Astrid"), {"callbacks": [SekaCallbackHandler(highlight="off")]})) == set()
+
+    def test_one_for_reports_changes_nothing(self, engine):
+        for own in ("off", ["context", "instructions"]):
+            model = ChatSeka(steered_model=engine, max_tokens=1, highlight=own)
+            handler = SekaCallbackHandler()
+            answer = rag(model).invoke(ask("Astrid"), {"callbacks": [handler]})
+            assert handler.reports == [report(answer)] == [report(rag(model).invoke(ask("Astrid")))]
 
     def test_many_chains(self, chat):
         handler = SekaCallbackHandler(highlighter="all")
@@ -152,6 +159,36 @@ class TestInstructions:
         answer = bound.invoke(ask("Astrid"))
         assert report(answer)["highlights"] == []
         assert "no instructions are known" in report(answer)["warnings"][0]
+
+    @pytest.mark.parametrize("way", ["placeholder", "inner template", "partial", "pairs"])
+    def test_what_came_in_through_a_variable_is_none(self, chat, llm, way):
+        system = ("system", "Be brief.")
+        if way in ("placeholder", "inner template"):
+            prompt = ChatPromptTemplate.from_messages([system, ("placeholder", "{messages}")])
+        else:
+            prompt = ChatPromptTemplate.from_messages([system, ("human", "Context: {context}")])
+
+        def fill(docs):
+            if way == "placeholder":
+                return prompt.invoke({"messages": [HumanMessage(f"Context: {join(docs)}")]})
+            if way == "inner template":
+                human = ChatPromptTemplate.from_messages([("human", "Context: {context}")])
+                return prompt.invoke({"messages": human.invoke({"context": join(docs)}).to_messages()})
+            if way == "partial":
+                return prompt.partial(context=join(docs)).invoke({})
+            return prompt.invoke({"context": [(d.page_content, 0.5) for d in docs]})
+
+        seen = []
+        chain = Facts() | RunnableLambda(fill) | RunnableLambda(lambda p: (seen.append(p), p)[1])
+        for highlight in (["instructions", "question"], ["context", "instructions"]):
+            answer = (chain | chat.bind(highlight=highlight, on_unmarked="ignore")).invoke(ask("Astrid"))
+            texts = said(answer, seen[-1].to_messages())
+            assert texts[:1] == ([] if way == "pairs" else ["Be brief."])
+            assert not any("Astrid" in text for text in texts)
+        handler = SekaCallbackHandler(highlight=["instructions"])
+        (chain | llm).invoke(ask("Astrid"), {"callbacks": [handler]})
+        text = seen[-1].to_string()
+        assert not any("Astrid" in text[h["start"] : h["end"]] for h in handler.reports[0]["highlights"])
 
     def test_history(self, chat):
         prompt = ChatPromptTemplate.from_messages(

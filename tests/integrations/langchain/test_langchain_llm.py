@@ -10,7 +10,7 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import RunnableLambda
-from langchain_seka import SekaLLM
+from langchain_seka import SekaCallbackHandler, SekaLLM
 
 from seka_rag import Prompt, Seka
 
@@ -132,6 +132,16 @@ def test_cache_keeps_steered_and_plain_apart(engine):
     assert len(reports.infos) == 3
     model.invoke(seen[0], max_tokens=2)
     assert len(reports.infos) == 3
+
+
+async def test_a_handler_gets_the_report_of_a_cached_answer(engine):
+    handler = SekaCallbackHandler(highlighter="all")
+    chain = rag(SekaLLM(steered_model=engine, max_tokens=1, cache=InMemoryCache()), PLAIN)
+    for _ in range(2):
+        chain.invoke(ask("Astrid"), {"callbacks": [handler]})
+    await chain.ainvoke(ask("Astrid"), {"callbacks": [handler]})
+    first, *cached = handler.reports
+    assert cached == [first] * 2
 
 
 def test_metadata(llm):
