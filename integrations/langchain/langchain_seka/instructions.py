@@ -1,16 +1,19 @@
 """Instructions and the question as highlights: what the system and the user say, and never what was retrieved.
 
-Of a message that a template made, instructions are the template's own words. A message that no template is known for
-was written by the caller; it counts whole, unless a retriever ran, for then its text may be in there.
+Of a message that a template made, instructions are the template's own words: what came in through a variable is not among
+them. A message that no template is known for, or that came in through a placeholder, was written by the caller; it counts
+whole, unless a retriever ran, for then its text may be in there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from dataclasses import replace
 
-from langchain_core.messages import BaseMessage
+from langchain_core.prompts import MessagesPlaceholder
 
 from langchain_seka.capture import FilledPrompt
+from langchain_seka.messages import text_of
 from langchain_seka.templates import Filled, RenderedMessage, rebuild
 from seka_rag import Span
 from seka_rag.frameworks import (
@@ -65,25 +68,26 @@ def _of_template(
     filled: Filled, follow: Follow, passages: Sequence[Squeezed], queries: Set[str]
 ) -> list[tuple[RenderedMessage, list[Span]]]:
     """The messages of a template with its own words and the question in each."""
-    others = [name for name in filled.template.input_variables if name not in filled.values]
-    if not all(_is_messages(filled.inputs.get(name)) for name in others):
-        return []
+    template = filled.template
+    given = {**template.partial_variables, **filled.inputs}
+    placeholders = [m for m in getattr(template, "messages", ()) if isinstance(m, MessagesPlaceholder)]
+    if {*template.input_variables} - {*filled.values} - {p.variable_name for p in placeholders}:
+        return []  # a variable that is neither text nor messages
+    partial = {name: given[name] for name in template.partial_variables if isinstance(given[name], str)}
+    values = {**partial, **filled.values}
     questions = {
         name
-        for name, text in filled.values.items()
+        for name, text in values.items()
         if (text.strip() in queries or name in QUESTION_VARIABLES) and not place_passages(passages, text)
     }
+    passed = {(m.type, text_of(m)) for p in placeholders for m in p.format_messages(**given)}
     made = []
-    for message in follow(filled, list(filled.values)) or ():
+    for message in follow(replace(filled, values=values), list(values)) or ():
+        if (message.type, message.text) in passed or (passed and message.type == "text"):
+            continue
         spans = own_words(message.text, message.placements)
         for placement in message.placements:
             if placement.name in questions:
                 spans += said(message.text, QUESTION, placement.start, placement.end)
         made.append((message, sorted(spans)))
     return made
-
-
-def _is_messages(value: object) -> bool:
-    """What a placeholder for messages is filled with."""
-    items = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(item, BaseMessage | tuple) for item in items)
