@@ -22,7 +22,7 @@ class Marks:
 
     Attributes:
         warnings: what the report should say of them.
-        unmarked: why nothing is marked in the retrieved passages that it holds.
+        unmarked: why nothing is marked in the retrieved passages that it holds, or why its marks were dropped.
         citable: the documents that it holds, where the answer is to cite them.
     """
 
@@ -80,11 +80,10 @@ def read_marks(value: object, text: str, message: int = 0) -> Marks:
     warnings, unmarked = tuple(map(str, value.get("warnings") or ())), value.get("unmarked")
     if value.get("version") != VERSION:
         why = f"highlights of version {value.get('version')!r} are not understood; they were dropped"
-        return Marks((), (*warnings, why), unmarked)
+        return Marks((), (*warnings, why), why)
     if value["spans"] and value["digest"] != digest(text):
-        return Marks(
-            (), (*warnings, "its text changed after it was highlighted; the highlights were dropped"), unmarked
-        )
+        why = "its text changed after it was highlighted; the highlights were dropped"
+        return Marks((), (*warnings, why), why)
     citable = (
         Citable.of_data(value["citable"], message)
         if "citable" in value and value["digest"] == digest(text)

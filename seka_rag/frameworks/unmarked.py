@@ -64,7 +64,8 @@ def decide(highlights: Highlights, mode: OnUnmarked) -> Highlights:
             UnmarkedWarning,
             stacklevel=2,
         )
-    return replace(highlights, warnings=(*highlights.warnings, reason), unmarked=None)
+    told = any(reason in warning for warning in highlights.warnings)
+    return replace(highlights, warnings=highlights.warnings if told else (*highlights.warnings, reason), unmarked=None)
 
 
 def forget_causes() -> None:

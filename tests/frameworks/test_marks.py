@@ -26,12 +26,12 @@ def test_there_and_back_through_json():
 
 def test_another_text_or_version_drops_the_spans_and_says_so():
     marks = write_marks(TEXT, SPANS, warnings=["w"])
-    assert read_marks(marks, TEXT + "!") == Marks(
-        (), ("w", "its text changed after it was highlighted; the highlights were dropped")
-    )
+    why = "its text changed after it was highlighted; the highlights were dropped"
+    assert read_marks(marks, TEXT + "!") == Marks((), ("w", why), why)
     newer = read_marks({**marks, "version": 2}, TEXT)
     assert newer.spans == ()
     assert "version 2" in newer.warnings[1]
+    assert newer.unmarked == newer.warnings[1]
     assert read_marks(write_marks(TEXT, ()), "another text") == Marks()
 
 

@@ -44,6 +44,8 @@ def test_ignored(caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert decide(NOTHING, "ignore").warnings == ("w", "change this")
+        told = Highlights(warnings=("message 0: change this",), unmarked="change this")
+        assert decide(told, "ignore").warnings == told.warnings
     assert not caplog.records
 
 

@@ -38,6 +38,7 @@ class FilledPrompt:
     inputs: object
     number: int = field(default_factory=count().__next__)  # in order of their start
     made: frozenset[int] = frozenset()  # hashes of the messages
+    by_hand: bool = False  # filled by a ``HighlightPrompt``, which marks by itself
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,8 @@ class Capture(BaseCallbackHandler):
         parent_run_id: UUID | None = None,
         **kwargs: object,
     ) -> None:
-        prompt = FilledPrompt(serialized, inputs) if kwargs.get("run_type") == "prompt" and serialized else None
+        is_prompt = kwargs.get("run_type") == "prompt" and serialized
+        prompt = FilledPrompt(serialized, inputs, by_hand=_by_hand.get()) if is_prompt else None
         own = _variables(inputs) if kwargs.get("name") == "LLMChain" else ()
         self._begin(run_id, parent_run_id, prompt=prompt, given=documents_in(inputs), variables=own)
 
@@ -232,6 +234,20 @@ def _variables(inputs: object) -> tuple[Mapping[str, object], ...]:
     several = inputs.get("input_list") if isinstance(inputs, Mapping) else None
     given = several if isinstance(several, list) else [inputs]
     return tuple(own for own in given if isinstance(own, Mapping))
+
+
+#: Set while a ``HighlightPrompt`` fills its template.
+_by_hand: ContextVar[bool] = ContextVar("seka_by_hand", default=False)
+
+
+@contextmanager
+def filling_by_hand() -> Iterator[None]:
+    """The template that is filled here gets its highlights from who fills it, and from nobody else."""
+    token = _by_hand.set(True)
+    try:
+        yield
+    finally:
+        _by_hand.reset(token)
 
 
 CAPTURE = Capture()

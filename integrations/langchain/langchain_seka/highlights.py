@@ -1,15 +1,15 @@
 """From a model call's messages and its evidence to weighted character ranges: four sources, the first that has any.
 
-1. Spans that the user's code put on a message. 2. Documents in a tool message's artifact, if tools are trusted.
-3. What the chain's retriever returned, where a prompt variable brought it into a message. Beside 2 and 3, instructions
-and the question may be highlighted if they are asked for. 4. The documents of an open ``with seka_rag.highlighting(...)``.
-Except in 4, which the user's code asks for, nothing is ever searched for in a whole message: a document that copies
-another sentence must not highlight it.
+1. Spans that the user's code put on a message; one with an empty list of them gets no others. 2. Documents in a tool
+message's artifact, if tools are trusted. 3. What the chain's retriever returned, where a prompt variable brought it into a
+message. Beside 2 and 3, instructions and the question may be highlighted if they are asked for. 4. The documents of an
+open ``with seka_rag.highlighting(...)``. Except in 4, which the user's code asks for, nothing is ever searched for in a
+whole message: a document that copies another sentence must not highlight it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -37,6 +37,12 @@ from seka_rag.frameworks import (
 _HOW = "A prompt template of LangChain must bring their text in unchanged, through a variable; for others use HighlightPrompt"
 
 
+_LOST = (
+    "HighlightPrompt marks what it makes, and a later step made its messages anew and lost the marks: keep the messages' "
+    "additional_kwargs"
+)
+
+
 def messages_made(messages: Sequence[BaseMessage]) -> list[Message]:
     """How ``Capture`` knows the messages of a call."""
     return [(m.type, text_of(m)) for m in messages]
@@ -57,20 +63,24 @@ def for_messages(
         tools: names of those that the model may call, if it is told of any.
     """
     said = {i: text_of(m) for i, m in enumerate(messages) if role_of(m) in ("user", "system", "developer")}
-    explicit = _explicit(messages, settings)
+    explicit, decided = _explicit(messages, settings)
     if explicit.spans:
         return explicit
     targets, follow = followable(messages), follow_messages
     found = from_tools(messages, settings, tools) if settings.has("context") else Highlights()
-    if not found.spans and settings.has("context"):
-        automatic = _automatic(targets, evidence, settings.highlighter, follow)
+    if not found.spans:
+        retrieved = _retrieved(targets, evidence, settings, prompts, follow, decided)
         found = replace(
-            automatic,
-            warnings=(*found.warnings, *automatic.warnings),
-            unmarked=automatic.unmarked or found.unmarked,
+            retrieved,
+            warnings=(*found.warnings, *retrieved.warnings),
+            unmarked=retrieved.unmarked or found.unmarked,
         )
-    found = replace(found, warnings=(*explicit.warnings, *found.warnings))
-    return _with_said(found, targets, evidence, settings, prompts, follow).in_open_block(said)
+    found = _with_said(found, targets, evidence, settings, prompts, follow)
+    return Highlights(
+        tuple(own for own in found.spans if own[0] not in decided),
+        (*explicit.warnings, *found.warnings),
+        explicit.unmarked or found.unmarked,
+    ).in_open_block(said)
 
 
 def for_text(
@@ -78,8 +88,7 @@ def for_text(
 ) -> Highlights:
     """Highlights of a completion prompt."""
     targets, follow = [("text", prompt)], follow_text
-    context = settings.has("context")
-    found = _automatic(targets, evidence, settings.highlighter, follow) if context else Highlights()
+    found = _retrieved(targets, evidence, settings, prompts, follow)
     return _with_said(found, targets, evidence, settings, prompts, follow).in_open_block({0: prompt})
 
 
@@ -120,9 +129,12 @@ def _with_said(
     return replace(found, warnings=(why, *found.warnings))
 
 
-def _explicit(messages: Sequence[BaseMessage], settings: HighlightSettings) -> Highlights:
+def _explicit(messages: Sequence[BaseMessage], settings: HighlightSettings) -> tuple[Highlights, set[int]]:
+    """What messages carry, and the numbers of those that carry marks, be they none: nothing else in them is highlighted."""
     spans: list[tuple[int, Span]] = []
     warnings: list[str] = []
+    unmarked: str | None = None
+    decided: set[int] = set()
     for i, message in enumerate(messages):
         if not has_marks(message):
             continue
@@ -130,10 +142,13 @@ def _explicit(messages: Sequence[BaseMessage], settings: HighlightSettings) -> H
         if isinstance(message, AIMessage) or tool:
             warnings.append(f"message {i}: highlights on {message.type} messages are not trusted; they were dropped")
             continue
-        own, told = marks_of(message)
-        spans += [(i, span) for span in own]
-        warnings += [f"message {i}: {warning}" for warning in told]
-    return Highlights(tuple(spans), tuple(warnings))
+        marks = marks_of(message)
+        decided.add(i)
+        spans += [(i, span) for span in marks.spans]
+        warnings += [f"message {i}: {warning}" for warning in marks.warnings]
+        lost = marks.unmarked in marks.warnings
+        unmarked = unmarked or (f"message {i}: {marks.unmarked}" if lost else marks.unmarked)
+    return Highlights(tuple(spans), tuple(warnings), unmarked), decided
 
 
 def from_tools(messages: Sequence[BaseMessage], settings: HighlightSettings, tools: Sequence[str] = ()) -> Highlights:
@@ -150,7 +165,7 @@ def from_tools(messages: Sequence[BaseMessage], settings: HighlightSettings, too
     )
     question = next((text_of(m) for m in reversed(messages) if isinstance(m, HumanMessage)), "")
     for i, message in enumerate(messages):
-        if not isinstance(message, ToolMessage) or not settings.trusts(message.name):
+        if not isinstance(message, ToolMessage) or not settings.trusts(message.name) or has_marks(message):
             continue
         passages = [p for p in map(as_passage, artifact_documents(message)) if p.text.strip()]
         places = place_passages([p.text for p in passages], text_of(message))
@@ -181,6 +196,21 @@ def _why_not(message: ToolMessage, passages: Sequence[Passage], places: Mapping[
     if not places:
         return f"the documents of the tool {message.name!r} do not stand unchanged in the text that it returned"
     return NOTHING_CHOSEN
+
+
+def _retrieved(
+    targets: Sequence[Message | None],
+    evidence: Evidence | None,
+    settings: HighlightSettings,
+    prompts: Sequence[FilledPrompt],
+    follow: Follow,
+    decided: Collection[int] = (),
+) -> Highlights:
+    if not settings.has("context"):
+        return Highlights()
+    if any(prompt.by_hand for prompt in prompts):
+        return Highlights(unmarked=None if decided else _LOST)
+    return _automatic(targets, evidence, settings.highlighter, follow)
 
 
 def _automatic(

@@ -11,14 +11,16 @@ except ImportError as error:  # the extra of seka-rag brings langchain-core alon
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 
 from langchain_seka.highlights import from_tools
-from langchain_seka.marks import mark_message
+from langchain_seka.marks import has_marks, mark_message
 from langchain_seka.messages import text_of
-from seka_rag import Span
 from seka_rag.frameworks import INSTRUCTIONS, QUESTION, Highlighter, HighlightMode, HighlightSettings, said
 
 
 class SekaMiddleware(AgentMiddleware):
     """Marks what retriever tools brought into an agent's conversation, each time before the model is called.
+
+    Where nothing in it may be marked, the report of the answer says why, and the model's ``on_unmarked`` decides. Marks that
+    messages carry already stay.
 
     A tool counts only if it is named here: its output is text that somebody else wrote. It must return its documents as
     the artifact of its message, as ``create_retriever_tool(..., response_format="content_and_artifact")`` does.
@@ -57,18 +59,20 @@ class SekaMiddleware(AgentMiddleware):
 
     def _marked(self, request: ModelRequest) -> ModelRequest:
         messages: list[BaseMessage] = list(request.messages)
-        spans: dict[int, list[Span]] = {}
-        if self._settings.has("context"):
-            for i, span in from_tools(messages, self._settings).spans:
-                spans.setdefault(i, []).append(span)
-        system = request.system_message
+        system, own = request.system_message, self._settings
+        if own.has("context"):
+            found = from_tools(messages, own)
+            answers = [i for i, m in enumerate(messages) if isinstance(m, ToolMessage) and own.trusts(m.name)]
+            warnings, unmarked = found.warnings, found.unmarked
+            for i in (i for i in answers if not has_marks(messages[i])):
+                spans = [span for at, span in found.spans if at == i]
+                messages[i] = mark_message(messages[i], spans, warnings=warnings, unmarked=unmarked)
+                warnings, unmarked = (), None  # said once
         user = next((i for i in range(len(messages) - 1, -1, -1) if isinstance(messages[i], HumanMessage)), None)
-        if self._settings.has("question") and user is not None:
-            spans[user] = list(said(text_of(messages[user]), QUESTION))
-        if self._settings.has("instructions") and system is not None:
+        if own.has("question") and user is not None and not has_marks(messages[user]):
+            messages[user] = mark_message(messages[user], said(text_of(messages[user]), QUESTION))
+        if own.has("instructions") and system is not None and not has_marks(system):
             system = mark_message(system, said(text_of(system), INSTRUCTIONS))
-        for i, own in spans.items():
-            messages[i] = mark_message(messages[i], own)
-        trusted = [m.name for i, m in enumerate(messages) if isinstance(m, ToolMessage) and i in spans]
-        settings = {**request.model_settings, "highlight_tools": sorted({name for name in trusted if name})}
+        tools = own.tools if isinstance(own.tools, bool) else list(own.tools)
+        settings = {**request.model_settings, "highlight_tools": tools if own.has("context") else []}
         return request.override(messages=messages, system_message=system, model_settings=settings)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.load.load import Reviver
 from langchain_core.messages import BaseMessage
 from langchain_core.prompts import BasePromptTemplate
+from langchain_core.prompts.message import BaseMessagePromptTemplate
 
 from langchain_seka.capture import FilledPrompt
 from langchain_seka.messages import text_of
@@ -97,6 +99,18 @@ def rebuild(prompt: FilledPrompt) -> Filled | None:
         inputs = {names[0]: inputs}
     values = {name: _as_text(inputs[name]) for name in names if name in inputs}
     return Filled(template, inputs, {name: text for name, text in values.items() if text is not None})
+
+
+def settled(template: Any) -> Any:
+    """A template, or parts of one, whose functions among partial variables have been asked: each rendering is the same."""
+    if isinstance(template, list):
+        return [settled(part) for part in template]
+    if not isinstance(template, BasePromptTemplate | BaseMessagePromptTemplate):
+        return template
+    fields = {name: settled(getattr(template, name)) for name in type(template).model_fields}
+    if partial := fields.get("partial_variables"):
+        fields["partial_variables"] = {name: own() if callable(own) else own for name, own in partial.items()}
+    return template.model_copy(update=fields)
 
 
 def _as_text(value: object) -> str | None:

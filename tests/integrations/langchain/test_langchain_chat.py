@@ -25,8 +25,8 @@ from langchain_seka import ChatSeka, mark_message
 from langchain_seka.messages import MessageError
 from patience import check_loop_is_free, until_true
 
-from seka_rag import Prompt, Seka, SekaError, Span, SteeredModel
-from seka_rag.errors import SpanError
+from seka_rag import Prompt, Seka, SekaError, Span, SteeredModel, highlighting
+from seka_rag.errors import SpanError, SteeringError
 
 
 @pytest.fixture
@@ -257,9 +257,14 @@ class TestExplicit:
     def test_a_changed_text_drops_them(self, chat):
         message = mark_message(HumanMessage("Astrid moved to Lyon."), [Span(0, 6)])
         message.content = "moved to Lyon."
-        report = chat.invoke([message]).response_metadata["seka"]
+        report = chat.invoke([message], on_unmarked="ignore").response_metadata["seka"]
         assert report["highlights"] == []
-        assert "text changed" in report["warnings"][0]
+        (warning,) = report["warnings"]
+        assert warning.startswith("message 0: its text changed")
+        with pytest.raises(SteeringError, match="message 0: its text changed"):
+            chat.invoke([message], on_unmarked="raise")
+        other = mark_message(HumanMessage("Astrid moved to Lyon."), [Span(0, 6)])
+        assert sources(chat.invoke([message, other], on_unmarked="raise")) == {None}
 
     @pytest.mark.parametrize("value", ["x", {}, {"spans": [[0, 1, 1]]}, {"version": 1, "digest": "", "spans": 3}])
     def test_malformed(self, chat, value):
@@ -277,6 +282,12 @@ class TestExplicit:
 
         assert sources(rag(chat, TEMPLATE | mark).invoke(ask("Astrid"))) == {"mine"}
 
+    def test_none_are_marks_as_well(self, chat):
+        def mark(value):
+            return [mark_message(message, []) for message in value.to_messages()]
+
+        assert sources(rag(chat, TEMPLATE | mark).invoke(ask("Astrid"))) == set()
+
     def test_off(self, chat):
         message = mark_message(HumanMessage("Astrid moved to Lyon."), [Span(0, 6)])
         assert chat.invoke([message], highlight="off").response_metadata["seka"]["highlights"] == []
@@ -290,6 +301,17 @@ class TestExplicit:
         with pytest.raises(SekaError, match="no bank"):
             model.invoke([message], steering="auto")
         model.invoke([message])
+
+    def test_without_a_bank_by_choice_too(self, engine):
+        message = mark_message(HumanMessage("Astrid moved to Lyon."), [Span(0, 6)])
+        model = ChatSeka(steered_model=engine, bank=None, max_tokens=1)
+        with pytest.raises(SteeringError, match="bank=None"):
+            model.invoke([message])
+        with highlighting(["Astrid moved to Lyon."]), pytest.raises(SteeringError, match="bank=None"):
+            model.invoke("Astrid moved to Lyon.")
+        assert sources(rag(model).invoke(ask("Astrid"))) == set()
+        for plain in ({"steering": None}, {"highlight": "off"}):
+            assert sources(model.invoke([message], **plain)) == set()
 
 
 class TestTools:

@@ -23,12 +23,15 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder, Prom
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from langchain_core.stores import InMemoryStore
 from langchain_core.tools import tool
+from langchain_seka import mark_message
 from langchain_seka.middleware import SekaMiddleware
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 from langgraph.prebuilt import ToolNode
 
+from seka_rag import Span
+from seka_rag.errors import SteeringError
 from seka_rag.highlight.select import AllPassages
 from seka_rag.highlight.trust import Trusted, TrustPolicy
 
@@ -211,6 +214,12 @@ def browse(person: Literal["Astrid", "Greta"]) -> tuple[str, list[Document]]:
     return join(found), found
 
 
+@tool
+def tell(person: Literal["Astrid", "Greta"]) -> str:
+    """Look somebody up, and return the text alone."""
+    return join(documents(ask(person)))
+
+
 class Forced(AgentMiddleware):
     """The tiny model cannot choose: its first turn must be a call of this tool, its second an answer."""
 
@@ -232,7 +241,7 @@ class TestAgents:
         chat.max_tokens = 60
         marks = SekaMiddleware(**{"tools": ["look_up"], "highlighter": "all", **options})
         return create_agent(
-            chat, [look_up, browse], middleware=[Forced(name), marks], system_prompt="Answer from the notes."
+            chat, [look_up, browse, tell], middleware=[Forced(name), marks], system_prompt="Answer from the notes."
         )
 
     def ask(self, agent):
@@ -267,6 +276,28 @@ class TestAgents:
         assert sources(messages[1]) == {"instructions", "question"}
         only = self.ask(self.agent(chat, "look_up", highlight=["instructions"]))
         assert sources(only[3]) == {"instructions"}
+
+    def test_why_nothing_is_marked_is_told(self, chat):
+        nobody = Trusted(AllPassages(), TrustPolicy(sources=["handbook/*"]))
+        for name, options, reason in (
+            ("look_up", {"highlighter": nobody}, "look at its trust policy"),
+            ("tell", {"tools": ["tell"]}, "'tell' returned no documents as its artifact"),
+            ("look_up", {"tools": ["lookup"]}, "highlight_tools names 'lookup', and the tools are"),
+            ("look_up", {"highlighter": nobody, "highlight": ["context", "question"]}, "look at its trust policy"),
+        ):
+            chat.on_unmarked = "raise"
+            with pytest.raises(SteeringError, match=reason):
+                self.ask(self.agent(chat, name, **options))
+            chat.on_unmarked = "ignore"
+            told = self.ask(self.agent(chat, name, **options))[3].response_metadata["seka"]["warnings"]
+            assert reason in told[-1]
+            assert ("so it is not highlighted" in told[0]) == ("highlighter" in options)
+
+    def test_marks_of_the_users_code_stay(self, chat):
+        message = mark_message(HumanMessage("It rained. Where do they live?"), [Span(0, 10, source="mine")])
+        agent = self.agent(chat, "look_up", highlight=["context", "question"])
+        asked = agent.invoke({"messages": [message]})["messages"][1]
+        assert [(h["start"], h["end"]) for h in asked.response_metadata["seka"]["highlights"]] == [(0, 10)]
 
     def test_a_structured_answer(self, chat):
         from pydantic import BaseModel
