@@ -2,7 +2,8 @@
 
 The rule: a method's curve begins at the plain model (its following, no harm) and runs through its strengths in their order,
 straight in between. At a level of harm counts the most following on the part of the curve whose harm is at most that
-level. Nothing is extrapolated: a method that never does so much harm counts with its best strength.
+level. Nothing is extrapolated: a method that never does so much harm counts with its best strength. What has no strength, such
+as the wordings of an instruction, lies on no curve: of these points the best counts whose harm is at most that level.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class Entry:
     @classmethod
     def of(cls, method: str, settings: Mapping[str, object]) -> Entry:
         return cls(method, json.dumps(settings, sort_keys=True))
+
+    @classmethod
+    def of_key(cls, key: str) -> Entry:
+        """That of a variant's key."""
+        method, brace, settings = key.partition(" {")
+        return cls(method, brace.strip() + settings)
 
     @classmethod
     def of_variant(cls, variant: Variant) -> Entry:
@@ -90,9 +97,14 @@ class Line:
     entries: tuple[Entry, ...]
     points: tuple[Point, ...]
 
+    @property
+    def joined(self) -> bool:
+        """Whether there is something between its points: its entries are strengths of one setting."""
+        return all(entry.strength is not None for entry in self.entries)
+
     def at(self, harm: float) -> float:
         """The most following at no more than this harm."""
-        return at_most(self.points, harm)
+        return at_most(self.points, harm) if self.joined else max(f for h, f in self.points if h <= harm)
 
     def best(self, harm: float) -> Entry | None:
         """The entry that follows most among those of no more than this harm; None if there is none."""
@@ -138,3 +150,15 @@ def lines(figures: Figures, curve: Curve) -> list[Line]:
         if not any(math.isnan(x) for p in (start, *points) for x in p):
             found.append(Line(name, tuple(ordered), (start, *points)))
     return found
+
+
+def best_of_lines(figures: Figures, metric: str) -> list[Entry]:
+    """Of each method under each highlight the entry that is highest; single seeds count only in what they are pooled to."""
+    best: dict[str, Entry] = {}
+    for entry, values in figures.items():
+        there = best.get(entry.line)
+        if "seed" not in entry.settings and (
+            there is None or values.get(metric, -1.0) > figures[there].get(metric, -1.0)
+        ):
+            best[entry.line] = entry
+    return list(best.values())

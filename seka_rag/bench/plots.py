@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from seka_rag.bench.curves import Entry, Figures, Line
+from seka_rag.bench.curves import Figures, Line, best_of_lines
 from seka_rag.bench.tasks.base import Curve
 from seka_rag.views.banks import matplotlib_classes
 from seka_rag.views.charts import svg_text
@@ -17,10 +17,10 @@ _NATS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 def curve_plot(lines: Sequence[Line], curve: Curve) -> str:
-    """Following against harm, a line for each method, its strengths as points."""
+    """Following against harm, a line for each method, its strengths as points; points alone of what has no strength."""
     figure, axes = _figure()
     for i, line in enumerate(lines):
-        style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 5, "linewidth": 1.2}
+        style = {"marker": _MARKERS[i % len(_MARKERS)], "markersize": 5, "linewidth": 1.2 if line.joined else 0}
         axes.plot([p[0] for p in line.points], [p[1] for p in line.points], label=line.name, **style)
     for level in curve.levels:
         axes.axvline(level, color="#999", linewidth=0.8, linestyle=":")
@@ -39,7 +39,7 @@ def curve_plot(lines: Sequence[Line], curve: Curve) -> str:
 def position_plot(figures: Figures, measure: str) -> str:
     """A measure by the position of the gold passage: the plain model, and of each method the strength that is best overall."""
     figure, axes = _figure()
-    for i, entry in enumerate(_best_of_lines(figures, f"all.{measure}")):
+    for i, entry in enumerate(best_of_lines(figures, f"all.{measure}")):
         found = {int(m[1]): v for k, v in figures[entry].items() if (m := _POSITION.fullmatch(k)) and m[2] == measure}
         name = f"{entry.line}, {entry.detail}" if entry.detail else entry.line
         axes.plot(sorted(found), [found[k] for k in sorted(found)], marker=_MARKERS[i % len(_MARKERS)], label=name[:60])
@@ -48,15 +48,6 @@ def position_plot(figures: Figures, measure: str) -> str:
     axes.set_ylabel(measure)
     axes.set_ylim(-0.02, 1.02)
     return _svg(figure, axes)
-
-
-def _best_of_lines(figures: Figures, metric: str) -> list[Entry]:
-    best: dict[str, Entry] = {}
-    for entry, values in figures.items():
-        there = best.get(entry.line)
-        if there is None or values.get(metric, -1.0) > figures[there].get(metric, -1.0):
-            best[entry.line] = entry
-    return list(best.values())
 
 
 def _figure() -> tuple[Any, Any]:

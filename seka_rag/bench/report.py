@@ -65,7 +65,8 @@ class Section:
         """The bank's method beside the best other one at the last level of harm, on the same units; None if not compared."""
         level = curve.levels[-1]
         gold = {line.name: line for line in some if all(e.highlight in (None, "gold") for e in line.entries)}
-        default = gold.pop("suggested", None)
+        default = gold.pop("default", None)
+        default = gold.pop("suggested", default)
         if default is None:
             return None
         for other in sorted(gold.values(), key=lambda line: -line.at(level)):
@@ -75,8 +76,8 @@ class Section:
                 if c["metric"] == curve.following and sorted([c["first"], c["second"]]) == sorted(keys):
                     only = [c["only_first"], c["only_second"]][:: 1 if c["first"] == keys[0] else -1]
                     return (
-                        f"Paired, at their best strengths up to {level:g}: {named(keys[0])} alone is right {only[0]} times, "
-                        f"{named(keys[1])} alone {only[1]} times, of {c['n']} (exact McNemar, p = {c['p']:.2g})."
+                        f"Paired, at their best strengths up to {level:g}: {named(keys[0])} is ahead on {only[0]}, "
+                        f"{named(keys[1])} on {only[1]}, of {c['n']} (exact test, p = {c['p']:.2g})."
                     )
         return None
 
@@ -145,8 +146,7 @@ def html(found: Sequence[Section]) -> str:
 
 def named(key: str) -> str:
     """A variant's key as a line of a table names it."""
-    method, _, stored = key.partition(" ")
-    entry = Entry(method, stored)
+    entry = Entry.of_key(key)
     return f"{entry.line} ({entry.detail})" if entry.detail else entry.line
 
 

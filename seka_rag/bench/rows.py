@@ -13,7 +13,7 @@ from seka_rag.bench.item import Item
 from seka_rag.bench.journal import Journal
 from seka_rag.bench.methods import Variant
 from seka_rag.bench.rates import mean_interval, wilson
-from seka_rag.questions.pairs import discordant, mcnemar
+from seka_rag.questions.pairs import sign_test
 
 #: Measures that are rates; all other numbers are means.
 RATES = ("right", "first", "top", "top3", "other", "abstains", "stopped")
@@ -44,7 +44,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways on the same units: how many are right only under one of them, and the exact McNemar test."""
+    """Two ways on the same units: how many are better under only one of them, and the exact sign test.
+
+    Of rates, better is right where the other is wrong, and the test is McNemar's.
+    """
 
     task: str
     model: str
@@ -110,14 +113,14 @@ class Table:
         return [row for row in every if row is not None]
 
     def compare(self, metric: str, first: Variant, second: Variant) -> Comparison | None:
-        """Two variants on the units that both have; None if their values are not just right and wrong."""
+        """Two variants on the units that both have; None if there are none."""
         a, b = self.values(first, metric), self.values(second, metric)
         units = [unit for unit in a if unit in b]
-        if not units or any(x not in (0.0, 1.0) for u in units for x in (a[u], b[u])):
+        if not units:
             return None
-        one, two = [a[u] == 1.0 for u in units], [b[u] == 1.0 for u in units]
-        (only, other), p = discordant(one, two), mcnemar(one, two)
-        return Comparison(self.task, self.model, metric, first.key, second.key, len(units), only, other, round(p, 6))
+        only, other = sum(a[u] > b[u] for u in units), sum(b[u] > a[u] for u in units)
+        p = float(f"{sign_test(only, other):.3g}")
+        return Comparison(self.task, self.model, metric, first.key, second.key, len(units), only, other, p)
 
     def comparisons(self, metrics: Sequence[str], between: Sequence[Variant]) -> list[Comparison]:
         """Every variant against the first one, which is plain, and some against each other."""

@@ -22,11 +22,17 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> float:
     Raises:
         ValueError: sequences of different length.
     """
-    b, c = discordant(first, second)
-    n = b + c
-    if not n:
-        return 1.0
-    tail: float = sum(math.comb(n, k) for k in range(min(b, c) + 1)) / 2**n
+    return sign_test(*discordant(first, second))
+
+
+def sign_test(better: int, worse: int) -> float:
+    """Exact two-sided sign test: p of so uneven a split where both directions are as likely.
+
+    >>> sign_test(0, 5)
+    0.0625
+    """
+    n = better + worse
+    tail: float = sum(math.comb(n, k) for k in range(min(better, worse) + 1)) / 2**n
     return min(1.0, 2 * tail)
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from seka_rag.bench.curves import Entry, at_most, lines
+from seka_rag.bench.curves import Entry, at_most, best_of_lines, lines
 from seka_rag.bench.methods import Variant
+from seka_rag.bench.tasks import TASKS
 from seka_rag.bench.tasks.base import Curve
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
@@ -53,6 +54,29 @@ def test_a_line_for_each_method_and_highlight_in_the_order_of_strength():
 def test_harm_as_what_is_lost():
     seka = lines(FIGURES, Curve("c.right", "k.right", loss=True))[0]
     assert [p[0] for p in seka.points] == pytest.approx([0.0, 0.0, 0.2])  # better than plain is no harm
+
+
+def test_wordings_are_points_and_no_curve():
+    weak, strong = (Entry.of_variant(Variant("instruction", before=text)) for text in ("Read.", "Obey."))
+    figures = {PLAIN: {"c": 0.4, "kl": 0.0}, weak: {"c": 0.5, "kl": 0.1}, strong: {"c": 0.9, "kl": 0.3}}
+    (line,) = lines(figures, Curve("c", "kl"))
+    assert [line.at(harm) for harm in (0.05, 0.2, 0.3)] == [0.4, 0.5, 0.9]
+
+
+def test_what_is_won_where_the_highlight_answers_hides_no_harm():
+    """A steering that follows everything and forgets everything."""
+    groups = ("correction", "agreement", "novel", "irrelevant", "kept")  # the last one: all but the first together
+    values = {PLAIN: (0.4, 0.4, 0.4, 0.5, 0.43), STRONG: (1.0, 0.9, 0.9, 0.0, 0.6)}
+    figures = {e: {f"{g}.right": v for g, v in zip(groups, some, strict=True)} for e, some in values.items()}
+    for curve in TASKS["conflict-rag"].curves:
+        for line in lines(figures, curve):
+            assert curve.loss
+            assert line.at(0.05) == pytest.approx(0.46)  # a tenth of the way to it
+
+
+def test_the_best_of_a_line_is_of_no_single_seed():
+    figures = {PLAIN: {"c": 0.1}, WEAK: {"c": 0.5}, STRONG: {"c": 0.8}, SEED: {"c": 0.9}}
+    assert best_of_lines(figures, "c") == [PLAIN, STRONG]
 
 
 def test_entries_in_words():

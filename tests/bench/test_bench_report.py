@@ -84,6 +84,12 @@ def test_tables_for_the_docs(folder):
     assert "| all.right (n = 20) | position-0.right (n = 20) | position-9.right (n = 20) |" in text
 
 
+def test_experts_are_named_in_paired_tests(folder):
+    pair = {**COMPARISON, "second": 'expert a {"gain": 1.0, "method": "AdaSeka"}'}
+    (folder / "comparisons.json").write_text(json.dumps([pair]))
+    assert "<td>expert a (gain 1)</td>" in html(sections(folder))
+
+
 def test_files(folder):
     page, tables = write_report(folder)
     assert (page.name, tables.name) == ("report.html", "tables.md")
@@ -95,19 +101,20 @@ def test_files(folder):
         sections(folder)
 
 
-def test_the_default_beside_the_best_other_method(folder):
+@pytest.mark.parametrize("name", ["suggested", "default"])
+def test_the_default_beside_the_best_other_method(folder, name):
     default, other = {"method": "KeyVector", "gain": 1.0, "highlight": "gold"}, {**SETTINGS, "gain": 0.5}
     rows = [
         *ROWS,
-        row("suggested", "correction.right", 0.9, settings=default),
-        row("suggested", "irrelevant.kl", 0.1, settings=default),
+        row(name, "correction.right", 0.9, settings=default),
+        row(name, "irrelevant.kl", 0.1, settings=default),
     ]  # fmt: skip
     pair = {
         **COMPARISON, "first": f"seka {json.dumps(other, sort_keys=True)}",
-        "second": f"suggested {json.dumps(default, sort_keys=True)}", "only_first": 2, "only_second": 5, "p": 0.453125,
+        "second": f"{name} {json.dumps(default, sort_keys=True)}", "only_first": 2, "only_second": 5, "p": 0.453125,
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(rows))
     (folder / "comparisons.json").write_text(json.dumps([COMPARISON, pair]))
-    said = "suggested (gain 1) alone is right 5 times, seka (gain 0.5) alone 2 times, of 20"
-    assert f"{said} (exact McNemar, p = 0.45)." in markdown(sections(folder))
+    said = f"{name} (gain 1) is ahead on 5, seka (gain 0.5) on 2, of 20"
+    assert f"{said} (exact test, p = 0.45)." in markdown(sections(folder))
     assert said in html(sections(folder))

@@ -100,12 +100,22 @@ def test_seeds_are_pooled_by_unit(table):
     assert (row.low, row.high) == pytest.approx(wilson(1.75 / 3, 3), abs=1e-6)
 
 
-def test_comparisons_are_paired_and_only_of_what_is_right_or_wrong(table):
+def test_comparisons_are_paired(table):
     found = table.compare("ES.first", PLAIN, STEERED)
     assert (found.n, found.only_first, found.only_second, found.p) == (3, 0, 2, 0.5)
-    assert table.compare("PS.first", PLAIN, table.variants[-1]) is None  # means
+    means = table.compare("PS.first", PLAIN, table.variants[-1])  # a: 0 and .75; b: 0 and 0; c: 1 and 1
+    assert (means.n, means.only_first, means.only_second, means.p) == (3, 0, 1, 1.0)
     assert table.compare("ES.first", PLAIN, table.variants[2]).n == 2  # units that both have
-    assert table.compare("ES.kl", PLAIN, STEERED) is None
+    assert table.compare("PS.right", PLAIN, STEERED) is None
     every = table.comparisons(["ES.first"], [STEERED, table.variants[2]])
     assert [(c.first, c.second) for c in every if c.first != PLAIN.key] == [(STEERED.key, table.variants[2].key)]
-    assert len([c for c in every if c.first == PLAIN.key]) == 4  # the pooled one where its seeds agree
+    assert len([c for c in every if c.first == PLAIN.key]) == 4
+
+
+def test_a_small_p_is_no_zero(tmp_path):
+    items = [item(f"{i}", f"{i}", "all") for i in range(40)]
+    journal = Journal(tmp_path / "t.jsonl", {}, [[i.id for i in items]])
+    for variant, right in ((PLAIN, False), (STEERED, True)):
+        journal.add(variant.key, [i.id for i in items], [{"right": right}] * 40)
+    found = Table("t", "m", items, [PLAIN, STEERED], journal).compare("all.right", PLAIN, STEERED)
+    assert found.p == pytest.approx(binomtest(0, 40).pvalue, rel=1e-2)

@@ -30,7 +30,8 @@ class Curve:
 
     Attributes:
         following, harm: metrics, each ``group.measure``.
-        loss: whether harm is what the metric falls below that of the plain model.
+        loss: whether harm is what the metric falls below that of the plain model. Let it be of a group whose highlights do not
+            answer: what steering gains where they do would hide it.
         levels: of harm at which methods are compared.
     """
 

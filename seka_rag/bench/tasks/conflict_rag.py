@@ -49,7 +49,7 @@ class ConflictRag(Task):
     curves: ClassVar[tuple[Curve, ...]] = (
         Curve("correction.right", "irrelevant.kl"),
         Curve("correction.first", "irrelevant.kl"),
-        Curve("correction.right", "kept.right", loss=True, levels=(0.02, 0.05)),
+        Curve("correction.right", "irrelevant.right", loss=True, levels=(0.02, 0.05)),
     )
     limit: ClassVar[int] = 60
 

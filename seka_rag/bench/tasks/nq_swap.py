@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from seka_rag.bench.item import Item
 from seka_rag.bench.tasks.asking import question_item
-from seka_rag.bench.tasks.base import Curve, Source, Task
+from seka_rag.bench.tasks.base import Source, Task
 from seka_rag.errors import RecordError
 from seka_rag.questions.answers import contains_answer
 from seka_rag.questions.records import Highlight, Record
@@ -28,7 +28,6 @@ class NqSwap(Task):
     columns: ClassVar[tuple[str, ...]] = (
         "swapped.right", "swapped.other", "original.right", "swapped.first", "swapped.repetition", "swapped.words",
     )  # fmt: skip
-    curves: ClassVar[tuple[Curve, ...]] = (Curve("swapped.right", "original.right", loss=True, levels=(0.02, 0.05)),)
     limit: ClassVar[int] = 60
 
     def items(self, source: Source) -> list[Item]:

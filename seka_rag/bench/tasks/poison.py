@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from seka_rag.bench.item import Item, Opening, at
 from seka_rag.bench.tasks.asking import NEW_TOKENS, question_item, span_of
-from seka_rag.bench.tasks.base import Curve, Source, Task
+from seka_rag.bench.tasks.base import Source, Task
 from seka_rag.errors import RecordError
 from seka_rag.questions.facts import Fact, Split, load_facts
 from seka_rag.questions.kinds import questions
@@ -36,7 +36,6 @@ class Poison(Task):
         "poisoned.other", "poisoned.right", "poisoned.first", "clean.right", "honest.right", "honest.first",
         "poisoned.abstains",
     )  # fmt: skip
-    curves: ClassVar[tuple[Curve, ...]] = (Curve("poisoned.right", "clean.right", loss=True, levels=(0.02, 0.05)),)
     highlights: ClassVar[tuple[str, ...]] = ("gold", "wrong", "sentences", "trusted")
     limit: ClassVar[int] = 40
 
