@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ class Journal:
 
     def __init__(self, path: Path, run: Mapping[str, object], batches: Sequence[Sequence[str]]) -> None:
         self.path = path
+        self.items = sum(map(len, batches))
         self.outcomes: dict[Key, dict[str, object]] = {}
         header = json.dumps({"run": dict(run)}, sort_keys=True, ensure_ascii=False) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,12 @@ class Journal:
             file.write("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in group).encode())
             _to_disk(file)
         self._take(group)
+
+    @property
+    def complete(self) -> list[str]:
+        """The variants that all items have an outcome of, in the order in which they came."""
+        counts = Counter(variant for variant, _ in self.outcomes)
+        return [variant for variant, n in counts.items() if n == self.items]
 
     def has(self, variant: str, ids: Sequence[str]) -> bool:
         """Whether a batch is done."""

@@ -64,6 +64,12 @@ class Variant:
     marked: bool = False
     extra: tuple[tuple[str, Any], ...] = ()
 
+    @classmethod
+    def of_key(cls, key: str) -> Variant:
+        """One of the same key, to report and not to run."""
+        method, brace, settings = key.partition(" {")
+        return cls(method, extra=tuple(json.loads(brace.strip() + settings).items()))
+
     @property
     def settings(self) -> dict[str, object]:
         """All that distinguishes it, as plain data."""

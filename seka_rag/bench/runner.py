@@ -60,9 +60,12 @@ class Subject:
         return whole.select(heads=self._kept(whole))
 
     def _learned(self, name: str) -> ProjectionBank:
+        """A bank that is learned here, or was, for this model."""
         path, model = self.folder / f"bank-{name.replace(' ', '-')}", self.model
         if path.exists():
-            return ProjectionBank.load(path)
+            kept, identity = ProjectionBank.load(path), identify(model.hf_model)
+            if kept.model.config_digest == identity.config_digest and not kept.model.doubts(identity):
+                return kept
         loaded = LoadedModel(model.hf_model, model.tokenizer, model.name)
         bank = learn_bank(loaded, template_triples(200), _SETTINGS[name])
         bank.save(path)
@@ -121,9 +124,12 @@ def run(
     lengths = [len(tokens_of(model, item, PLAIN)) + item.new_tokens for item in items]
     size = batch_size(model)
     parts = batches(lengths, *size)
+    identity = identify(model.hf_model)
     about: dict[str, object] = {
         "task": task,
         "model": model.name,
+        "config": identity.config_digest,
+        "weights": identity.weights,
         "bank": None if model.bank is None else model.bank.digest,
         "dtype": str(getattr(model.hf_model, "dtype", None)).removeprefix("torch."),
         "items": digest_of(items),

@@ -23,14 +23,16 @@ def bench(
         str | None,
         typer.Option(help="Names with commas: gold, wrong, all, or a highlighter; by default the task's."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Records of each kind.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Records of each kind; by default the task's number, and all of --data.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for outcomes, results and the report.")] = Path("bench"),
     split: Annotated[str, typer.Option(help="Of our own questions: development or held-out.")] = "development",
     dtype: Annotated[
         str, typer.Option(help="In which the model computes: bfloat16, float16, float32, or auto, as it is loaded.")
     ] = "auto",
     device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Few records and few methods.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few records, of --data too, and few methods.")] = False,
 ) -> None:
     """Compare steering methods with the plain model on benchmarks; a run that was ended goes on where it was."""
     from seka_rag.bench.run import Plan, run_plan

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from functools import cache
-from types import SimpleNamespace
 
 import torch
+from tiny import tiny_model
 
 from seka_rag import Prompt
 from seka_rag.bench.item import Item
@@ -48,7 +48,7 @@ class Scripted(SteeredModel):
 
     name = "scripted"
     bank = None
-    hf_model = SimpleNamespace(dtype=torch.float32, parameters=lambda: iter([torch.zeros(1)]))
+    hf_model = tiny_model("llama")  # which is not asked: the identity of a run
 
     @property
     def tokenizer(self):

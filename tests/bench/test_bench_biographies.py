@@ -126,11 +126,16 @@ def test_conflictnq_on_both_sides(tmp_path):
     unlike = {**both, "id": "Cid", "meta": {"real_passages": ["Nothing."]}}
     items = TASKS["conflict-rag"].items(of_file(tmp_path, [both, unmarked, unlike]))
     assert [(i.id, i.groups) for i in items] == [
-        ("Ann", ("correction",)), ("Ann/real", ("agreement", "kept")), ("Cid", ("correction",)),
+        ("Ann", ("correction",)), ("Ann/real", ("agreement",)), ("Bob", ("correction",)), ("Bob/real", ("agreement",)),
+        ("Cid", ("correction",)),
     ]  # fmt: skip
-    assert [marked_text(i) for i in items] == ["Ann lives in Lyon.", "Ann lives in Rome .", "Ann lives in Lyon."]
+    told, remembered = "Ann lives in Lyon.", "Ann lives in Rome ."
+    marked = [None if item.gold is None else marked_text(item) for item in items]
+    assert marked == [told, remembered, None, remembered, told]  # Bob's passages are for highlighters
     assert items[1].record.is_right("In Rome.")
-    assert len(TASKS["conflict-rag"].items(of_file(tmp_path, [unmarked]))) == 2  # for highlighters
+
+
+AT = {"passage": 0, "start": 0, "end": 3}
 
 
 @pytest.mark.parametrize(
@@ -143,6 +148,17 @@ def test_conflictnq_on_both_sides(tmp_path):
         ("pronchange", {"passages": ["Ann is a nurse.", "x"], "highlights": []}, "highlights: pronchange needs the inst"),
         ("conflict-rag", {"meta": {"real_passages": [3]}}, "meta.real_passages: conflict-rag needs a list of texts"),
         ("counterfact", {"meta": {"subject": 3}}, "meta.subject: counterfact needs a text"),
+        ("poison", {"meta": {"evidence": "Ann"}}, "meta.evidence: give passage, start and end, whole numbers, and not 'Ann'"),
+        ("poison", {"meta": {"evidence": {**AT, "passage": "0"}}}, "meta.evidence: give passage, start and end"),
+        ("poison", {"meta": {"evidence": {**AT, "start": True}}}, "meta.evidence: give passage, start and end"),
+        ("poison", {"meta": {"evidence": {**AT, "passage": 99}}}, "meta.evidence: there is no passage 99, there are 1,"),
+        ("poison", {"meta": {"evidence": {**AT, "end": 99}}}, r"meta.evidence: \[0, 99\) is no part of passage 0, which has"),
+        ("poison", {"meta": {"evidence": {**AT, "start": 9}}}, r"meta.evidence: \[9, 3\) is no part"),
+        ("poison", {"meta": {"evidence": AT, "fact": ["x"]}}, r"meta.fact: give the name of a fact, and not \['x'\]"),
+        ("conflict-rag", {"meta": {"fact": ["x"]}}, "meta.fact: give the name of a fact"),
+        ("conflict-rag", {"meta": {"kind": "wrong"}}, "meta.evidence: where the truth stands is needed"),
+        ("fluency", {"meta": {"elsewhere": {**AT, "passage": 1}}}, "meta.elsewhere: there is no passage 1"),
+        ("biasbios", {"meta": {"elsewhere": {**AT, "end": 0}}}, r"meta.elsewhere: \[0, 0\) is no part"),
     ],
 )  # fmt: skip
 def test_unusable_records_are_named_with_line_and_field(tmp_path, task, change, message):
@@ -150,7 +166,7 @@ def test_unusable_records_are_named_with_line_and_field(tmp_path, task, change, 
     if task == "pronchange":
         good = record("Ann", ["Ann is a nurse.", "Go."], ["nurse"], (1, 0, 3))
     bad = {**record("Eve", ["Ann is a nurse."], ["nurse"], (0, 0, 15)), **change}
-    first = [] if task == "counterfact" else [good]
+    first = [] if task in ("counterfact", "poison") else [good]
     line = len(first) + 1
     with pytest.raises(RecordError, match=rf"records.jsonl, line {line}, record 'Eve', {message}"):
         TASKS[task].items(of_file(tmp_path, [*first, bad]))
@@ -169,11 +185,10 @@ def test_public_files_are_read_as_they_are(tmp_path, shared_data):
         assert f"{text.text} {item.opening.text}" == meta["steer_prompt"].strip()
         assert text.highlighted == (meta["attribute"],)
     asked = TASKS["conflict-rag"].items(rows["conflictnq"])
-    groups = [item.groups[0] for item in asked]
+    groups = [item.groups[0] for item in asked if item.gold is not None]
     marked_ones = sum(bool(record.highlights) for record in rows["conflictnq"].records())
     assert groups.count("correction") == marked_ones
-    assert 0 < groups.count("agreement") <= marked_ones
-    assert all(item.gold is not None for item in asked)
+    assert 0 < groups.count("agreement") <= len(rows["conflictnq"].records())
     assert len(TASKS["memotrap"].items(rows["memotrap_proverb"])) == 430
     ten = TASKS["lost-in-the-middle"].items(rows["litm_10doc"])
     assert len(ten) == 120

@@ -63,6 +63,67 @@ def test_rows_are_written_and_a_second_run_changes_nothing(files, tmp_path):
     assert "is of another run (items:" in run(arguments(files, tmp_path, "--limit", "2"), code=1)
 
 
+def test_further_methods_join_those_of_an_earlier_run(files, tmp_path):
+    few = ("--limit", "3", "--methods")
+    run(arguments(files, tmp_path / "one", *few, "seka,key-scaling"))
+    run(arguments(files, tmp_path / "two", *few, "seka"))
+    run(arguments(files, tmp_path / "two", *few, "key-scaling"))
+    for name in ("results.json", "comparisons.json", "tables.md"):
+        assert (tmp_path / "two" / name).read_text() == (tmp_path / "one" / name).read_text()
+
+
+def test_the_best_rows_are_compared_where_no_harm_is_measured_too(files, tmp_path):
+    args = arguments(files, tmp_path, "--limit", "3", "--highlights", "gold")
+    run([args[0], "lost-in-the-middle", *args[2:]])
+    pairs = json.loads((tmp_path / "comparisons.json").read_text())
+    between = [{c[k].split()[0] for k in ("first", "second")} for c in pairs if c["metric"] == "all.right"]
+    assert between.count({"seka", "key-scaling"}) == 1
+
+
+def test_a_file_is_asked_whole_unless_a_limit_is_given(files, tmp_path):
+    """It has 36 records, and lost-in-the-middle takes 20 of our own questions."""
+    few = ("--methods", "plain", "--highlights", "gold")
+    for more, n in (((), 36), (("--limit", "5"), 5), (("--quick",), 2)):
+        args = arguments(files, tmp_path / str(n), *few, *more)
+        run([args[0], "lost-in-the-middle", *args[2:]])
+        rows = json.loads((tmp_path / str(n) / "results.json").read_text())
+        assert {r["n"] for r in rows if r["metric"] == "all.right"} == {n}
+
+
+def test_records_without_highlights_are_for_highlighters(files, tmp_path):
+    lines = [json.loads(line) for line in (files / "records.jsonl").read_text().splitlines()[:3]]
+    missing = [
+        {**r, "id": f"x{r['id']}", "highlights": [], "gold_context_answer": [], "parametric_answer": None}
+        for r in lines
+    ]
+    paths = {name: tmp_path / f"{name}.jsonl" for name in ("mixed", "bare")}
+    for path, records in zip(paths.values(), ([*lines, *missing], missing), strict=True):
+        path.write_text("".join(json.dumps(r) + "\n" for r in records))
+
+    def counts(out, *more):
+        run(arguments(files, tmp_path / out, "--methods", "seka", *more))
+        rows = json.loads((tmp_path / out / "results.json").read_text())
+        return {
+            (r["method"], r["metric"]): r["n"] for r in rows if r["metric"] in ("correction.kl", "abstention.right")
+        }
+
+    both = {("plain", "correction.kl"): 3, ("seka", "correction.kl"): 3}
+    assert counts("gold", "--data", str(paths["mixed"])) == both
+    assert counts("sentences", "--data", str(paths["mixed"]), "--highlights", "sentences") == {
+        **both, ("plain", "abstention.right"): 3, ("seka", "abstention.right"): 3,
+    }  # fmt: skip
+    said = run(arguments(files, tmp_path / "bare", "--data", str(paths["bare"])), code=1)
+    assert "no record has a highlight: leave 'gold' out, for example with --highlights sentences" in said
+
+
+def test_damaged_results_are_named_before_anything_is_asked(files, tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    assert f"{tmp_path}/results.json holds no results that can be read: remove it" in run(
+        arguments(files, tmp_path, "--limit", "3"), code=1
+    )
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
 #: The command, killed after its tenth batch, in the middle of writing the next.
 KILLED = """
 import os, signal, sys

@@ -19,6 +19,7 @@ from seka_rag.bench.tasks.base import Source
 from seka_rag.errors import RecordError, SettingError
 from seka_rag.hf.packaged import PACKAGED
 from seka_rag.model.steered import SteeredModel
+from seka_rag.questions.kinds import KINDS
 from seka_rag.questions.records import Record
 from seka_rag.steering.adaseka import AdaSeka
 from seka_rag.steering.registry import suggested
@@ -47,9 +48,9 @@ def test_both_sides_of_a_known_model(tmp_path):
     items = [question_item(r, group_of(r)) for r in records]
     assert [i.groups for i in items] == [
         ("correction",),
-        ("agreement", "kept"),
-        ("irrelevant", "kept"),
-        ("novel", "kept"),
+        ("agreement",),
+        ("irrelevant",),
+        ("novel",),
     ]
     model = Scripted({"does Ann": "Rome", "does Ada": "Lyon", "does Ida": "Rome"})
     variants = [PLAIN, GOLD, WEAK, WRONG]
@@ -61,7 +62,6 @@ def test_both_sides_of_a_known_model(tmp_path):
     assert figures["agreement.right"] == [1, 1, 1, 0]
     assert figures["irrelevant.right"][:3] == [1, 0, 1]  # has nothing wrong to highlight: left out there
     assert figures["novel.right"][:3] == [0, 1, 0]
-    assert figures["kept.right"][:2] == pytest.approx([2 / 3, 2 / 3])
     assert figures["correction.first"] == [0, 1, 0, 0]
     assert figures["correction.margin"][:2] == pytest.approx([-2.0, 1.0])
     assert figures["correction.stopped"] == [1] * 4
@@ -117,7 +117,7 @@ def test_our_own_questions_fall_into_all_groups(tmp_path, monkeypatch):
     groups = {g for item in items for g in item.groups}
     assert groups == {
         "correction", "correction/same", "correction/paraphrase", "resistance", "wrong-highlight", "agreement", "novel",
-        "irrelevant", "disagree", "abstention", "kept",
+        "irrelevant", "disagree", "abstention",
     }  # fmt: skip
     capitals = {f.subject for f in load_facts() if f.category == "capital"}
     for item in items:
@@ -136,6 +136,28 @@ def test_our_own_questions_fall_into_all_groups(tmp_path, monkeypatch):
     again = Source(Scripted(), tmp_path, limit=6)
     monkeypatch.setattr(base, "known_facts", None)  # what is known was kept
     assert TASKS["conflict-rag"].items(again) == items
+
+
+def test_our_own_questions_of_a_file_are_asked_as_they_are_without_it(tmp_path, monkeypatch):
+    from seka_rag.bench.tasks import base
+
+    monkeypatch.setattr(base, "known_facts", lambda model, facts: [f for f in facts if f.category == "capital"])
+    source = Source(Scripted(), tmp_path, limit=4)
+    path = tmp_path / "ours.jsonl"
+    path.write_text("".join(r.model_dump_json() + "\n" for kind in KINDS for r in source.questions(kind)))
+    task = TASKS["conflict-rag"]
+    assert task.items(Source(Scripted(), tmp_path, limit=99, data=path)) == task.items(source)
+
+
+def test_a_highlighted_lie_is_no_agreement():
+    passages = ("Ann lives in Rome.", "Ann lives in Lyon.")
+    lie = record("Ann", ("Rome",), "Rome", passages, marked=1, other_answers=["Lyon"])
+    assert group_of(lie) == "wrong-highlight"
+    told = lie.model_copy(update={"meta": {**lie.meta, "evidence": {"passage": 0, "start": 0, "end": 18}}})
+    assert group_of(told) == "resistance"
+    assert _text(question_item(told, "resistance")) == passages[0]
+    assert _text(question_item(told, "wrong-highlight")) == passages[1]
+    assert group_of(record("Ann", ("Rome",), "Rome", passages, marked=0, other_answers=["Lyon"])) == "agreement"
 
 
 def test_several_kinds_in_one_run(tmp_path, monkeypatch):

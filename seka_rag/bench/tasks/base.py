@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from seka_rag.bank.folders import write_file
 from seka_rag.bench.closed_book import known_facts
 from seka_rag.bench.item import Item
 from seka_rag.errors import RecordError
+from seka_rag.hf.identity import identify
 from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.facts import Fact, Split, load_facts
 from seka_rag.questions.kinds import Kind, questions
@@ -49,7 +50,7 @@ class Source:
         model: that is to be asked.
         folder: keeps which facts it knows.
         data: a file of records; None for our own questions.
-        limit: records of each kind.
+        limit: records of each kind; of a file, its first so many.
         split, seed: of our own questions.
         progress: called with the number of known facts that were found, since the last call.
     """
@@ -98,7 +99,7 @@ class Source:
         facts = [fact for fact in load_facts() if fact.split == self.split]
         random.Random(f"{self.split} {self.seed}").shuffle(facts)
         by_id = {fact.id: fact for fact in facts}
-        kept = _Known.read(self.folder / f"known-{self.split}-{self.seed}.json", self.model)
+        kept = _Known.read(self.folder / f"known-{self.split}-{self.seed}.json", self.model, by_id.keys())
         while len(kept.known) < self.limit and kept.asked < len(facts) and (kept.known or kept.asked < 4 * _CHUNK):
             chunk = facts[kept.asked : kept.asked + _CHUNK]
             found = known_facts(self.model, chunk)
@@ -151,11 +152,13 @@ class _Known:
     known: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: Path, model: SteeredModel) -> _Known:
-        name = f"{model.name} {getattr(model.hf_model, 'dtype', None)}"
+    def read(cls, path: Path, model: SteeredModel, facts: Container[str]) -> _Known:
+        identity = identify(model.hf_model)
+        weights = " ".join(identity.weights.values())
+        name = f"{model.name} {getattr(model.hf_model, 'dtype', None)} {identity.config_digest} {weights}"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if data["model"] == name:
+            if data["model"] == name and all(known in facts for known in data["known"]):
                 return cls(path, name, int(data["asked"]), tuple(data["known"]))
         except (OSError, ValueError, KeyError, TypeError):
             pass  # asked again

@@ -55,7 +55,7 @@ def _item(record: Record, labels: Sequence[str]) -> Item:
         groups=("bio",),
         record=record,
         gold=highlights_of(record),
-        wrong=span_of(record, record.meta.get("elsewhere")),
+        wrong=span_of(record, "elsewhere"),
         template="{context}\n\n{question}",
         chat=False,
         opening=Opening(text="", right=forms(label), other=tuple(others)),

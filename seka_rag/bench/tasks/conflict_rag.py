@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from seka_rag.bench.item import Item
-from seka_rag.bench.tasks.asking import group_of, question_item
+from seka_rag.bench.tasks.asking import fact_of, group_of, question_item
 from seka_rag.bench.tasks.base import Curve, Source, Task
 from seka_rag.errors import RecordError
 from seka_rag.questions.answers import contains_answer
@@ -32,11 +32,11 @@ class ConflictRag(Task):
     truth and is highlighted, another one lies. wrong-highlight: the same, and the lie is highlighted. agreement: a passage
     says what memory says. novel: it tells of something invented. irrelevant: no passage answers, and another sentence is
     highlighted; right is what memory says. disagree: two passages tell different things, and one is highlighted.
-    abstention: the passages lack the answer. kept: agreement, novel and irrelevant together, which steering must not harm.
+    abstention: the passages lack the answer.
 
-    A file's records fall into these groups by their answers (``group_of``); if some have highlights, those without are left
-    out, as there is nothing to steer by. Those with ``meta.real_passages``, as ConflictNQ has them, are also asked with
-    these passages, highlighted as a whole, where what they say is what memory says.
+    A file's records fall into these groups by ``meta.kind``, where it is one of our own, or else by their answers
+    (``group_of``). Those with ``meta.real_passages``, as ConflictNQ has them, are also asked with these passages, highlighted
+    as a whole, where what they say is what memory says.
     """
 
     name: ClassVar[str] = "conflict-rag"
@@ -54,19 +54,19 @@ class ConflictRag(Task):
     limit: ClassVar[int] = 60
 
     def items(self, source: Source) -> list[Item]:
-        if source.data is not None:
-            records = source.records()
-            some = [record for record in records if record.highlights] or records
-            return source.made(some, lambda record: [question_item(r, group_of(r)) for r in _both_sides(record)])
         facts = {fact.id: fact for fact in load_facts()}
-        items = []
-        for kind in KINDS:
-            for record in source.questions(kind):
-                fact = facts.get(record.meta.get("fact", ""))
-                items.append(question_item(record, GROUPS[kind], fact))
-                if kind == "wrong":
-                    items.append(question_item(record, "wrong-highlight", fact))
-        return items
+
+        def made(record: Record) -> list[Item]:
+            fact = fact_of(record, facts)
+            return [question_item(r, group, fact) for r in _both_sides(record) for group in _groups(r)]
+
+        own = source.data is None
+        return source.made([r for k in KINDS for r in source.questions(k)] if own else source.records(), made)
+
+
+def _groups(record: Record) -> tuple[str, ...]:
+    group = GROUPS.get(str(record.meta.get("kind"))) or group_of(record)
+    return (group, "wrong-highlight") if group == "resistance" else (group,)
 
 
 def _both_sides(record: Record) -> list[Record]:

@@ -25,5 +25,5 @@ class Fluency(Task):
 
     def items(self, source: Source) -> list[Item]:
         records = source.questions("novel", known=False) if source.data is None else source.records()
-        made = [question_item(record, "long") for record in records]
+        made = source.made(records, lambda record: [question_item(record, "long")])
         return [replace(item, template=TEMPLATE, new_tokens=NEW_TOKENS, opening=None) for item in made]

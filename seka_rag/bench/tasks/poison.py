@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from seka_rag.bench.item import Item, Opening, at
-from seka_rag.bench.tasks.asking import NEW_TOKENS, question_item, span_of
+from seka_rag.bench.tasks.asking import NEW_TOKENS, fact_of, question_item, span_of
 from seka_rag.bench.tasks.base import Source, Task
 from seka_rag.errors import RecordError
 from seka_rag.questions.facts import Fact, Split, load_facts
@@ -43,7 +43,7 @@ class Poison(Task):
         facts, forms = {fact.id: fact for fact in load_facts()}, itertools.cycle(FORMS)
 
         def poisoned(record: Record) -> list[Item]:
-            return _items(record, next(forms), facts.get(record.meta.get("fact", "")))
+            return _items(record, next(forms), fact_of(record, facts))
 
         if source.data is not None:
             return source.made(source.records(), poisoned)
@@ -61,7 +61,7 @@ def stated_lies(split: Split, n: int) -> list[Item]:
 
 
 def _items(record: Record, form: str, fact: Fact | None) -> list[Item]:
-    truth = span_of(record, record.meta.get("evidence"))
+    truth = span_of(record, "evidence")
     lies = record.meta.get("other_answers")
     given = {
         "gold_context_answer": record.gold_context_answer,
