@@ -1,7 +1,7 @@
-"""What the tables of docs/how-to/calibrate.md show: methods on the heads of a model's bank, and fading in generated answers.
+"""What docs/how-to/calibrate.md shows of subspaces that are learned in other ways, on the heads of a model's bank.
 
-``python -m tools.measure_bank first-token``, ``subspaces`` and ``fading``. All ask about development facts that the model
-knows and that its calibration neither measured on nor took gradients from (but a training of vectors saw them).
+``python -m tools.measure_bank subspaces`` asks about development facts that the model knows and that its calibration
+neither measured on nor took gradients from (but a training of vectors saw them).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from torch import Tensor
 from seka_rag.bank import ProjectionBank
 from seka_rag.bench.curves import at_most
 from seka_rag.bench.rates import Rate, mean_interval
-from seka_rag.demo.real import answers_to
 from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.read import read_last_queries
@@ -35,25 +34,16 @@ from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.model.steered import SteeredModel
 from seka_rag.ops.projection import keep_columns
 from seka_rag.ops.projection import subspaces as subspace
-from seka_rag.questions.answers import repetition
 from seka_rag.questions.facts import Fact, load_facts
-from seka_rag.questions.kinds import Kind, questions
-from seka_rag.questions.pairs import mcnemar
+from seka_rag.questions.kinds import questions
 from seka_rag.steering.key_editing import KeyEditing
-from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.random_projection import RandomProjection
-from seka_rag.steering.registry import suggested
 from seka_rag.steering.seka import Seka
 
 app = typer.Typer(add_completion=False)
 Count = Annotated[int, typer.Option(min=8, help="Questions of each kind.")]
 Name = Annotated[str, typer.Option(help="A model with a calibrated bank.")]
 
-METHODS: tuple[KeyEditing, ...] = (
-    Seka(gain=0.5),
-    *(RandomProjection(gain=0.5, seed=seed) for seed in range(3)),
-    KeyScaling(gain=0.5),
-)
 GAINS, TRIPLES = (0.25, 0.5, 1.0), 240
 _GRADIENT, _BATCH = 32, 8
 
@@ -143,23 +133,9 @@ class FirstTokens:
         return scores
 
 
-@app.command()
-def first_token(model: Name = "smollm2", n: Count = 64, seed: int = 0) -> None:
-    """Which answer is likelier, and how far unrelated highlights move the next token: methods on the bank's heads."""
-    loaded = SteeredModel.from_pretrained(model)
-    bank = calibrated(loaded)
-    measure = FirstTokens(loaded, n, seed)
-    typer.echo(f"{len(measure.conflicts)} conflicts, {len(measure.unrelated)} unrelated; heads: {bank.learning.heads}")
-    followed: dict[str, list[bool]] = {}
-    for method in (None, *METHODS):
-        name = "plain" if method is None else repr(method)
-        line = measure.line(None if method is None else method.edits(bank, measure.sites))
-        followed[name] = line.followed
-        typer.echo(f"{name} | {line}")
-    names = list(followed)
-    seka = repr(METHODS[0])
-    for other in names:
-        typer.echo(f"p of {seka} against {other}: {mcnemar(followed[seka], followed[other]):.3f}")
+@app.callback()
+def main() -> None:
+    """Measure what a bank could be."""
 
 
 @app.command()
@@ -225,26 +201,6 @@ def with_directions(bank: ProjectionBank, directions: Mapping[int, Tensor]) -> P
         for layer in bank.layers
     }
     return ProjectionBank(bank.model, positive)
-
-
-@app.command()
-def fading(model: Name = "smollm2", n: Count = 48, tokens: int = 32, seed: int = 0) -> None:
-    """Generated answers of the suggested method with each way of fading."""
-    loaded = SteeredModel.from_pretrained(model)
-    facts = fresh_facts(loaded, seed)
-    usual = suggested(calibrated(loaded))
-    assert isinstance(usual, KeyEditing)
-    fades = (None, 8, "sentence")
-    ways = [("plain", None), *((f"fade={fade!r}", usual.model_copy(update={"fade": fade})) for fade in fades)]
-    kinds: tuple[Kind, ...] = ("conflict", "novel")
-    for name, method in ways:
-        cells = []
-        for kind in kinds:
-            records = questions(kind, "development", n, seed, facts=facts, passages=(3, 3))
-            texts = answers_to(loaded, records, method, tokens)
-            right = [record.is_right(text) for record, text in zip(records, texts, strict=True)]
-            cells.append(f"{kind} {Rate.of(right)}, repeated {mean(map(repetition, texts)):.3f}")
-        typer.echo(f"{name} | " + " | ".join(cells))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from seka_rag.model.steered import SteeredModel
 from seka_rag.questions.answers import repetition
 from seka_rag.questions.kinds import Kind
 from seka_rag.steering.base import SteeringMethod
+from seka_rag.steering.key_bias import KeyBias
 
 KINDS: tuple[Kind, ...] = ("conflict", "agreement", "novel", "irrelevant")
 TARGETS, MOST = (0.2, 0.4), 4.0  # shares of attention, and the strongest bias that may be used to get there
@@ -78,14 +79,15 @@ def plain_share_of_first(
 
 @app.command()
 def main(
-    model: Annotated[str, typer.Option(help="A model whose bank suggests key bias.")] = "smollm2",
+    model: Annotated[
+        str, typer.Option(help="A model whose bank has the mean queries that a key bias needs.")
+    ] = "smollm2",
     n: Annotated[int, typer.Option(min=8, help="Questions of each kind.")] = 60,
     fixed: Annotated[float, typer.Option(help="A fixed bias to compare with.")] = 3.35,
 ) -> None:
     """Right answers of each kind and repetition; the natural shares of attention; how often a gate would be open."""
     loaded = SteeredModel.from_pretrained(model)
-    usual = loaded.usual_steering
-    assert usual is not None
+    usual = KeyBias(bias=2.0, fade="sentence")
     with TemporaryDirectory() as folder:
         source = Source(loaded, Path(folder), n, None, "development")
         items = [question_item(record, GROUPS[kind], None) for kind in KINDS for record in source.questions(kind)]
@@ -95,7 +97,7 @@ def main(
     for group in dict.fromkeys(groups):
         quarters = quantiles([s for s, of in zip(shares, groups, strict=True) if of == group])
         typer.echo(f"{group}: quartiles of the plain share of attention {[round(q, 4) for q in quarters]}")
-    ways = {"plain": (prompts, None), "fixed, as suggested": (prompts, usual)}
+    ways = {"plain": (prompts, None), "fixed 2": (prompts, usual)}
     ways[f"fixed {fixed:g}"] = (prompts, usual.with_strength(fixed))
     for target in TARGETS:
         reach = [bias_to_reach(target, s) / MOST for s in shares]
