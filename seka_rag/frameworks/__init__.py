@@ -33,7 +33,7 @@ from seka_rag.frameworks.unmarked import (
 )
 from seka_rag.highlight.base import Highlighter, check_spans
 from seka_rag.highlight.registry import as_highlighter
-from seka_rag.highlight.trust import choose_spans
+from seka_rag.highlight.trust import choose_spans, distrusts
 from seka_rag.model.scope import no_highlighting, open_highlighting
 from seka_rag.model.shared import bank_name, shared_model
 from seka_rag.retrieval.retrievers import as_passage
@@ -81,6 +81,7 @@ __all__ = [
     "chooser",
     "decide",
     "digest",
+    "distrusts",
     "forget_causes",
     "highlights_off",
     "is_report",

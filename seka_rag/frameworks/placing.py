@@ -9,17 +9,19 @@ for it. What counts is which document stands where, not which words are alike:
   So a document that the chain left out cannot take the place of one that it kept.
 * Passages of one text are placed in their order. If there are more of them than places, those left over share the places.
 * A passage that is made of others, word for word, takes nothing from them: they are placed as well.
+* Where a text stands more often than passages explain, in another's title say, no place of its passages is certain.
 """
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from seka_rag.text.spans import Span
+from seka_rag.text.words import UNSPACED
 
 #: A passage that is cut off must still stand there with this many characters.
 LEAST = 32
@@ -54,7 +56,7 @@ class Squeezed:
 class Place:
     """One passage in one text: ``length`` characters, from ``offset`` of the one and ``start`` of the other.
 
-    All three count in the squeezed texts.
+    All three count in the squeezed texts. It is ``certain`` if the passage can stand nowhere else.
     """
 
     passage: Squeezed
@@ -62,6 +64,7 @@ class Place:
     start: int
     offset: int
     length: int
+    certain: bool = True
 
     def move(self, span: Span) -> Span | None:
         """A span of the passage as a span of the text; None if that part of the passage was cut off."""
@@ -114,13 +117,15 @@ def place_passages(
     taken.choose(fits, by=lambda fit: fit.start)  # a chain may have changed their order
     taken.share(fits)
     taken.share_tiled(fits)
-    parts = [fit for i, p in enumerate(own) if i not in taken.found for fit in _part_fits(i, p.text, whole.text, least)]
-    taken.choose(parts, by=lambda fit: fit.passage)
-    taken.choose(parts, by=lambda fit: fit.start)
-    taken.share(parts)
+    parts = [fit for i, p in enumerate(own) for fit in _part_fits(i, p.text, whole.text, least)]
+    left = [fit for fit in parts if fit.passage not in taken.found]
+    taken.choose(left, by=lambda fit: fit.passage)
+    taken.choose(left, by=lambda fit: fit.start)
+    taken.share(left)
+    certain = _certain(taken.found, [*fits, *parts], whole.text)
     return {
-        i: tuple(Place(own[i], whole, fit.start, fit.offset, fit.end - fit.start) for fit in fits)
-        for i, fits in sorted(taken.found.items())
+        i: tuple(Place(own[i], whole, fit.start, fit.offset, fit.end - fit.start, i in certain) for fit in found)
+        for i, found in sorted(taken.found.items())
     }
 
 
@@ -207,6 +212,26 @@ def _best_row(fits: Sequence[_Fit], by: Callable[[_Fit], int]) -> list[_Fit]:
     return row[::-1]
 
 
+def _certain(found: Mapping[int, Sequence[_Fit]], fits: Iterable[_Fit], text: str) -> set[int]:
+    """The passages that can stand nowhere but at places of passages that are themselves certain."""
+    possible: dict[int, list[_Fit]] = {i: [] for i in found}
+    for fit in fits:
+        if fit.passage in possible:
+            possible[fit.passage].append(fit)
+    letters = bytes(map(str.isalnum, text))
+    unexplained = bytearray(letters)
+    for fit in (fit for own in found.values() for fit in own):
+        unexplained[fit.start : fit.end] = bytes(fit.end - fit.start)
+    while True:
+        unsure = [i for i, own in possible.items() if any(unexplained.find(1, f.start, f.end) >= 0 for f in own)]
+        if not unsure:
+            return set(possible)
+        for i in unsure:
+            del possible[i]
+            for fit in found[i]:
+                unexplained[fit.start : fit.end] = letters[fit.start : fit.end]
+
+
 def _whole_fits(passages: Sequence[Squeezed], text: str) -> Iterator[_Fit]:
     starts: dict[str, list[int]] = {}
     for i, passage in enumerate(passages):
@@ -266,6 +291,6 @@ def _common(one: str, i: int, other: str, j: int) -> int:
 
 
 def _ends_words(text: str, start: int, end: int) -> bool:
-    """Whether no word continues across either border, as in a short passage "art" inside "party"."""
+    """Whether no word is known to continue across either border, as in a short passage "art" inside "party"."""
     before, after = text[max(0, start - 1) : start + 1], text[max(0, end - 1) : end + 1]
-    return not any(len(pair) == 2 and pair.isalnum() for pair in (before, after))
+    return not any(len(pair) == 2 and pair.isalnum() and not UNSPACED.search(pair) for pair in (before, after))

@@ -185,6 +185,11 @@ def choose_spans(highlighter: Highlighter, question: str, passages: Sequence[Pas
     return Chosen([decision.spans for decision in decisions], told, distrusted)
 
 
+def distrusts(highlighter: Highlighter, passage: Passage) -> bool:
+    """Whether a highlighter may not highlight this passage at all."""
+    return isinstance(highlighter, Trusted) and highlighter.policy.distrust(passage) is not None
+
+
 def _shown(source: str | None) -> str:
     """A source may be anybody's text."""
     return (

@@ -11,6 +11,8 @@ from functools import cache
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 # Thai, Lao, Burmese and Khmer as well, but one letter says too little there: each two neighbours.
 _PAIRED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+#: A character of these scripts, in which words end anywhere.
+UNSPACED = re.compile(f"[{_UNSPACED}{_PAIRED}]")
 #: Characters without a shape: zero-width spaces and joiners, marks of direction, variants, tags.
 UNSEEN = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"

@@ -39,3 +39,25 @@ def test_a_passage_made_of_others(distrusted, kept):
     places = place_passages([ONE, TWO, f"{ONE} {TWO}"], f"{ONE} {TWO}")
     found, disputed = undisputed(places, distrusted)
     assert (sorted(found), disputed) == (kept, bool(distrusted))
+
+
+@pytest.mark.parametrize(
+    ("passages", "text", "distrusted", "kept"),
+    [
+        ([ONE, TWO], f"{ONE} {TWO} {ONE}", [1], []),  # as a title, before or behind
+        ([ONE, TWO], f"{ONE} {TWO} {ONE}", [], [0, 1]),
+        ([ONE, TWO], f"{ONE} {TWO} {ONE}", [2], [1]),  # a passage without a place
+        ([ONE, f"{ONE} {TWO}"], f"{ONE} {TWO} {ONE}", [1], [0]),  # it stands in a copy, and where it stands itself
+        ([ONE, f"{ONE} Title."], f"{ONE} Title. - {ONE} Title.", [1], []),  # which of the two is the copy?
+        (["a b a b", TWO], f"a b a b a b {TWO}", [1], []),
+    ],
+)
+def test_a_text_that_stands_more_often_than_its_passages(passages, text, distrusted, kept):
+    found, disputed = undisputed(place_passages(passages, text), distrusted)
+    assert (sorted(found), disputed) == (kept, bool(distrusted) and 0 not in kept)
+
+
+def test_a_whole_copy_of_a_passage_that_was_cut():
+    long = " ".join([ONE, TWO] * 3)
+    places = place_passages([long, TWO], f"{long} - {long[:50]}... {TWO}")
+    assert undisputed(places, [1]) == ({}, True)

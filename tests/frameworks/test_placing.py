@@ -34,6 +34,18 @@ class TestWhole:
     def test_not_inside_a_word(self):
         assert found(["art"], "party art") == {0: [("art", 6)]}
 
+    @pytest.mark.parametrize(
+        "passages",
+        [
+            ["東京は日本の首都です", "大阪は大きい"],
+            ["トマトは赤い", "ナスは紫"],
+            ["กรุงเทพเป็นเมืองหลวง", "เชียงใหม่อยู่ทางเหนือ"],
+        ],
+    )
+    def test_scripts_without_spaces(self, passages):
+        one, two = passages
+        assert found(passages, f"文書1番{one}{two}2") == {0: [(one, 4)], 1: [(two, 4 + len(one))]}
+
     def test_nothing_without_a_letter(self):
         assert place_passages(["", "  ", "---"], "a  b --- c") == {}
 

@@ -29,6 +29,7 @@ from seka_rag.frameworks import (
     HighlightSettings,
     as_passage,
     choose_spans,
+    distrusts,
     place_passages,
     undisputed,
     unique,
@@ -250,7 +251,7 @@ def _automatic(
 def _chosen(
     passages: Sequence[tuple[str, Passage]], there: Sequence[int], highlighter: Highlighter
 ) -> tuple[dict[int, tuple[Span, ...]], list[str], set[int]]:
-    """Spans of the passages that reached the prompt, chosen for the query that found them; warnings; the distrusted.
+    """Spans of the passages that reached the prompt, chosen for the query that found them; warnings; all the distrusted.
 
     Args:
         passages: each with its query.
@@ -258,7 +259,7 @@ def _chosen(
     """
     spans: dict[int, tuple[Span, ...]] = {}
     warnings: list[str] = []
-    distrusted: set[int] = set()
+    distrusted = {k for k, (_, passage) in enumerate(passages) if k not in there and distrusts(highlighter, passage)}
     for query in dict.fromkeys(passages[k][0] for k in there):
         own = [k for k in there if passages[k][0] == query]
         chosen = choose_spans(highlighter, query, [passages[k][1] for k in own])

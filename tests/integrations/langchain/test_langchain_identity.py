@@ -118,6 +118,26 @@ def test_a_copy_has_no_trust_from_what_it_copies(chat, order):
     assert {s for _, s in run(chat, again, lambda d: d[:1], hidden=True)[0]} == {"handbook/a", "handbook/b"}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("content", ["That list is out of date.", ""])
+def test_a_title_takes_no_highlight_from_the_text_that_it_repeats(chat, order, content):
+    """Nothing tells the title from the text, also where nothing else of its document is there."""
+    chat.highlighter = Trusted(Sentences(), HANDBOOK)
+    upload = Document(page_content="That list is out of date.", metadata={"source": "upload/x", "title": NEW})
+    documents = [Document(page_content=NEW, metadata={"source": "handbook/a", "title": "Workshops"}), upload]
+
+    def titled(docs):
+        texts = [content if d.metadata["source"] == "upload/x" else d.page_content for d in docs[::order]]
+        titles = [d.metadata["title"] for d in docs[::order]]
+        return [document("\n".join(pair), "") for pair in zip(titles, texts, strict=True)]
+
+    marked, report = run(chat, documents, titled, hidden=True)
+    assert marked == []
+    assert any("stands more often than it was retrieved" in w for w in report["warnings"])
+    chat.highlighter = "sentences"
+    assert run(chat, documents, titled, hidden=True)[0] == [(NEW, "handbook/a")]
+
+
 def test_a_step_that_writes_documents_drops_none(chat):
     """What it returns is not what was retrieved, so it says nothing of that; nor does a branch beside."""
     chat.highlighter = Trusted(Sentences(), HANDBOOK)
