@@ -27,7 +27,7 @@ class TrustPolicy:
             with ``..`` in it, matches none.
         metadata: trusted values by metadata key, each one value or a collection of them. A passage that lacks a key
             is not trusted.
-        check: last condition, a function of the passage. What it raises is passed on.
+        check: last condition, a function of the passage that returns True or False. What it raises is passed on.
         max_share: largest share of a passage's characters that may be marked, in (0, 1]. Spans are kept whole, the
             heaviest first, then the first in the text; those that no longer fit are dropped.
         max_weight: larger weights are lowered to this.
@@ -55,14 +55,22 @@ class TrustPolicy:
             raise SpanError(f"max_weight={self.max_weight}: give a finite number of at least 0")
 
     def distrust(self, passage: Passage) -> str | None:
-        """Why the passage may not be highlighted, in words without its text; None if it may."""
+        """Why the passage may not be highlighted, in words without its text; None if it may.
+
+        Raises:
+            SpanError: the check returned something else than True or False, such as the coroutine of an ``async def``.
+        """
         if self.sources is not None and not _matches(passage.source, self.sources):
             return "its source is not on the list"
         for key, trusted in (self.metadata or {}).items():
             if key not in passage.metadata or not _is_one_of(passage.metadata[key], trusted):
                 return f"its metadata {key!r} is not a trusted value"
-        if self.check is not None and not self.check(passage):
-            return "the policy's check refused it"
+        if self.check is not None:
+            passed = self.check(passage)
+            if passed not in (True, False):
+                raise SpanError(f"the check of {self.name} returned {type(passed).__name__}: it must return True or False")
+            if not passed:
+                return "the policy's check refused it"
         return None
 
     def limit(self, passage: Passage, spans: Sequence[Span]) -> tuple[Span, ...]:
@@ -112,11 +120,18 @@ class Trusted:
         policy: what may be highlighted.
         record: called with the decisions of every call, one for each passage; for logs. Nothing is stored here:
             one ``Trusted`` may serve several threads.
+
+    Raises:
+        SpanError: a ``Trusted`` in another one.
     """
 
     highlighter: Highlighter
     policy: TrustPolicy = field(default_factory=TrustPolicy)
     record: Callable[[list[TrustDecision]], None] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.highlighter, Trusted):  # what the inner one distrusts would be seen by nobody
+            raise SpanError("a Trusted cannot govern another one: give one TrustPolicy with the conditions of both")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
         decisions = self.decide(question, passages)

@@ -125,6 +125,21 @@ def test_inner_highlighter_is_checked_and_check_errors_pass_through() -> None:
         Trusted(AllPassages(), TrustPolicy(check=lambda p: 1 / 0 > 0))("q", [GOOD])
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_check_says_true_or_false() -> None:
+    async def check(passage: Passage) -> bool:
+        return False
+
+    for wrong in (check, lambda p: None, lambda p: "no"):
+        with pytest.raises(SpanError, match="it must return True or False"):
+            Trusted(AllPassages(), TrustPolicy(check=wrong))("q", [GOOD])
+
+
+def test_one_policy() -> None:
+    with pytest.raises(SpanError, match="give one TrustPolicy"):
+        Trusted(Trusted(AllPassages(), TrustPolicy(sources=["handbook/*"])))
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 18), st.integers(1, 10), st.sampled_from([0.0, 0.3, 1.0, 4.0])), max_size=6),
     st.floats(0.05, 1),
