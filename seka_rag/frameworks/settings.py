@@ -108,6 +108,7 @@ class ModelSettings(BaseModel):
 
         The first use of its name loads it, which takes a while; models are shared by name.
         """
+        self._is_the_given()  # a copy may have another name
         bank = self.bank if isinstance(self.bank, str | None) else id(self.bank)
         key = self.api_key.get_secret_value() if self.api_key else None
         here = (self.model, bank, repr(sorted(self.model_kwargs.items())), self.base_url, key, self.max_retries)
@@ -135,9 +136,8 @@ class ModelSettings(BaseModel):
 
     @model_validator(mode="after")
     def _is_one_model(self) -> Self:
+        self._is_the_given()
         given = self.loaded.given
-        if given is not None and self.model != given.name:
-            raise ValueError(f"model={self.model!r} and a steered_model named {given.name!r}: give one of the two")
         if given is not None and given.bank is None and self._needs_bank(given):
             raise ValueError(
                 f"{given.name} has no bank to steer with: learn one (learn_bank) and give it to the SteeredModel, or give "
@@ -155,6 +155,17 @@ class ModelSettings(BaseModel):
         if twice and self.max_tokens is not None:
             raise ValueError(f"max_tokens and generate_kwargs[{twice[0]!r}]: give one of the two")
         return self
+
+    def _is_the_given(self) -> None:
+        """Raise where the fields speak of another model than ``steered_model``."""
+        given = self.loaded.given
+        if given is None:
+            return
+        if self.model != given.name:
+            raise ValueError(f"model={self.model!r} and a steered_model named {given.name!r}: give one of the two")
+        for name, value in {"bank": self.bank, "model_kwargs": self.model_kwargs}.items():
+            if value not in (None, "auto", {}):
+                raise ValueError(f"{name} is for loading a model, and steered_model is loaded: give it to the SteeredModel")
 
     def _needs_bank(self, given: SteeredModel) -> bool:
         method = given.usual_steering if self.steering == "auto" else self.steering

@@ -85,8 +85,13 @@ class TestModel:
             with pytest.raises(ValueError, match="give one of the two"):
                 Model(steered_model=engine, **wrong)
         for wrong in ({"bank": "folder"}, {"model_kwargs": {"dtype": "auto"}}):
+            with pytest.raises(ValueError, match=f"{next(iter(wrong))} is for loading a model"):
+                Model(steered_model=engine, **wrong)
             with pytest.raises(ValueError, match="give one of the two"):
                 Model(base_url="http://x/v1", **wrong)
+        for update in ({"model": "another"}, {"bank": "folder"}):
+            with pytest.raises(ValueError, match="steered_model"):
+                assert Model(steered_model=engine).model_copy(update=update).engine is engine
         with pytest.raises(ValueError, match="takes a SteeredModel"):
             Model(steered_model="seka-demo")
         with pytest.raises(ValueError, match="a server takes no num_beams"):
