@@ -18,7 +18,7 @@ from seka_rag.text.plain import JsonObject, ReadOnlyJson
 _ID = string.ascii_letters + string.digits
 #: What the name of a tool is made of.
 TOOL_NAME = r"[\w.:-]+"
-_NAMED = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*(?=\{)")
+_NAMED = re.compile(r"\s*(?P<name>" + TOOL_NAME + r")(?:\[CALL_ID\](?P<id>\w+))?(?:\[ARGS\])?\s*(?=\{)")
 _NEXT = re.compile(r"\s*;\s*(?=\{)")
 Piece = str | JsonObject
 #: What a model may call, in the form of OpenAI: ``{"type": "function", "function": {...}}``.
@@ -245,7 +245,7 @@ def tool_name(tool: Tool) -> str:
     if not isinstance(name, str) or not re.fullmatch(TOOL_NAME, name):
         raise ValueError(
             'a tool is {"type": "function", "function": {"name": ..., "description": ..., "parameters": schema}}, its name '
-            f"made of letters, digits, '_' and '-', not {str(tool)[:80]!r}"
+            f"made of letters, digits, '_', '.', ':' and '-', not {str(tool)[:80]!r}"
         )
     return name
 

@@ -68,6 +68,7 @@ def test_other_forms_are_not_taken_for_one_of_these(template):
         ),
         (NAMED, 'Well.[TOOL_CALLS]a[ARGS]{"x": 1}[TOOL_CALLS]b[ARGS]{}', "Well.", [("a", {"x": 1}), ("b", {})]),
         (NAMED, "[TOOL_CALLS]a[CALL_ID]123456789[ARGS]{}", "", [("a", {})]),
+        (NAMED, '[TOOL_CALLS]ns:a.b-c[ARGS]{"x": 1}', "", [("ns:a.b-c", {"x": 1})]),
     ],
 )
 def test_reading(form, text, content, calls):
