@@ -87,7 +87,8 @@ class MessageBody(Shape):
     name: StrictStr | None = None
     tool_calls: list[CallBody] = []
     tool_call_id: StrictStr | None = None
-    annotations: list[object] = []  # of an answer that comes back
+    annotations: list[object] = []  # of an answer that comes back; they say nothing to the model
+    reasoning_content: StrictStr | None = None
 
 
 class ToolFunction(Shape):

@@ -33,7 +33,7 @@ class Workers:
         if self.closed:
             raise Unavailable("the server is about to end: ask another one")
         if self.pending >= self._capacity:
-            raise BusyError(f"{self.pending} requests are being read already: try again later")
+            raise BusyError(f"{self.pending} requests are in work already: try again later")
 
     async def run(self, work: Callable[[], T], deadline: float) -> T:
         """The result of the work.
@@ -55,10 +55,10 @@ class Workers:
             return await asyncio.wait_for(asyncio.wrap_future(task), max(0.0, deadline - time.monotonic()))
         except asyncio.CancelledError:
             if self.closed and task.cancelled():  # it had not begun when the server ended
-                raise Unavailable("the server ended before the request was read") from None
+                raise Unavailable("the server ended before the request was worked on") from None
             raise
         except asyncio.TimeoutError:
-            raise GenerationTimeoutError("the request was not read and tokenized in time; ask for less") from None
+            raise GenerationTimeoutError("the request was not worked through in time; ask for less") from None
 
     def close(self) -> None:
         """Let the threads end; what waits for one of them is left out."""

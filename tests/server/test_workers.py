@@ -34,12 +34,12 @@ async def test_too_many_and_too_long(release):
     workers = Workers(1, 1)
     tasks = [asyncio.ensure_future(workers.run(release.wait, time.monotonic() + PATIENCE)) for _ in range(2)]
     await until_true(lambda: workers.pending == 2)
-    with pytest.raises(BusyError, match="2 requests are being read already"):
+    with pytest.raises(BusyError, match="2 requests are in work already"):
         await workers.run(lambda: 1, time.monotonic() + PATIENCE)
     release.set()
     assert await asyncio.gather(*tasks) == [True, True]
     release.clear()
-    with pytest.raises(GenerationTimeoutError, match="not read and tokenized in time"):
+    with pytest.raises(GenerationTimeoutError, match="not worked through in time"):
         await workers.run(release.wait, time.monotonic() + 0.1)
     release.set()
     await until_true(lambda: workers.pending == 0)
