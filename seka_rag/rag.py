@@ -114,13 +114,13 @@ class Rag:
             if self.highlight_instruction:
                 text = text.mark(0, len(text), source="instruction")
             messages.insert(0, {"role": "system", "content": text})
-        why = (*warnings, *self._warnings(passages, messages))
+        why = (*warnings, *self._warnings(passages, prompt))
         return Question(question, passages, prompt, tuple(messages), why, places)
 
-    def _warnings(self, passages: Sequence[Passage], messages: Sequence[Message]) -> tuple[str, ...]:
+    def _warnings(self, passages: Sequence[Passage], prompt: Prompt) -> tuple[str, ...]:
         if not passages:
             return ("the retriever found no passage: the answer comes from memory",)
-        if not isinstance(self.highlighter, NoPassages) and not any(m["content"].spans for m in messages):
+        if not isinstance(self.highlighter, NoPassages) and not prompt.spans:
             return ("the highlighter chose nothing in the retrieved passages",)
         return ()
 

@@ -64,6 +64,9 @@ def test_nothing_found_and_nothing_highlighted_are_said(steered):
     assert any("found no passage" in w for w in out.generation.report.warnings)
     out = answer("zzz?", model=steered, retriever=retrieve, highlighter="sentences")
     assert any("chose nothing" in w for w in out.generation.report.warnings)
+    told = Rag(steered, retrieve, instruction="Be brief.", highlight_instruction=True).prepare("zzz?")
+    assert told.messages[0]["content"].spans
+    assert any("chose nothing" in w for w in told.warnings)
 
 
 def test_a_model_without_chat_template_gets_plain_text(steered, monkeypatch):

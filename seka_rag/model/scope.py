@@ -15,7 +15,7 @@ from seka_rag.hf.chat import Message
 from seka_rag.highlight.base import Highlighter
 from seka_rag.highlight.registry import as_highlighter
 from seka_rag.highlight.trust import choose_spans
-from seka_rag.retrieval.retrievers import as_passage
+from seka_rag.retrieval.retrievers import as_passage, is_item
 from seka_rag.text.passages import Passage
 from seka_rag.text.prompt import Prompt
 from seka_rag.text.spans import Span, shift
@@ -83,7 +83,7 @@ _scope: ContextVar[Highlighting | None] = ContextVar("seka_highlighting", defaul
 
 @contextmanager
 def highlighting(
-    documents: Iterable[object], *, question: str = "", highlighter: str | Highlighter | None = None
+    documents: object, *, question: str = "", highlighter: str | Highlighter | None = None
 ) -> Iterator[Highlighting]:
     """Highlight these documents in every prompt that a model is given inside the block, through any framework.
 
@@ -99,10 +99,10 @@ def highlighting(
         highlighter: by default "sentences" if there is a question, else "all".
 
     Raises:
-        SteeringError: at the end, if prompts were given to a model and no document stood in any of them.
+        SteeringError: at the end, if prompts were given to a model and nothing was highlighted in any of them.
         DocumentError: something that is no document.
     """
-    given = [documents] if isinstance(documents, str | Passage) else documents
+    given: Iterable[object] = [documents] if is_item(documents) else documents  # type: ignore[assignment]
     passages = [p for p in map(as_passage, given) if p.text.strip()]
     choose = as_highlighter(highlighter or ("sentences" if question else "all"))
     chosen = choose_spans(choose, question, passages)
@@ -113,8 +113,12 @@ def highlighting(
     finally:
         _scope.reset(token)
     if scope.passages and scope.prompts and not scope.marked:
+        highlights = sum(map(bool, chosen.spans))
+        if not highlights:
+            why = "; ".join(chosen.warnings) or "give another highlighter, such as 'all'"
+            raise SteeringError(f"highlighting: the highlighter chose nothing in {len(passages)} documents: {why}")
         raise SteeringError(
-            f"highlighting: none of {len(passages)} documents stands in any of {scope.prompts} prompts unchanged and no more "
+            f"highlighting: none of {highlights} documents stands in any of {scope.prompts} prompts unchanged and no more "
             "often than it was given, so nothing was highlighted"
         )
 

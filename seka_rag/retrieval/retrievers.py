@@ -53,7 +53,7 @@ class _Adapted:
     def __call__(self, question: str) -> list[Passage]:
         result = self._retrieve(question)
         # a document of LangChain is iterable (over its fields), so one item is recognised before many
-        if _is_item(result):
+        if is_item(result):
             items = [result]
         elif isinstance(result, Iterable) and not isinstance(result, (bytes, Mapping)):
             items = list(result)
@@ -93,7 +93,8 @@ def as_passage(item: Any, told: str = "got") -> Passage:
     )
 
 
-def _is_item(value: object) -> bool:
+def is_item(value: object) -> bool:
+    """Whether it is one passage or document, and no list of them."""
     return isinstance(value, (str, Passage)) or hasattr(value, "page_content") or hasattr(value, "get_content")
 
 

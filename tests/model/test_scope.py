@@ -33,6 +33,14 @@ def test_a_document_is_highlighted_where_it_stands(steered):
     assert marked(steered.tokenize(prompt)) == ""
 
 
+@pytest.mark.parametrize("framework", ["langchain_core.documents", "llama_index.core.schema"])
+def test_one_document_of_a_framework(steered, framework):
+    module = pytest.importorskip(framework)
+    document = module.Document(page_content=DOCUMENT) if "lang" in framework else module.TextNode(text=DOCUMENT)
+    with highlighting(document):
+        assert marked(steered.tokenize(f"Context: {DOCUMENT}\nWhere?")) == DOCUMENT.replace(" ", "")
+
+
 def test_a_question_chooses_the_sentence(steered):
     passage = Passage("Alec plays the violin. " + DOCUMENT, source="a")
     with highlighting([passage], question="Where did Alec move last year?"):
@@ -88,6 +96,13 @@ def test_nothing_found_is_an_error(steered):
     with pytest.raises(SteeringError, match="none of 1 documents"):
         with highlighting([DOCUMENT]):
             steered.tokenize("Where does Alec live?")
+    prompt = f"{DOCUMENT} Where does Alec live?"
+    with pytest.raises(SteeringError, match="the highlighter chose nothing in 1 documents"):
+        with highlighting([DOCUMENT], question="When does the ferry leave?"):
+            steered.tokenize(prompt)
+    with pytest.raises(SteeringError, match="chose nothing in 1 documents: TrustPolicy: its source is not on the list"):
+        with highlighting([DOCUMENT], highlighter=Trusted(AllPassages(), TrustPolicy(sources=["handbook/*"]))):
+            steered.tokenize(prompt)
     with highlighting([DOCUMENT]):
         pass
     with pytest.raises(ZeroDivisionError):
