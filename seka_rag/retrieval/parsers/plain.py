@@ -7,7 +7,8 @@ import re
 
 from seka_rag.errors import DocumentError, MissingExtraError
 
-_FRONT_MATTER = re.compile(r"(---|\+\+\+)[^\S\n]*\n(?:[^\n]*\n)*?\1[^\S\n]*(?:\n|$)")
+# A mark before a blank line is a thematic break.
+_FRONT_MATTER = re.compile(r"(---|\+\+\+)[^\S\n]*\n(?![^\S\n]*\n)(?:[^\n]*\n)*?\1[^\S\n]*(?:\n|$)")
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\ufffe\uffff]")
 _LOOKED_AT = 1 << 16  # bytes; the detector's time grows with them
