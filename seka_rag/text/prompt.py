@@ -112,6 +112,8 @@ class Prompt:
 
     def __getitem__(self, index: slice) -> Prompt:
         """A piece of the prompt, ``prompt[a:b]``, with the highlights that lie in it."""
+        if not isinstance(index, slice):
+            raise TypeError(f"a prompt is sliced, prompt[a:b], not indexed by {index!r}")
         start, stop, step = index.indices(len(self.text))
         if step != 1:
             raise SpanError("a prompt can only be sliced with step 1")

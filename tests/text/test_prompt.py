@@ -67,6 +67,11 @@ def test_a_slice_and_the_rest_add_up(prompt, cut, _):
     assert again.highlighted == prompt.highlighted or "".join(again.highlighted) == "".join(prompt.highlighted)
 
 
+def test_a_prompt_is_sliced_not_indexed():
+    with pytest.raises(TypeError, match=r"prompt\[a:b\], not indexed by 0"):
+        Prompt("abc")[0]
+
+
 @given(prompts(), texts)
 def test_format_keeps_spans_and_reads_no_braces_in_values(prompt, other):
     filled = Prompt.format("{{x}} {a}|{b}", {"a": prompt, "b": "{a}" + other})
