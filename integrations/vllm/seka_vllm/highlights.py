@@ -5,11 +5,11 @@ They are numbers, strings and flat lists, so that they also go through ``vllm_xa
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeGuard
 
 from seka_rag.errors import SettingError, SpanError
 
@@ -112,10 +112,12 @@ def read_highlights(args: Mapping[str, Any] | None, length: int | None = None) -
     if len(places) % 2:
         raise SpanError(f"{_SPANS} holds {len(places)} positions: give a start and a stop for each span")
     pairs = list(zip(places[::2], places[1::2], strict=True))
-    weights = [float(w) for w in ours.get(_WEIGHTS) or [1.0] * len(pairs)]
+    weights = ours.get(_WEIGHTS) or [1.0] * len(pairs)
+    if not isinstance(weights, Sequence) or not all(map(_is_number, weights)):
+        raise SpanError(f"{_WEIGHTS} is no flat list of finite numbers")
     if len(weights) != len(pairs):
         raise SpanError(f"{_WEIGHTS} holds {len(weights)} numbers for {len(pairs)} spans")
-    spans = sorted((a, b, w) for (a, b), w in zip(pairs, weights, strict=True))
+    spans = sorted((a, b, float(w)) for (a, b), w in zip(pairs, weights, strict=True))
     for (a, b, w), before in zip(spans, [(0, 0, 0.0), *spans], strict=False):
         if not 0 <= a < b:
             raise SpanError(f"span [{a}, {b}) holds no token")
@@ -123,20 +125,24 @@ def read_highlights(args: Mapping[str, Any] | None, length: int | None = None) -
             raise SpanError(f"span [{a}, {b}) reaches beyond the prompt of {length} tokens")
         if a < before[1]:
             raise SpanError(f"span [{a}, {b}) overlaps [{before[0]}, {before[1]})")
-        if not (math.isfinite(w) and w > 0):
+        if w <= 0:
             raise SpanError(f"span [{a}, {b}) has the weight {w}: give a positive number")
     strength, bank = ours.get(_STRENGTH), ours.get(_BANK)
-    if strength is not None and (isinstance(strength, str | bool) or not math.isfinite(strength)):
+    if strength is not None and not _is_number(strength):
         raise SettingError(f"{_STRENGTH}={strength!r}: give a finite number")
     routing = ours.get(_ROUTING)
     if routing is not None:
-        if isinstance(routing, str) or not all(isinstance(w, int | float) and math.isfinite(w) for w in routing):
+        if not isinstance(routing, Sequence) or not all(map(_is_number, routing)):
             raise SettingError(f"{_ROUTING} is no flat list of finite numbers")
         routing = tuple(map(float, routing))
     return Highlights(tuple(spans), None if strength is None else float(strength), bank, routing) if spans else None
 
 
 def _position(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if not _is_number(value) or value != int(value):
         raise SpanError(f"{_SPANS} holds {value!r}, which is no token position")
     return int(value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
