@@ -106,7 +106,7 @@ class SekaRoutes:
             if not work.request.stream:
                 return JSONResponse(await unless_gone(request, work.whole(self.engine)))
             events = work.events(self.engine)
-            first = await anext(events)  # what fails at once has its own status
+            first = await unless_gone(request, anext(events))  # what fails so early has its own status in a stream too
         except ClientGone as gone:
             return JSONResponse(error_body(gone), gone.status_code)
         except (SekaError, VLLMClientError) as error:
@@ -187,19 +187,23 @@ class _Work:
         return self.served.answers(self.tokens, self.request.options, last)
 
     async def events(self, engine: Any) -> AsyncGenerator[bytes, None]:
-        """The answer in pieces, or several answers at the end; leaving early ends them."""
-        text, count, beside, reason = "", 0, None, "stop"
-        for event in self.form.begin():
-            yield event
+        """The answer in pieces, or several answers at the end; leaving early ends them. What fails before is raised."""
+        text, count, beside, reason, begun = "", 0, None, "stop", False
         try:
             if not self.in_pieces:
-                answers = await self._answers(engine)
+                answers, begun = await self._answers(engine), True
+                for event in self.form.begin():
+                    yield event
                 report = report_of(answers, self.request.highlights())
                 for event in self.form.end(answers, report, None, streamed=False):
                     yield event
                 return
             async with aclosing(self.outputs(engine)) as outputs:
                 async for output in outputs:
+                    if not begun:
+                        begun = True
+                        for event in self.form.begin():
+                            yield event
                     (done,) = output.outputs
                     beside = output.kv_transfer_params or beside
                     count += sum(token not in self.served.ends for token in done.token_ids)
@@ -214,5 +218,7 @@ class _Work:
             for event in self.form.end(answers, report_of(answers, self.request.highlights()), None, streamed=True):
                 yield event
         except (SekaError, VLLMClientError) as error:
+            if not begun:
+                raise
             for event in self.form.failed(_known(error)):
                 yield event
