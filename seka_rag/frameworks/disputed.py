@@ -15,7 +15,7 @@ from seka_rag.frameworks.placing import Place
 
 DISPUTED = (
     "a passage that may be highlighted has the text of one that may not, or its text stands more often than it was retrieved "
-    "(in the title of another, say), and nothing tells which of them stands in the prompt and where, so it is not highlighted. "
+    "(in another title, say), and nothing tells which of them stands in the prompt and where, so it is not highlighted. "
     "Leave equal passages out before the retriever returns them, or in a step of its own, and write each passage once"
 )
 

@@ -165,7 +165,9 @@ class ModelSettings(BaseModel):
             raise ValueError(f"model={self.model!r} and a steered_model named {given.name!r}: give one of the two")
         for name, value in {"bank": self.bank, "model_kwargs": self.model_kwargs}.items():
             if value not in (None, "auto", {}):
-                raise ValueError(f"{name} is for loading a model, and steered_model is loaded: give it to the SteeredModel")
+                raise ValueError(
+                    f"{name} is for loading a model, and steered_model is loaded: give it to the SteeredModel"
+                )
 
     def _needs_bank(self, given: SteeredModel) -> bool:
         method = given.usual_steering if self.steering == "auto" else self.steering

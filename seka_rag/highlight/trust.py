@@ -68,7 +68,9 @@ class TrustPolicy:
         if self.check is not None:
             passed = self.check(passage)
             if passed not in (True, False):
-                raise SpanError(f"the check of {self.name} returned {type(passed).__name__}: it must return True or False")
+                raise SpanError(
+                    f"the check of {self.name} returned {type(passed).__name__}: it must return True or False"
+                )
             if not passed:
                 return "the policy's check refused it"
         return None

@@ -9,7 +9,8 @@ import pytest
 
 from seka_rag import Span
 from seka_rag.errors import SettingError, SteeringError
-from seka_rag.frameworks import Highlights, UnmarkedWarning, as_on_unmarked, decide, forget_causes
+from seka_rag.frameworks import Highlights, UnmarkedWarning, decide
+from seka_rag.frameworks.unmarked import as_on_unmarked, forget_causes
 
 NOTHING = Highlights(warnings=("w",), unmarked="change this")
 TOLD = "passages were retrieved and nothing is highlighted: change this"

@@ -58,7 +58,9 @@ def test_markdown_loses_its_front_matter_only(tmp_path: Path, fence: str) -> Non
     assert read_one(path).text == "# Head\n\n**bold** 2**10\n\n---\n\nend\n"
 
 
-@pytest.mark.parametrize("text", ["---\nno end of it", "text\n---\nmore\n---\n", "----\na\n----\n", "---\n\n# A\n\n---\n\nend\n"])
+@pytest.mark.parametrize(
+    "text", ["---\nno end of it", "text\n---\nmore\n---\n", "----\na\n----\n", "---\n\n# A\n\n---\n\nend\n"]
+)
 def test_what_is_not_front_matter_stays(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.md"
     path.write_text(text, encoding="utf-8")

@@ -8,8 +8,7 @@ import pytest
 import seka_rag
 from seka_rag import Seka
 from seka_rag.errors import SettingError
-from seka_rag.frameworks import as_steering, steering_as_dict
-from seka_rag.steering.registry import METHODS
+from seka_rag.steering.registry import METHODS, as_steering, steering_as_dict
 
 
 @pytest.mark.parametrize("name", METHODS)

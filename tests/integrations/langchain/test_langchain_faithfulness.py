@@ -14,7 +14,7 @@ from langchain_seka import ChatSeka
 
 from seka_rag import Passage, Prompt, Seka, Span
 from seka_rag.demo.trials import Trial, ask, make_trials
-from seka_rag.frameworks import as_highlighter
+from seka_rag.highlight.registry import as_highlighter
 
 TRIALS = [t for t in make_trials("conflict", 80, "development", first_seed=5) if t.chat][:30]
 SENTENCE = re.compile(r"[A-Z][^.\n:?]*\.")

@@ -12,7 +12,8 @@ from langchain_core.runnables import RunnableLambda, RunnablePassthrough
 from langchain_seka import SekaCallbackHandler
 
 from seka_rag.errors import SteeringError
-from seka_rag.frameworks import UnmarkedWarning, forget_causes
+from seka_rag.frameworks import UnmarkedWarning
+from seka_rag.frameworks.unmarked import forget_causes
 from seka_rag.highlight.select import AllPassages
 from seka_rag.highlight.trust import Trusted, TrustPolicy
 

@@ -11,7 +11,8 @@ from llama_index.core.prompts import PromptTemplate, RichPromptTemplate
 from llama_index.llms.seka import HighlightPostprocessor, SekaLLM, collect_reports
 
 from seka_rag.errors import SteeringError
-from seka_rag.frameworks import UnmarkedWarning, forget_causes
+from seka_rag.frameworks import UnmarkedWarning
+from seka_rag.frameworks.unmarked import forget_causes
 from seka_rag.highlight.sentences import Sentences
 from seka_rag.highlight.trust import Trusted, TrustPolicy
 
