@@ -83,7 +83,7 @@ _scope: ContextVar[Highlighting | None] = ContextVar("seka_highlighting", defaul
 
 @contextmanager
 def highlighting(
-    documents: object, *, question: str = "", highlighter: str | Highlighter | None = None
+    documents: Iterable[object] | Passage, *, question: str = "", highlighter: str | Highlighter | None = None
 ) -> Iterator[Highlighting]:
     """Highlight these documents in every prompt that a model is given inside the block, through any framework.
 
@@ -102,7 +102,7 @@ def highlighting(
         SteeringError: at the end, if prompts were given to a model and nothing was highlighted in any of them.
         DocumentError: something that is no document.
     """
-    given: Iterable[object] = [documents] if is_item(documents) else documents  # type: ignore[assignment]
+    given = [documents] if isinstance(documents, Passage) or is_item(documents) else documents
     passages = [p for p in map(as_passage, given) if p.text.strip()]
     choose = as_highlighter(highlighter or ("sentences" if question else "all"))
     chosen = choose_spans(choose, question, passages)
