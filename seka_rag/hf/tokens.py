@@ -7,6 +7,7 @@ supplied can never become a control token, whatever it spells.
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
@@ -131,10 +132,14 @@ def end_texts(tokenizer: Tokenizer, chat: bool = True) -> list[str]:
 
 
 def by_length(prompts: Sequence[Sized], size: int) -> Iterator[list[int]]:
-    """Indices of prompts of like length, ``size`` at a time, the shortest first: so little of a batch is padding."""
+    """Indices of prompts of like length, at most ``size`` at a time, the shortest first: so little of a batch is padding.
+
+    They are as few batches as can be, whose sizes differ by one at most: 33 prompts are 17 and 16, not 32 and 1.
+    """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+    n, count = len(order), math.ceil(len(order) / size)
+    for i in range(count):
+        yield order[math.ceil(n * i / count) : math.ceil(n * (i + 1) / count)]
 
 
 def spelled_control(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 from seka_rag import Prompt, Span
 from seka_rag.errors import SpanError, TokenizationError
-from seka_rag.hf.tokens import pad, tokenize
+from seka_rag.hf.tokens import by_length, pad, tokenize
 
 TOKENIZERS = {**{name: make() for name, make in TYPES.items()}, "words": demo_tokenizer()}
 texts = st.text(st.sampled_from("aeT x.\n\r<|>im_startend😀éŁ\u0301"), min_size=1, max_size=40) | st.sampled_from(
@@ -143,3 +143,12 @@ def test_a_control_token_of_one_character_is_refused_and_not_searched_for_ever()
     with pytest.raises(TokenizationError, match="'§' alone is a control token"):
         tokenize(tokenizer, Prompt("see § 3"))
     assert tokenize(tokenizer, Prompt("see § 3"), trusted=[(4, 5)]).ids.count(tokenizer.convert_tokens_to_ids("§")) == 1
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(0, []), (3, [3]), (32, [32]), (33, [17, 16]), (67, [23, 22, 22])])
+def test_batches_are_of_like_length_and_of_like_size(n, sizes):
+    prompts = ["x" * (i * 7 % 67) for i in range(n)]
+    found = list(by_length(prompts, 32))
+    assert [len(some) for some in found] == sizes
+    lengths = [len(prompts[i]) for some in found for i in some]
+    assert lengths == sorted(map(len, prompts))
