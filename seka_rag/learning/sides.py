@@ -43,7 +43,8 @@ class Sides:
         Args:
             known: facts of which the model prefers the true answer.
             recalled: ids of those that it answers. Only these are measured on: what was wrong before, steering cannot lose.
-            count: how many to measure on. It is at most half of all, so that few known facts give a smaller measurement.
+            count: how many to measure on. It is at most half of all, so that few known facts give a smaller measurement, and
+                fewer where a third of all would not be left: a measured subject takes all its facts out of training.
 
         Raises:
             LearningError: too few facts, or too many about one subject, for both sides.
@@ -55,23 +56,31 @@ class Sides:
         random.Random(f"sides {seed}").shuffle(names)
         answered = {name: [f for f in group if f.id in recalled] for name, group in groups.items()}
         right = sum(map(len, answered.values()))
-        target = min(count, len(known) // 2, right)
+        target, least = min(count, len(known) // 2, right), len(known) // 3
         first: list[Fact] = []
         second: list[Fact] = []
+        left = len(known)
         for name in names:
-            if answered[name] and len(first) < target:
+            if answered[name] and len(first) < target and left - len(groups[name]) >= least:
                 first += answered[name]
+                left -= len(groups[name])
             else:
                 second += groups[name]
-        if len(known) < FACTS_NEEDED or len(second) < len(known) // 3:
+        if len(known) < FACTS_NEEDED:
             raise LearningError(
                 f"{len(known)} known facts about {len(groups)} subjects are too few to measure on some and train on others: "
-                f"calibration needs {FACTS_NEEDED}, no subject with more than a third of them; give more facts=..."
+                f"calibration needs {FACTS_NEEDED}; give more facts=..."
             )
         if right < FACTS_NEEDED // 2:
             raise LearningError(
                 f"of {len(known)} facts that the model prefers to false ones it answers {right} in two of three wordings, "
                 f"and calibration needs {FACTS_NEEDED // 2} to measure on: give more facts=..., or use a learned bank as it is"
+            )
+        if len(first) < min(count, FACTS_NEEDED // 2):
+            raise LearningError(
+                f"{len(known)} known facts about {len(groups)} subjects, {right} of them answered: no subject is on both "
+                f"sides, so with a third left for training only {len(first)} can be measured, and calibration needs "
+                f"{FACTS_NEEDED // 2}: give facts=... about more subjects"
             )
         return cls(tuple(first[:target]), tuple(second))
 

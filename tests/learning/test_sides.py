@@ -38,6 +38,16 @@ def test_only_facts_that_the_model_answers_are_measured():
         Sides.of(DEVELOPMENT, {fact.id for fact in DEVELOPMENT[:5]}, 64, 0)
 
 
+@pytest.mark.parametrize("count", [100, 64, 40])
+def test_several_facts_of_a_subject_leave_enough_for_training(count):
+    """A measured subject takes its unanswered facts out of training: 40 subjects of 5 facts, of which 2 are answered."""
+    known = [DEVELOPMENT[0].model_copy(update={"id": str(i), "group": f"group {i // 5}"}) for i in range(200)]
+    sides = Sides.of(known, {fact.id for fact in known if int(fact.id) % 5 < 2}, count, 0)
+    assert len(sides.training) >= 66
+    assert len(sides.measured) == min(count, 2 * 26)  # a subject more would leave 65
+    assert not {subject_of(f) for f in sides.measured} & {subject_of(f) for f in sides.training}
+
+
 def test_each_measured_fact_is_asked_once_and_training_asks_of_none():
     sides = Sides.of(DEVELOPMENT, EVERY, 64, 0)
     for kind in KINDS:
@@ -63,7 +73,9 @@ def test_too_few_facts_or_too_few_subjects():
     with pytest.raises(LearningError, match="23 known facts about .* calibration needs 24"):
         Sides.of(DEVELOPMENT[:23], EVERY, 64, 0)
     one = [Fact(**{**f.model_dump(), "group": "the same"}) for f in DEVELOPMENT[:60]]
-    with pytest.raises(LearningError, match="60 known facts about 1 subjects"):
+    with pytest.raises(
+        LearningError, match="60 known facts about 1 subjects, 60 of them answered.*only 0 can be measured"
+    ):
         Sides.of(one, EVERY, 64, 0)
     with pytest.raises(RecordError, match="others: 1 facts are development"):
         questions("conflict", "development", 2, passages=(3, 3), others=DEVELOPMENT[:1])
