@@ -54,7 +54,7 @@ ByKind: TypeAlias = Mapping[Kind, Answers]
 
 
 class Answering:
-    """Generates answers of a model, greedily, to questions whose highlights are those of the records.
+    """Generates answers of a model, greedily, to questions whose highlights are those of the records; each once.
 
     Args:
         records: questions of each kind.
@@ -66,6 +66,7 @@ class Answering:
     ) -> None:
         self.hf_model, self.tokenizer, self.steps = hf_model, tokenizer, steps
         self.records = {kind: list(some) for kind, some in records.items()}
+        self._answered: dict[str, list[tuple[bool, float, bool]]] = {}
         self._prompts = {
             kind: [user_message(tokenizer, r.message) for r in some] for kind, some in self.records.items()
         }
@@ -90,9 +91,10 @@ class Answering:
     ) -> Answers:
         about = None if candidate is None else [candidate.method.as_dict(), candidate.bank.digest]
         name = short_digest([about, kind, self.digest, part.start, part.stop, NEW_TOKENS, _BATCH])
-        found = self.steps.json(f"answers-{name}", lambda: self._ask(candidate, kind, part))
-        progress(len(found))
-        right, repeated, stopped = zip(*found, strict=True)
+        if name not in self._answered:
+            self._answered[name] = self.steps.json(f"answers-{name}", lambda: self._ask(candidate, kind, part))
+        progress(len(part))
+        right, repeated, stopped = zip(*self._answered[name], strict=True)
         return Answers(right, repeated, stopped)
 
     def _ask(self, candidate: Candidate | None, kind: Kind, part: range) -> list[tuple[bool, float, bool]]:

@@ -15,6 +15,8 @@ from seka_rag.questions.pairs import discordant, mcnemar, mean_difference
 
 #: Where steering has nothing to correct, and so must not lose.
 KEPT: tuple[Kind, ...] = ("agreement", "irrelevant")
+#: Question i of each of these is about one fact; those of the other kinds are about something else.
+_ABOUT_FACTS: tuple[Kind, ...] = ("conflict", "agreement", "irrelevant")
 #: A loss counts as harm if it is larger than this share and its p below this level; repetition likewise, beyond two errors.
 HARM, LEVEL = 0.02, 0.1
 
@@ -34,9 +36,13 @@ def gain(plain: ByKind, steered: ByKind) -> float:
 
 
 def error(first: ByKind, second: ByKind) -> float:
-    """The standard error of the difference of two settings' gains, paired by question."""
-    each = (mean_difference(first[kind].right, second[kind].right)[1] for kind in JUDGED)
-    return math.sqrt(sum(e * e for e in each)) / len(JUDGED)
+    """The standard error of the difference of two settings' gains, paired by fact, and where there is none by question."""
+
+    def right(some: ByKind) -> list[int]:
+        return [sum(fact) for fact in zip(*(some[kind].right for kind in _ABOUT_FACTS), strict=True)]
+
+    others = [(first[kind].right, second[kind].right) for kind in JUDGED if kind not in _ABOUT_FACTS]
+    return math.hypot(*(mean_difference(*pair)[1] for pair in [(right(first), right(second)), *others])) / len(JUDGED)
 
 
 def harm(plain: ByKind, steered: ByKind) -> str | None:
@@ -56,18 +62,25 @@ def harm(plain: ByKind, steered: ByKind) -> str | None:
 
 
 def choose(plain: ByKind, finalists: Sequence[Finalist]) -> Finalist:
-    """Of those that do no harm and whose gain is within one paired standard error of the largest, the least disturbing.
+    """Of those that gain, do no harm, and are within one paired standard error of the largest gain, the least disturbing.
 
     Raises:
-        LearningError: all do harm.
+        LearningError: none gains without harm.
     """
-    harmless = [f for f in finalists if harm(plain, f.answers) is None]
-    if not harmless:
-        why = "; ".join(f"{f.candidate.method!r}: {harm(plain, f.answers)}" for f in finalists)
-        raise LearningError(f"every setting harms answers that were right without steering, so none is chosen: {why}")
-    best = max(harmless, key=lambda f: gain(plain, f.answers))
+
+    def against(some: Finalist) -> str | None:
+        gained = gain(plain, some.answers)
+        return harm(plain, some.answers) or (None if gained > 0 else f"no gain ({gained:+.3f})")
+
+    better = [f for f in finalists if against(f) is None]
+    if not better:
+        why = "; ".join(f"{f.candidate.method!r}: {against(f)}" for f in finalists)
+        raise LearningError(
+            f"every setting does harm or answers no better than without steering, so none is chosen: {why}"
+        )
+    best = max(better, key=lambda f: gain(plain, f.answers))
     most = gain(plain, best.answers)
-    good = [f for f in harmless if gain(plain, f.answers) >= most - error(f.answers, best.answers)]
+    good = [f for f in better if gain(plain, f.answers) >= most - error(f.answers, best.answers)]
     return min(good, key=lambda f: f.trial.disturbance)
 
 

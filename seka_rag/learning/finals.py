@@ -15,7 +15,10 @@ from seka_rag.learning.trials import Candidate
 from seka_rag.questions.kinds import Kind
 
 _FIRST, _LEFT = 3, 3  # all answer a third of the questions; so many of them answer the others, too
-_WEAKER = 2  # times that a strength is divided by 1.4 where answers show harm
+_WEAKER, _NEAR = (
+    2,
+    0.15,
+)  # times that a strength is divided by 1.4 where answers show harm; what is as good as such a strength
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Outcome:
     Attributes:
         chosen: the setting.
         answers: of the plain model, then of the others in the order of their gain.
-        weaker: trials of the strengths that were tried because a stronger one did harm.
+        weaker: trials that were measured here, of strengths that were tried because a stronger one did harm.
     """
 
     chosen: Candidate
@@ -64,14 +67,14 @@ def finals(
 
     All answer a third of the questions of each kind. The three of the largest gain answer the others too. Of these, one that
     does harm is tried at 1/1.4 of its strength, at most twice, as long as its gain is larger than that of all that do
-    none. What would be chosen then answers once more without fading. A third of the questions with a false sentence
-    highlighted are also asked, and decide nothing.
+    none; what was tried at about that strength stands for it. What would be chosen then answers once more without fading. A
+    third of the questions with a false sentence highlighted are also asked, and decide nothing.
 
     Args:
         measure: gives a setting's trial.
 
     Raises:
-        LearningError: no setting is within the budget, or all do harm.
+        LearningError: no setting is within the budget, or none is better than the plain model without harm.
     """
     some = finalists(trials, budget)
     every = len(answering.records[JUDGED[0]])
@@ -106,23 +109,24 @@ def finals(
     def harmless_gain() -> float:
         return max((by_gain(f) for f in full if harm(plain, f.answers) is None), default=-math.inf)
 
-    weaker: list[Trial] = []
+    tried = list(trials)
     for best in sorted(full, key=by_gain, reverse=True):
         for _ in range(_WEAKER):
             if by_gain(best) <= harmless_gain():
                 break
-            candidate = _weaker(best.candidate)
-            asked = next((f for f in full if f.candidate == candidate), None)
-            if asked is None:
-                candidate, trial = measure(candidate)
-                weaker.append(trial)
-                asked = one_more(f"answers at {candidate.method.strength:g}", candidate, trial)
-            best = asked
+            weaker = _weaker(best.candidate)
+            found = _like(weaker, tried)
+            if found is None:
+                tried.append(found := measure(weaker))
+            asked = next((f for f in full if f.candidate == found[0]), None)
+            best = asked or one_more(f"answers at {found[0].method.strength:g}", *found)
     one_more("answers, never fading", *_unfaded(choose(plain, full)))
     best = choose(plain, full)
     full.sort(key=by_gain, reverse=True)
-    kept = [record(plain, f.answers, f.trial, f is best) for f in (*full, *begun[left:])]
-    return Outcome(best.candidate, (record(plain, plain), *kept), tuple(weaker))
+    whole_ones = [f.candidate for f in full]
+    first_only = [f for f in begun if f.candidate not in whole_ones]
+    kept = [record(plain, f.answers, f.trial, f is best) for f in (*full, *first_only)]
+    return Outcome(best.candidate, (record(plain, plain), *kept), tuple(t for _, t in tried[len(trials) :]))
 
 
 def _unfaded(best: Finalist) -> tuple[Candidate, Trial]:
@@ -132,6 +136,19 @@ def _unfaded(best: Finalist) -> tuple[Candidate, Trial]:
 
 
 def _weaker(candidate: Candidate) -> Candidate:
-    """In tenths, as trained strengths are: 2, 1.4, 1, 0.7, 0.5. What hardly differs would be a second throw of the dice."""
-    method = candidate.method
-    return replace(candidate, method=method.with_strength(round(method.strength / 1.4, 1)))
+    """At 1/1.4 of its strength, in two digits."""
+    return _at(candidate, float(f"{candidate.method.strength / 1.4:.2g}"))
+
+
+def _like(candidate: Candidate, tried: Sequence[tuple[Candidate, Trial]]) -> tuple[Candidate, Trial] | None:
+    """What was tried of the same at about this strength: answers to what hardly differs are a second throw of the dice."""
+
+    def off(strength: float) -> float:
+        return abs(strength / candidate.method.strength - 1)
+
+    same = [(c, t) for c, t in tried if c == _at(candidate, c.method.strength) and off(c.method.strength) <= _NEAR]
+    return min(same, key=lambda some: off(some[0].method.strength), default=None)
+
+
+def _at(candidate: Candidate, strength: float) -> Candidate:
+    return replace(candidate, method=candidate.method.with_strength(strength))

@@ -7,7 +7,7 @@ import statistics
 import pytest
 from tiny import random_bank, tiny_model
 
-from seka_rag import KeyScaling, KeyVector, Prompt, RandomProjection, Seka, SteeredModel
+from seka_rag import KeyBias, KeyScaling, KeyVector, Prism, Prompt, RandomProjection, Seka, SteeredModel
 from seka_rag.bank.header import Trial
 from seka_rag.errors import LearningError
 from seka_rag.learning.answering import JUDGED, REPORTED, Answering, Answers
@@ -52,9 +52,24 @@ def test_the_gain_is_the_mean_over_kinds_and_its_error_is_paired():
     moved = [1.0] * 20 + [0.0] * 80  # of two settings that differ in 20 conflicts and in nothing else
     expected = statistics.stdev(moved) / N**0.5 / 4
     assert error(by_kind(conflict=60), by_kind(conflict=80)) == pytest.approx(expected)
+    assert error(by_kind(novel=60), by_kind(novel=80)) == pytest.approx(expected)
     assert mean_difference([0, 1, 0], [1, 1, 1]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     with pytest.raises(ValueError, match="no pairs"):
         mean_difference([], [])
+
+
+def test_the_error_counts_a_fact_once_in_whatever_kinds_it_is_asked():
+    few, many = (
+        by_kind(conflict=n, agreement=n, irrelevant=n, novel=n) for n in (20, 40)
+    )  # the same 20 facts in three kinds
+    expected = statistics.stdev([1.0] * 20 + [0.0] * 80) / N**0.5 / 4
+    assert error(few, many) == pytest.approx(expected * 10**0.5)  # 3 times as much in facts, once in what is novel
+    opposite = by_kind(conflict=40, agreement=20, irrelevant=[i < 0 for i in range(N)], novel=20)
+    assert error(few, opposite) == pytest.approx(statistics.stdev([-1.0] * 20 + [1.0] * 20 + [0.0] * 60) / N**0.5 / 4)
+    about = [
+        [r.meta["fact"] for r in questions(kind, "development", 9)] for kind in ("conflict", "agreement", "irrelevant")
+    ]
+    assert about[0] == about[1] == about[2]
 
 
 def test_harm_needs_size_and_evidence():
@@ -85,6 +100,16 @@ def test_chosen_is_the_least_disturbing_of_those_within_one_error_of_the_best():
         choose(PLAIN, [harmful])
 
 
+def test_a_setting_that_answers_no_better_is_not_chosen():
+    worse, same = finalist(by_kind(conflict=30, novel=40), 0.1), finalist(PLAIN, 0.05)
+    with pytest.raises(
+        LearningError, match=r"none is chosen: KeyScaling\(gain=0.1.*: no gain \(-0.050\); .*: no gain \(\+0.000"
+    ):
+        choose(PLAIN, [worse, same])
+    better = finalist(by_kind(conflict=41), 0.3)
+    assert choose(PLAIN, [worse, same, better]) is better  # although what it gains is less than its error
+
+
 def test_what_a_bank_keeps_of_answers():
     steered = by_kind(conflict=[i >= 30 for i in range(N)], repeated=0.01)
     kept = record(PLAIN, steered, finalist(steered, 0.2).trial, chosen=True)
@@ -105,19 +130,19 @@ def with_trial(candidate, disturbance):
     ("harmful", "expected", "measured"),
     [
         ([], "KeyScaling 1", []),
-        (["KeyScaling 1"], "KeyScaling 0.7", ["KeyScaling 0.7"]),
-        (["KeyScaling 1", "KeyScaling 0.7"], "Seka 0.5", ["KeyScaling 0.7"]),  # weaker, it gains no more than Seka
-        (["KeyScaling 1", "Seka 0.5"], "KeyScaling 0.7", ["KeyScaling 0.7"]),
+        (["KeyScaling 1"], "KeyScaling 0.71", ["KeyScaling 0.71"]),
+        (["KeyScaling 1", "KeyScaling 0.71"], "Seka 0.5", ["KeyScaling 0.71"]),  # weaker, it gains no more than Seka
+        (["KeyScaling 1", "Seka 0.5"], "KeyScaling 0.71", ["KeyScaling 0.71"]),
         (
-            ["KeyScaling 1", "KeyScaling 0.7", "KeyScaling 0.5", "Seka 0.5"],
-            "Seka 0.4",
-            ["KeyScaling 0.7", "KeyScaling 0.5", "Seka 0.4"],
+            ["KeyScaling 1", "KeyScaling 0.71", "KeyScaling 0.51", "Seka 0.5"],
+            "Seka 0.36",
+            ["KeyScaling 0.71", "KeyScaling 0.51", "Seka 0.36"],
         ),
     ],
 )
 def test_what_does_harm_is_made_weaker_while_it_may_be_the_best(asked, monkeypatch, harmful, expected, measured):
     model, records = asked
-    right = {"KeyScaling 1": 6, "KeyScaling 0.7": 5, "KeyScaling 0.5": 4, "Seka 0.5": 5, "Seka 0.4": 2}
+    right = {"KeyScaling 1": 6, "KeyScaling 0.71": 5, "KeyScaling 0.51": 4, "Seka 0.5": 5, "Seka 0.36": 2}
 
     def name(steering):
         return f"{steering['method']} {steering['gain']:g}"
@@ -147,27 +172,75 @@ def test_what_does_harm_is_made_weaker_while_it_may_be_the_best(asked, monkeypat
     assert all(n == total for n, total in done.values())
 
 
-def test_a_strength_that_was_asked_is_not_asked_again(asked, monkeypatch):
-    """Of trained vectors at 1.4 and 1, of which both do harm, the weaker of the first is the second."""
+@pytest.mark.parametrize(
+    ("method", "tried", "harmful", "expected", "measured"),
+    [
+        (KeyVector(gain=1.0), (0.7, 1.0, 1.4), (0.7, 1.0, 1.4), 0.5, [0.5]),
+        (KeyBias(bias=1.0), (1.4, 2.0, 2.8, 4.0), (2.8, 4.0), 2.0, []),  # 4 / 1.4 is 2.86
+        (Seka(gain=1.0), (0.35, 0.5), (0.35, 0.5), 0.25, [0.25]),
+    ],
+)
+def test_a_strength_near_one_that_was_tried_is_not_asked(
+    asked, monkeypatch, method, tried, harmful, expected, measured
+):
+    """The two strongest do harm: weaker are the trained strengths below them, as far as there are any."""
     model, records = asked
-    calls, right = [], {1.4: 6, 1.0: 5, 0.7: 4, 0.5: 3}
+    calls, right = [], [*sorted(tried), 9.0]
 
     def ask(self, candidate, kind, part):
         if candidate is None:
             return [(False, 0.0, True) for _ in part]
         strength = candidate.method.strength
         calls.append((strength, candidate.method.fade, kind, part))
-        return [(i < right[strength], 0.5 if strength > 0.6 else 0.0, True) for i in part]
+        place = next(place for place, other in enumerate(right) if strength <= other)
+        return [(i < place + 2, 0.5 if strength in harmful else 0.0, True) for i in part]
 
     monkeypatch.setattr(Answering, "_ask", ask)
     answering = Answering(model.hf_model, model.tokenizer, records, Steps(None, {}))
-    vectors = [Candidate(KeyVector(gain=g, fade="sentence"), model.bank, "h", training="vectors") for g in (1.0, 1.4)]
-    outcome = finals(
-        answering, [with_trial(v, 0.1) for v in vectors], 0.3, lambda *_: None, lambda c: with_trial(c, 0.05)
-    )
+    method = method.model_copy(update={"fade": "sentence"})
+    some = [Candidate(method.with_strength(value), model.bank, "h", training="vectors") for value in tried]
+    outcome = finals(answering, [with_trial(c, 0.1) for c in some], 0.3, lambda *_: None, lambda c: with_trial(c, 0.05))
     assert len(calls) == len(set(calls))
-    assert [t.steering["gain"] for t in outcome.weaker] == [0.7, 0.5]
-    assert outcome.chosen.method.strength == 0.5
+    assert [t.steering[method.strength_field] for t in outcome.weaker] == measured
+    assert outcome.chosen.method.strength == expected
+
+
+def test_a_finalist_that_was_left_out_goes_on_where_a_stronger_one_does_harm(asked, monkeypatch):
+    """Vectors at 2 lead and do harm, those at 1.4 were fourth after the first third."""
+    model, records = asked
+    calls, right = (
+        [],
+        {"KeyVector 2": range(6), "KeyVector 1.4": range(1, 6), "Seka 1": range(2), "KeyScaling 1": range(2)},
+    )
+
+    def ask(self, candidate, kind, part):
+        if candidate is None:
+            return [(False, 0.0, True) for _ in part]
+        name = f"{type(candidate.method).__name__} {candidate.method.strength:g}"
+        calls.append((name, candidate.method.fade, kind, part))
+        return [(i in right.get(name, ()), 0.5 if name == "KeyVector 2" else 0.0, True) for i in part]
+
+    monkeypatch.setattr(Answering, "_ask", ask)
+    answering = Answering(model.hf_model, model.tokenizer, records, Steps(None, {}))
+    some = [Candidate(method(gain=1.0), model.bank, "h") for method in (Seka, KeyScaling, Prism)]
+    some += [Candidate(KeyVector(gain=gain, fade="sentence"), model.bank, "h", training="vectors") for gain in (1.4, 2)]
+    done = {}
+    outcome = finals(
+        answering,
+        [with_trial(c, 0.1) for c in some],
+        0.3,
+        lambda step, *n: done.update({step: n}),
+        lambda _: pytest.fail("it has a trial"),
+    )
+    assert outcome.chosen == some[3]
+    assert outcome.weaker == ()
+    assert len(calls) == len(set(calls))
+    assert all(n == total for n, total in done.values())
+    answered = [
+        (a.steering["method"], a.steering["gain"], a.steering["fade"], a.kinds[0].n) for a in outcome.answers[1:]
+    ]
+    assert len(answered) == len(set(answered))
+    assert [n for *_, n in answered] == [6, 6, 6, 6, 6, 2]
 
 
 def test_finalists_are_the_first_of_each_method_and_two_of_each_training_but_no_controls():
