@@ -46,8 +46,9 @@ def calibrate(
     from seka_rag.learning.trainable import trainings
     from seka_rag.learning.tune import TuningSettings
 
+    out = out.resolve()  # "." has no name
     check_target(out, FILES)
-    tuning = TuningSettings(steps=steps, seed=seed)
+    tuning = TuningSettings(steps=steps)
     settings = CalibrationSettings(budget=budget, examples=examples, tune=trainings(tune), tuning=tuning, seed=seed)
     quiet()
     unfinished = out.with_name(f"{out.name}.unfinished")

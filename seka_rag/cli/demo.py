@@ -15,11 +15,13 @@ def demo(
     model: Annotated[
         str, typer.Option(help="A model with a bank, such as smollm2; seka-demo shows the built-in tiny one.")
     ] = "smollm2",
-    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("demo.html"),
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Where to write the page.")] = Path("demo.html"),
     n: Annotated[
         int | None, typer.Option(min=20, help="Held-out questions of each kind; 100, or 300 of seka-demo.")
     ] = None,
-    figures: Annotated[Path | None, typer.Option("--json", help="Where to write the rates for machines.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--json", dir_okay=False, help="Where to write the rates for machines.")
+    ] = None,
 ) -> None:
     """Show plain and steered answers of a model, and its rates on held-out questions."""
     quiet()

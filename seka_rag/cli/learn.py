@@ -60,7 +60,7 @@ def learn(
     device: Annotated[str | None, typer.Option(help=DEVICE)] = None,
     strict: Annotated[bool, typer.Option("--strict", help=STRICT)] = False,
     statistics_out: Annotated[
-        Path | None, typer.Option(help="File for the statistics of these triples, for seka-rag merge.")
+        Path | None, typer.Option(dir_okay=False, help="File for the statistics of these triples, for seka-rag merge.")
     ] = None,
 ) -> None:
     """Learn a bank for a model: from templates, from your own documents, or from given triples; or several experts."""

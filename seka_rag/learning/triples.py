@@ -84,7 +84,7 @@ def write_triples(path: str | os.PathLike[str], triples: Iterable[ContrastiveTri
     Raises:
         LearningError: the file cannot be written.
     """
-    target = Path(path)
+    target = Path(path).absolute()  # "." has no name
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with open(temporary, "x", encoding="utf-8", newline="\n") as file:

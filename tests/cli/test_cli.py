@@ -255,6 +255,8 @@ def test_bad_options_are_noticed_before_the_work(model_folder, docs, tmp_path):
     assert "is for one bank" in run(
         "learn", "--model", "nowhere", "--experts", "lookup", "--statistics-out", tmp_path / "s", code=1
     )
+    for command in (("learn", "--statistics-out"), ("demo", "--out"), ("demo", "--json")):
+        assert "is a directory" in run(command[0], "--model", "nowhere", command[1], ".", code=2)
     assert "gain=nan" in run("ask", "Where?", "--docs", docs, "--model", "seka-demo", "--gain", "nan", code=1)
     run("learn", "--model", model_folder, "--out", tmp_path / "b", "--n", 6)
     assert ".png, .svg or .pdf" in run("inspect", tmp_path / "b", "--picture", tmp_path / "p.xyz", code=1)

@@ -14,7 +14,8 @@ calibrating = importlib.import_module("seka_rag.learning.calibrate")  # the name
 runner = CliRunner()
 
 
-def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
+@pytest.mark.parametrize("out", ["bank", "."])
+def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch, out):
     folders = []
     killed = True
 
@@ -43,7 +44,10 @@ def test_steps_are_beside_the_bank_until_it_is_saved(tmp_path, monkeypatch):
         return found.changed(calibration=record)
 
     monkeypatch.setattr(calibrating, "calibrate", calibrate)
-    command = ["calibrate", "--model", "seka-demo", "--out", str(tmp_path / "bank")]
+    place = tmp_path / "bank" if out == "." else tmp_path
+    place.mkdir(exist_ok=True)
+    monkeypatch.chdir(place)
+    command = ["calibrate", "--model", "seka-demo", "--out", out]
     assert runner.invoke(app, command).exit_code != 0
     assert folders == [tmp_path / "bank.unfinished"]
     assert folders[0].exists()
