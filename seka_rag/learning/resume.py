@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from seka_rag.bank import ProjectionBank
-from seka_rag.bank.folders import write_file
+from seka_rag.bank.folders import holds, write_file
+from seka_rag.bank.storage import JSON
 from seka_rag.errors import SettingError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Steps:
         run: all that the steps depend on, as plain data.
 
     Raises:
-        SettingError: the folder holds files that are none of ours.
+        SettingError: the folder holds files that are none of ours, or cannot be made.
     """
 
     def __init__(self, folder: Path | None, run: Mapping[str, object]) -> None:
@@ -41,9 +42,12 @@ class Steps:
             return
         header = json.dumps(dict(run), sort_keys=True, indent=1)
         path = folder / _RUN
-        if not path.exists() and folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # a file, or no permission
+            raise SettingError(f"{folder} is to hold steps of an unfinished run: {error.strerror}") from None
+        if not path.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise SettingError(f"{folder} holds other files: steps of an unfinished run are kept there; move them away")
-        folder.mkdir(parents=True, exist_ok=True)
         old = path.read_text(encoding="utf-8") if path.exists() else header
         if old == header:
             if done := len(_files(folder)):
@@ -85,7 +89,7 @@ class Steps:
         if self.folder is None:
             return make()
         path = self.folder / f"{name}{_BANK}"
-        if not path.exists():
+        if not holds(path, JSON):  # the folder alone may be what a kill left
             make().save(path)
         return ProjectionBank.load(path)
 
