@@ -45,9 +45,9 @@ def train(
     """Train one kind, measure it and keep it."""
     loaded = load_model(model)
     hf_model, tokenizer = loaded.hf_model, loaded.tokenizer
-    settings = CalibrationSettings(tune=(kind,), tuning=TuningSettings(steps=steps, seed=seed), seed=seed)
+    settings = CalibrationSettings(tune=(kind,), tuning=TuningSettings(steps=steps), seed=seed)
     kept = Steps(
-        out.with_name(f"{out.name}.unfinished"),
+        out.resolve().with_name(f"{out.resolve().name}.unfinished"),
         {"model": identify(hf_model).model_dump(), "settings": settings.model_dump()},
     )
     show = lambda step, done, total: typer.echo(f"\r{step} {done} of {total}   ", nl=False, err=True)  # noqa: E731
@@ -59,6 +59,7 @@ def train(
         ground.conflicts,
         ground.unrelated,
         settings.tuning,
+        seed=seed,
         progress=lambda _: typer.echo(".", nl=False, err=True),
         steps=kept,
     )

@@ -183,12 +183,18 @@ def _tolerance(values: Tensor) -> float:
 
 
 @contextmanager
-def quietly(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; the model's own mode afterwards."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without dropout; the model's own mode afterwards."""
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def quietly(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; the model's own mode afterwards."""
+    with evaluating(model), torch.inference_mode():
+        yield

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from seka_rag.bank import ProjectionBank
 from seka_rag.bank.header import Calibration, Trial
-from seka_rag.errors import SettingError
+from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
-from seka_rag.hf.identity import identify
+from seka_rag.hf.identity import ModelIdentity, identify
 from seka_rag.hf.sites import KeySites
 from seka_rag.hf.types import Tokenizer
+from seka_rag.hf.verify import evaluating
 from seka_rag.learning.answering import JUDGED, REPORTED, Answering
 from seka_rag.learning.examples import Example, digest_of
 from seka_rag.learning.finals import finals
@@ -30,7 +32,7 @@ from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.sides import Sides, known_facts
 from seka_rag.learning.tasks.lookup import template_triples
 from seka_rag.learning.trainable import TRAINABLES, Training, by_layer
-from seka_rag.learning.trials import METHODS, Bench, Candidate, Measured, candidates
+from seka_rag.learning.trials import METHODS, Bench, Candidate, Measure, candidates, finite
 from seka_rag.learning.tune import TuningSettings, tune
 from seka_rag.questions.facts import Fact, load_facts
 from seka_rag.steering.key_bias import KeyBias
@@ -101,60 +103,69 @@ def calibrate(
         bank: learned with all heads; by default one is learned from templates at energy 0.99.
         facts: to make questions of; by default the library's own. Only their development side is used.
         unfinished: folder in which steps and trials are kept, so that a calibration that was killed goes on there; remove it
-            when the bank is saved. One of another model, bank, facts or settings starts anew, and the log says so.
+            when the bank is saved. One of another model, tokenizer, bank, facts, settings or version of this library starts
+            anew, and the log says so.
 
     Raises:
-        LearningError: the model knows or answers too few facts, no setting stays within the budget, or all do harm.
-        SettingError: no tokenizer; ``unfinished`` holds other files.
+        BankError: the bank was learned for another model.
+        LearningError: the model knows or answers too few facts, no setting stays within the budget, or none answers better
+            than the plain model without harm.
+        SettingError: no tokenizer; ``unfinished`` holds other files, or is one.
     """
     settings, show = settings or CalibrationSettings(), progress or (lambda *_: None)
     hf_model, tokenizer = getattr(model, "hf_model", model), tokenizer or getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise SettingError("give a SteeredModel, or a transformers model together with tokenizer=...")
     facts = load_facts() if facts is None else facts
-    steps = Steps(None if unfinished is None else Path(unfinished), _run(hf_model, bank, settings, facts))
-    ground = prepare(hf_model, tokenizer, bank, settings, facts, steps, show)
-    sides, sites = ground.sides, ground.sites
-    measured, others = (
-        sides.measured_examples(tokenizer, kind, settings.seed)[: settings.examples]
-        for kind in ("conflict", "irrelevant")
-    )
-    bench = Bench(hf_model, sites, measured, others)
-    measure = Measure(bench, steps)
-    trials = _halved(measure, candidates(ground.bank, ground.gradient), settings, show)
-    trials += [measure(twin) for twin in _twins(trials)]
-    best = trials[0][0].bank
-    vectors: dict[int, Tensor] = {}
-    for name in settings.tune:
-        trained = TRAINABLES[name](ground.bank, ground.begin, sites)
-        advance = counting(show, f"training {name}", settings.tuning.steps)
-        tensors = tune(
-            hf_model, trained, ground.conflicts, ground.unrelated, settings.tuning, progress=advance, steps=steps
+    identity = identify(hf_model)
+    if bank is not None:
+        bank.model.check(identity)
+    steps = Steps(None if unfinished is None else Path(unfinished), _run(identity, tokenizer, bank, settings, facts))
+    with evaluating(hf_model):
+        ground = prepare(hf_model, tokenizer, bank, settings, facts, steps, show)
+        sides, sites = ground.sides, ground.sites
+        measured, others = (
+            sides.measured_examples(tokenizer, kind, settings.seed)[: settings.examples]
+            for kind in ("conflict", "irrelevant")
         )
-        vectors = vectors or by_layer(tensors, "vector")
-        held = trained.bank(tensors, best)
-        for done, method in enumerate(trained.methods):
-            show(f"trained {name}", done, len(trained.methods))
-            trials.append(measure(Candidate(method, held, f"all, trained {name}", training=name)))
-    plain = bench.measure(None, range(len(bench.conflicts))).trial(None, "none")
-    kinds = (*JUDGED, *REPORTED)
-    asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
-    answering = Answering(hf_model, tokenizer, asked, steps)
-    outcome = finals(answering, trials, settings.budget, show, measure)
-    record = Calibration(
-        budget=settings.budget,
-        data=digest_of([*bench.conflicts, *bench.unrelated]),
-        seed=settings.seed,
-        trials=(plain, *(t for _, t in trials), *outcome.weaker),
-        known=ground.known,
-        recalled=ground.recalled,
-        trained=len(sides.training),
-        measured=len(sides.measured),
-        answers=outcome.answers,
-        questions=answering.digest,
-    )
-    chosen = outcome.chosen
-    return chosen.bank.changed(steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
+        bench = Bench(hf_model, sites, measured, others)
+        measure = Measure(bench, steps)
+        trials = _halved(measure, candidates(ground.bank, ground.gradient), settings, show)
+        trials += [measure(twin) for twin in _twins(trials)]
+        best = trials[0][0].bank
+        vectors: dict[int, Tensor] = {}
+        for name in settings.tune:
+            trained = TRAINABLES[name](ground.bank, ground.begin, sites)
+            advance = counting(show, f"training {name}", settings.tuning.steps)
+            examples = ground.conflicts, ground.unrelated
+            tensors = tune(
+                hf_model, trained, *examples, settings.tuning, seed=settings.seed, progress=advance, steps=steps
+            )
+            vectors = vectors or by_layer(tensors, "vector")
+            held = trained.bank(tensors, best)
+            for done, method in enumerate(trained.methods):
+                show(f"trained {name}", done, len(trained.methods))
+                trials.append(measure(Candidate(method, held, f"all, trained {name}", training=name)))
+        trials = finite(trials)
+        plain = bench.measure(None, range(len(bench.conflicts))).trial(None, "none")
+        kinds = (*JUDGED, *REPORTED)
+        asked = {kind: sides.measured_records(kind, settings.seed)[: settings.questions] for kind in kinds}
+        answering = Answering(hf_model, tokenizer, asked, steps)
+        outcome = finals(answering, trials, settings.budget, show, measure)
+        record = Calibration(
+            budget=settings.budget,
+            data=digest_of([*bench.conflicts, *bench.unrelated]),
+            seed=settings.seed,
+            trials=(plain, *(t for _, t in trials), *outcome.weaker),
+            known=ground.known,
+            recalled=ground.recalled,
+            trained=len(sides.training),
+            measured=len(sides.measured),
+            answers=outcome.answers,
+            questions=answering.digest,
+        )
+        chosen = outcome.chosen
+        return chosen.bank.changed(steering=chosen.method.as_dict(), calibration=record, vectors=vectors)
 
 
 @dataclass(frozen=True)
@@ -230,7 +241,15 @@ def _twins(trials: Sequence[tuple[Candidate, Trial]]) -> list[Candidate]:
 def _halved(
     measure: Measure, some: Sequence[Candidate], settings: CalibrationSettings, show: Progress
 ) -> list[tuple[Candidate, Trial]]:
-    """Successive halving: those within the budget first, then by margin, which tells more than a share of few examples."""
+    """Successive halving: first those within the budget, by margin, which tells more than a share of few examples.
+
+    Behind them those that disturb least, so that what is said to disturb least does, where none stays within.
+    """
+
+    def order(item: tuple[Candidate, Trial]) -> tuple[bool, float]:
+        over = item[1].disturbance > settings.budget
+        return over, item[1].disturbance if over else -item[1].margin
+
     left = list(some)
     for turn in range(settings.rounds):
         count = max(8, len(measure.bench.conflicts) >> (settings.rounds - 1 - turn))
@@ -238,41 +257,28 @@ def _halved(
         for done, candidate in enumerate(left):
             show(f"round {turn + 1} of {settings.rounds}", done, len(left))
             trials.append(measure(candidate, count))
-        trials.sort(key=lambda item: (item[1].disturbance > settings.budget, -item[1].margin))
+        trials = sorted(finite(trials), key=order)
+        if not trials:
+            raise LearningError("the model's scores are not finite with any setting: load it in float32 or bfloat16")
         best = {type(c.method): place for place, (c, _) in reversed(list(enumerate(trials)))}.values()
         left = [c for place, (c, _) in enumerate(trials) if place < max(2, len(trials) // 2) or place in best]
     return trials
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Measures candidates, each on an example once: a later round, and a run after a kill, remember what was measured."""
-
-    bench: Bench
-    steps: Steps
-    _measured: dict[str, Measured] = field(default_factory=dict, init=False, repr=False)
-
-    def __call__(self, candidate: Candidate, count: int | None = None) -> tuple[Candidate, Trial]:
-        """A candidate's trial on the first ``count`` examples of each kind, at least as many as before, or on all."""
-        method = candidate.method
-        name = short_digest([method.as_dict(), candidate.bank.digest, candidate.heads])
-        before = self._measured.get(name, Measured())
-        part = range(len(before.margins), count or len(self.bench.conflicts))
-        found = self.steps.json(
-            f"trial-{name}-{part.start}-{part.stop}",
-            lambda: asdict(self.bench.measure(method.edits(candidate.bank, self.bench.sites), part)),
-        )
-        self._measured[name] = before + Measured(**{key: tuple(some) for key, some in found.items()})
-        return candidate, self._measured[name].trial(method, candidate.heads)
-
-
 def _run(
-    hf_model: nn.Module, bank: ProjectionBank | None, settings: CalibrationSettings, facts: Sequence[Fact]
+    model: ModelIdentity,
+    tokenizer: Tokenizer,
+    bank: ProjectionBank | None,
+    settings: CalibrationSettings,
+    facts: Sequence[Fact],
 ) -> dict[str, object]:
     """All that the steps of a calibration depend on."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # one without is refused where it is first used
     return {
         "procedure": [_GRADIENT, _TRAINING, _TWINS, [method.as_dict() for method in METHODS]],
-        "model": identify(hf_model).model_dump(),
+        "version": version("seka-rag"),
+        "model": model.model_dump(),
+        "tokenizer": short_digest([backend and backend.to_str(), tokenizer.chat_template]),
         "bank": None if bank is None else bank.digest,
         "settings": settings.model_dump(),
         "facts": short_digest([fact.model_dump() for fact in facts]),

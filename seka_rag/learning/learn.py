@@ -42,7 +42,7 @@ def learn_bank(
 
     Raises:
         LearningError: triples that cannot be used.
-        SettingError: no tokenizer, two rules for heads, or a setting with a value that means nothing.
+        SettingError: no tokenizer, two rules for heads, or a setting or ``batch_size`` with a value that means nothing.
         UnsupportedModelError: the model's family is not known.
     """
     settings = LearningSettings.of(settings, options)  # bad ones are an error before the model runs

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from seka_rag.errors import LearningError, SpanError, UnsupportedModelError
+from seka_rag.errors import LearningError, SettingError, SpanError, UnsupportedModelError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.read import read_keys
 from seka_rag.hf.sites import KeySites, setting, text_config
 from seka_rag.hf.tokens import TokenizedPrompt, pad_id, tokenize
 from seka_rag.hf.types import Tokenizer
+from seka_rag.hf.verify import quietly
 from seka_rag.learning.queries import PROMPTS, QuerySums, collect_queries
 from seka_rag.learning.triples import ContrastiveTriple
 from seka_rag.text.prompt import Prompt
@@ -102,8 +103,11 @@ def collect_statistics(
 
     Raises:
         LearningError: no usable triple, keys that are not finite, or a model whose attention is not causal.
+        SettingError: ``batch_size`` is below 1.
         UnsupportedModelError: values, and where the model has them is not known.
     """
+    if batch_size < 1:
+        raise SettingError(f"batch_size={batch_size}: give at least 1")
     sites = find_key_sites(hf_model)
     _check_causal(hf_model)
     if values and not sites.value_modules:
@@ -112,29 +116,24 @@ def collect_statistics(
     if values:
         statistics.values = KeyStatistics.zeros(sites.layers, sites.heads, sites.head_dim)
     device = next(hf_model.parameters()).device
-    was_training = hf_model.training
-    hf_model.eval()
-    try:
-        with torch.inference_mode():
-            statistics.queries = collect_queries(sites, tokenizer, triples[:PROMPTS])
-            for chunk in _chunks(triples, batch_size):
-                usable = [three for three in (_tokenize(tokenizer, t) for t in chunk) if three]
-                if usable:
-                    # all neutral prompts, then all relevant, then all irrelevant ones
-                    prompts = [prompt for part in zip(*usable, strict=True) for prompt in part]
-                    keys, found = _answer_keys(sites, prompts, pad_id(tokenizer), device, values)
-                    for layer, k in keys.items():
-                        statistics.add(layer, *k.chunk(3))
-                    for layer, v in found.items():
-                        assert statistics.values is not None
-                        statistics.values.add(layer, *v.chunk(3))
-                    statistics.tokens += sum(len(_answer(neutral)) for neutral, *_ in usable)
-                statistics.triples += len(usable)
-                statistics.skipped += len(chunk) - len(usable)
-                if progress:
-                    progress(len(chunk))
-    finally:
-        hf_model.train(was_training)
+    with quietly(hf_model):
+        statistics.queries = collect_queries(sites, tokenizer, triples[:PROMPTS])
+        for chunk in _chunks(triples, batch_size):
+            usable = [three for three in (_tokenize(tokenizer, t) for t in chunk) if three]
+            if usable:
+                # all neutral prompts, then all relevant, then all irrelevant ones
+                prompts = [prompt for part in zip(*usable, strict=True) for prompt in part]
+                keys, found = _answer_keys(sites, prompts, pad_id(tokenizer), device, values)
+                for layer, k in keys.items():
+                    statistics.add(layer, *k.chunk(3))
+                for layer, v in found.items():
+                    assert statistics.values is not None
+                    statistics.values.add(layer, *v.chunk(3))
+                statistics.tokens += sum(len(_answer(neutral)) for neutral, *_ in usable)
+            statistics.triples += len(usable)
+            statistics.skipped += len(chunk) - len(usable)
+            if progress:
+                progress(len(chunk))
     if not statistics.tokens:
         raise LearningError(f"none of the {len(triples)} triples could be used ({statistics.skipped} skipped)")
     if not statistics.relevant.isfinite().all():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import mean
 
 import torch
@@ -13,11 +15,14 @@ from seka_rag.bank import ProjectionBank
 from seka_rag.bank.header import Trial
 from seka_rag.hf.sites import KeySites
 from seka_rag.learning.examples import Example
+from seka_rag.learning.resume import Steps, short_digest
 from seka_rag.learning.scores import Edits, batches, divergence, margins, next_scores
 from seka_rag.steering.key_bias import KeyBias
 from seka_rag.steering.key_editing import KeyEditing
 from seka_rag.steering.key_scaling import KeyScaling
 from seka_rag.steering.seka import Seka
+
+logger = logging.getLogger(__name__)
 
 #: Methods and strengths that are tried on every choice of heads. All fade: it changes nothing up to the answer, where trials
 #: are measured, and keeps long answers from repeating the evidence.
@@ -96,6 +101,17 @@ class Measured:
         )
 
 
+def finite(trials: Iterable[tuple[Candidate, Trial]]) -> list[tuple[Candidate, Trial]]:
+    """Those whose figures are numbers: an edit may drive a model in 16 bits beyond its range. The log names the others."""
+    found = []
+    for candidate, trial in trials:
+        if math.isfinite(trial.margin) and math.isfinite(trial.disturbance):
+            found.append((candidate, trial))
+        else:
+            logger.warning("left out, as the model's scores are not finite with it: %r", candidate.method)
+    return found
+
+
 class Bench:
     """Examples on which candidates are measured, with what the plain model says of them.
 
@@ -137,3 +153,25 @@ class Bench:
             scores = next_scores(self.hf_model, self.sites, [self.unrelated[i] for i in missing], None)
             self._plain.update(zip(missing, scores.cpu(), strict=True))
         return torch.stack([self._plain[i] for i in chosen])
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures candidates, each on an example once: a later round, and a run after a kill, remember what was measured."""
+
+    bench: Bench
+    steps: Steps
+    _measured: dict[str, Measured] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, candidate: Candidate, count: int | None = None) -> tuple[Candidate, Trial]:
+        """A candidate's trial on the first ``count`` examples of each kind, at least as many as before, or on all."""
+        method = candidate.method
+        name = short_digest([method.as_dict(), candidate.bank.digest, candidate.heads])
+        before = self._measured.get(name, Measured())
+        part = range(len(before.margins), count or len(self.bench.conflicts))
+        found = self.steps.json(
+            f"trial-{name}-{part.start}-{part.stop}",
+            lambda: asdict(self.bench.measure(method.edits(candidate.bank, self.bench.sites), part)),
+        )
+        self._measured[name] = before + Measured(**{key: tuple(some) for key, some in found.items()})
+        return candidate, self._measured[name].trial(method, candidate.heads)

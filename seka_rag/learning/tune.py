@@ -29,7 +29,6 @@ class TuningSettings(BaseModel):
         conflicts, unrelated: examples of each kind in a step.
         margin: nats by which the evidence's answer is to lead the remembered one; beyond it little is gained.
         disturbance: nats of KL(plain, steered) on unrelated evidence that cost nothing.
-        seed: of the choice of examples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,7 +39,6 @@ class TuningSettings(BaseModel):
     unrelated: int = Field(default=4, ge=1)
     margin: float = Field(default=2.0, ge=0, allow_inf_nan=False)
     disturbance: float = Field(default=0.05, ge=0, allow_inf_nan=False)
-    seed: int = 0
 
 
 def tune(
@@ -50,6 +48,7 @@ def tune(
     unrelated: Sequence[Example],
     settings: TuningSettings | None = None,
     *,
+    seed: int = 0,
     progress: Callable[[int], None] | None = None,
     steps: Steps | None = None,
 ) -> dict[str, Tensor]:
@@ -63,6 +62,7 @@ def tune(
         trained: what is trained, and from where it starts.
         conflicts: the highlighted evidence contradicts what the model remembers.
         unrelated: what is highlighted does not bear on the question.
+        seed: of the choice of examples.
         steps: where the state is kept every 10 steps, and taken up again.
 
     Returns:
@@ -74,7 +74,7 @@ def tune(
     settings = settings or TuningSettings()
     if not conflicts or not unrelated:
         raise LearningError("tuning needs conflicts and unrelated examples")
-    sites, chance = find_key_sites(hf_model), random.Random(settings.seed)
+    sites, chance = find_key_sites(hf_model), random.Random(seed)
     state = f"training-{type(trained).__name__.lower()}"
     with torch.inference_mode(False), torch.enable_grad():
         tensors = {name: t.clone().float().requires_grad_(True) for name, t in trained.start().items()}

@@ -1,13 +1,15 @@
 """Calibration: gradients against finite differences, training within its budget, what is written and what refused."""
 
+import copy
 import importlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import random_bank, tiny_engine, tiny_examples, tiny_model
 
 from seka_rag import ProjectionBank, SteeredModel, load_bank
-from seka_rag.bank.header import Calibration
+from seka_rag.bank.header import Calibration, Trial
 from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.learning import answering, trainable, trials
@@ -16,7 +18,7 @@ from seka_rag.learning.examples import answer_example
 from seka_rag.learning.head_gradient import head_gradient
 from seka_rag.learning.resume import Steps
 from seka_rag.learning.scores import batches, divergence, margins, next_scores
-from seka_rag.learning.trials import Bench, Candidate
+from seka_rag.learning.trials import Bench, Candidate, Measure
 from seka_rag.learning.tune import TuningSettings
 from seka_rag.questions.facts import load_facts
 from seka_rag.steering.key_bias import KeyBias
@@ -110,12 +112,47 @@ def test_no_candidate_is_measured_on_an_example_twice(model, bank, monkeypatch, 
     monkeypatch.setattr(trials, "next_scores", lambda m, s, some, e: seen.append(len(some)) or scores(m, s, some, e))
     some = Candidate(Seka(gain=1.0), bank, "all"), Candidate(Seka(gain=2.0), bank, "all")
     for again in range(2):
-        measure = calibrating.Measure(bench, Steps(tmp_path / "steps", {}))
+        measure = Measure(bench, Steps(tmp_path / "steps", {}))
         found = [[measure(c, count)[1] for c in some] for count in (8, 8, None)]
         assert [t.examples for row in found for t in row] == [8, 8, 8, 8, 13, 13]
         assert found[-1][0].margin == pytest.approx(whole.margin, abs=1e-5)
         assert found[-1][0].disturbance == pytest.approx(whole.disturbance, abs=1e-5)
         assert sum(seen) == 2 * (13 + 13), again  # conflicts and unrelated examples of two candidates
+
+
+class Planted:
+    """Trials of known figures: strength -> margin and disturbance."""
+
+    def __init__(self, figures):
+        self.figures, self.bench = figures, SimpleNamespace(conflicts=range(32))
+
+    def __call__(self, candidate, count=None):
+        margin, moved = self.figures[candidate.method.strength]
+        steering = candidate.method.as_dict()
+        return candidate, Trial(
+            steering=steering, heads="", examples=count, following=0, margin=margin, disturbance=moved
+        )
+
+    def halved(self, bank):
+        some = [Candidate(Seka(gain=gain), bank, "") for gain in self.figures]
+        trials = calibrating._halved(self, some, CalibrationSettings(), lambda *_: None)
+        return [(candidate.method.strength, trial.disturbance) for candidate, trial in trials]
+
+
+def test_halving_keeps_the_best_within_the_budget_then_those_that_disturb_least(bank):
+    figures = {1.0: (1, 0.1), 2.0: (2, 0.2), 3.0: (3, 0.3), 4.0: (9, 0.4), 5.0: (9, 0.5), 6.0: (9, 15.0)}
+    assert Planted(figures).halved(bank) == [(3.0, 0.3), (2.0, 0.2)]
+    over = {gain: (margin, moved + 0.21) for gain, (margin, moved) in figures.items()}
+    assert [gain for gain, _ in Planted(over).halved(bank)] == [1.0, 2.0]
+
+
+def test_a_setting_whose_scores_are_not_finite_is_left_out(bank, caplog):
+    nan = float("nan")
+    figures = {3.0: (nan, nan), 4.0: (nan, 0.1), 1.0: (1, 0.1), 5.0: (float("inf"), 0.1), 2.0: (2, 0.2), 6.0: (1, nan)}
+    assert Planted(figures).halved(bank) == [(2.0, 0.2), (1.0, 0.1)]
+    assert caplog.text.count("not finite with it: Seka(gain=") == 4
+    with pytest.raises(LearningError, match="not finite with any setting"):
+        Planted({3.0: (nan, nan)}).halved(bank)
 
 
 def test_an_example_ends_where_the_answers_differ():
@@ -137,6 +174,40 @@ def test_a_model_that_knows_nothing_is_told(model):
         calibrate(engine, facts=load_facts()[:20])
     with pytest.raises(SettingError, match="tokenizer"):
         calibrate(model)
+
+
+def test_a_bank_of_another_model_is_refused_before_anything_is_asked(bank, tmp_path):
+    with pytest.raises(BankError, match="learned for another model: model_type"):
+        calibrate(tiny_engine(512), bank, progress=lambda *_: pytest.fail("began"), unfinished=tmp_path / "steps")
+    assert not (tmp_path / "steps").exists()
+
+
+def test_a_model_in_training_is_calibrated_without_dropout():
+    engine, seen = tiny_engine(512), []
+    engine.hf_model.train()
+    with pytest.raises(LearningError, match="the model knows"):
+        calibrate(engine, facts=load_facts()[:40], progress=lambda *_: seen.append(engine.hf_model.training))
+    assert seen
+    assert not any(seen)
+    assert engine.hf_model.training
+
+
+def test_steps_of_another_tokenizer_or_version_are_not_taken_up(tmp_path, caplog, monkeypatch):
+    engine = tiny_engine(512)
+
+    def start(**template):
+        caplog.clear()
+        tokenizer = copy.deepcopy(engine.tokenizer)
+        for name, value in template.items():
+            setattr(tokenizer, name, value)
+        with pytest.raises(LearningError, match="the model knows"):
+            calibrate(engine.hf_model, tokenizer=tokenizer, facts=load_facts()[:20], unfinished=tmp_path / "steps")
+        return caplog.text
+
+    assert start() == start() == ""
+    assert "other settings (tokenizer): starts anew" in start(chat_template="{{ messages[0].content }}")
+    monkeypatch.setattr(calibrating, "version", lambda _: "0.0.1")
+    assert "other settings (tokenizer, version): starts anew" in start()
 
 
 @pytest.mark.parametrize(
@@ -175,8 +246,10 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     monkeypatch.setattr(trainable, "_LENGTHS", (1.0,))
     monkeypatch.setattr(answering, "NEW_TOKENS", 8)  # of 24, which is most of the time
     settings = CalibrationSettings(
-        examples=8, rounds=1, questions=8, budget=3.0, tune=("subspaces",), tuning=TuningSettings(steps=2)
+        examples=8, rounds=1, questions=8, budget=3.0, tune=("subspaces",), tuning=TuningSettings(steps=2), seed=1
     )
+    seeds, tune = [], calibrating.tune
+    monkeypatch.setattr(calibrating, "tune", lambda *a, seed, **k: seeds.append(seed) or tune(*a, seed=seed, **k))
     facts = [f for f in load_facts() if f.split == "development"][:40]
     steps: list[str] = []
 
@@ -193,6 +266,7 @@ def test_a_real_model_is_calibrated(smollm2, monkeypatch, tmp_path):
     monkeypatch.setattr(calibrating, "head_gradient", lambda *_, **__: pytest.fail("computed again"))
     found = calibrate(model, model.bank, settings, facts=facts, progress=again, unfinished=tmp_path / "steps")
     assert not {"facts", "recall"} & set(steps)
+    assert seeds == [1, 1]
     record = found.calibration
     assert record is not None
     plain, *others = record.trials

@@ -246,6 +246,8 @@ def test_bad_arguments_say_what_to_do(qwen3, tokenizer):
         learn_bank(qwen3, TRIPLES)
     with pytest.raises(SettingError, match="unknown setting 'energie': did you mean 'energy'"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, energie=0.5)
+    with pytest.raises(SettingError, match="batch_size=0: give at least 1"):
+        learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, batch_size=0)
     with pytest.raises(LearningError, match="largest relevance gap is"):
         learn_bank(qwen3, TRIPLES, tokenizer=tokenizer, min_gap=1e6)
     broken = tiny_model("qwen3")

@@ -9,9 +9,8 @@ from tiny import random_bank, tiny_examples, tiny_model
 from seka_rag.errors import SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.learning import resume
-from seka_rag.learning.calibrate import Measure
 from seka_rag.learning.resume import Steps, remove_steps
-from seka_rag.learning.trials import Bench, Candidate
+from seka_rag.learning.trials import Bench, Candidate, Measure
 from seka_rag.steering.seka import Seka
 
 
@@ -37,6 +36,15 @@ def test_what_was_kept_is_not_computed_again(tmp_path):
     assert nothing.read("b") is None
 
 
+def test_a_bank_that_a_kill_left_half_written_is_learned_again(tmp_path):
+    bank, part = random_bank(tiny_model("llama")), tmp_path / f"c{resume._BANK}" / ".part"
+    Steps(tmp_path, {})
+    part.mkdir(parents=True)
+    (part / "bank.json").write_text("{")
+    assert Steps(tmp_path, {}).bank("c", lambda: bank).digest == bank.digest
+    assert Steps(tmp_path, {}).bank("c", lambda: pytest.fail("learned again")).digest == bank.digest
+
+
 def test_other_settings_start_anew_and_say_so(tmp_path, caplog):
     folder = tmp_path / "run"
     Steps(folder, {"seed": 1, "budget": 0.3}).json("a", lambda: 1)
@@ -58,6 +66,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         Steps(tmp_path, {})
     remove_steps(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    for file in (tmp_path / "thesis.txt", tmp_path / "thesis.txt" / "run"):
+        with pytest.raises(SettingError, match=f"{file} is to hold steps"):
+            Steps(file, {})
 
 
 def test_a_trial_is_measured_once_for_each_method_bank_and_count(tmp_path, model, monkeypatch):

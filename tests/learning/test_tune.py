@@ -135,7 +135,7 @@ def test_what_a_training_starts_from(make):
 @KINDS
 def test_training_is_repeatable(model, make, kind):
     runs = [
-        tune(model, make(kind), tiny_examples(8, 6), tiny_examples(8, 7), TuningSettings(steps=3, seed=2))
+        tune(model, make(kind), tiny_examples(8, 6), tiny_examples(8, 7), TuningSettings(steps=3), seed=2)
         for _ in range(2)
     ]
     assert all(torch.equal(first, second) for first, second in zip(*(r.values() for r in runs), strict=True))
