@@ -16,7 +16,7 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool, QueryEngineTool
 from llama_index.llms.seka import SekaLLM, SekaLLMError, collect_reports, mark_message
 
-from seka_rag import Span
+from seka_rag import Seka, Span
 from seka_rag.frameworks import InvalidToolCall, ToolCall
 from seka_rag.highlight.sentences import Sentences
 from seka_rag.highlight.trust import Trusted, TrustPolicy
@@ -261,6 +261,21 @@ def test_an_option_for_one_structured_call(engine):
     city = llm.structured_predict(City, TEMPLATE, {"max_tokens": 60}, context_str=EVIDENCE, query_str=QUESTION)
     assert isinstance(city, City)
     assert llm.complete("x", json_schema=City.model_json_schema(), max_tokens=60).text.startswith("{")
+
+
+def test_what_to_highlight_in_one_structured_call(caller, engine, marked):
+    values = {"context_str": f"{EVIDENCE} It rained.", "query_str": QUESTION}
+
+    def report(llm, **options) -> dict:
+        with collect_reports() as reports:
+            llm.structured_predict(City, TEMPLATE, options, **values)
+        return reports[0]
+
+    assert report(caller, highlighter=TRUSTED)["highlights"] == []  # it vouches for no template's variable
+    assert report(caller, highlighter="all")["highlights"][0]["end"] == len(values["context_str"])
+    plain = caller.model_copy(update={"steering": None})
+    assert report(plain, steering=Seka(gain=0.5))["tokens_edited"] > 0
+    assert report(caller, steering=None)["method"] == "none"
 
 
 async def test_six_calls_at_once(caller):

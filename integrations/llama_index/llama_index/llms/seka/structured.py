@@ -23,7 +23,7 @@ from llama_index.llms.seka.errors import SekaLLMError
 from llama_index.llms.seka.marks import mark_message, marks_of
 from pydantic_core import from_json
 
-from seka_rag.frameworks import KEY
+from seka_rag.frameworks import HIGHLIGHT_OPTIONS, KEY
 
 dispatcher = get_dispatcher(__name__)
 Model = TypeVar("Model", bound=BaseModel)
@@ -106,8 +106,14 @@ class StructuredPrediction(FunctionCallingLLM):
         values: dict[str, object],
     ) -> tuple[list[ChatMessage], dict[str, object]]:
         dispatcher.event(LLMStructuredPredictStartEvent(output_cls=output_cls, template=prompt, template_args=values))
-        schema = output_cls.model_json_schema()
-        return _with_schema(self._get_messages(prompt, **values), schema), {**(options or {}), "json_schema": schema}
+        schema, options = output_cls.model_json_schema(), options or {}
+        given = {name: options[name] for name in HIGHLIGHT_OPTIONS if options.get(name) is not None}
+        if "steering" in options:
+            given["steering"] = options["steering"]
+        messages = self.model_copy(update=given)._get_messages(
+            prompt, **values
+        )  # options count where a template is filled
+        return _with_schema(messages, schema), {**options, "json_schema": schema}
 
 
 class SekaStructuredLLM(StructuredLLM):
