@@ -103,6 +103,15 @@ def test_a_model_without_chat_template_is_given_the_messages_as_text(llm, engine
     assert "seka" not in text
 
 
+def test_a_wrapper_of_messages_may_change_text_in_which_nothing_is_marked(engine, monkeypatch):
+    monkeypatch.setattr(engine.tokenizer, "chat_template", None)
+    loud = SekaLLM(steered_model=engine, max_tokens=3, messages_to_prompt=lambda messages: messages[0].content.upper())
+    assert loud.chat(USER).message.content == engine.generate(TEXT.upper(), max_new_tokens=3).text
+    assert loud.chat(MARKED, highlight="off").message.content == loud.chat(USER).message.content
+    with pytest.raises(SekaLLMError, match="cannot be followed"):
+        loud.chat(MARKED)
+
+
 async def test_options_of_a_call(engine):
     llm = SekaLLM(steered_model=engine, max_tokens=6)
     for responses in (await every_way(llm, MARKED, max_tokens=2)).values():

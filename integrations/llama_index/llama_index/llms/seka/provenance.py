@@ -226,6 +226,8 @@ def follow_messages(
         ProvenanceError: ``to_prompt`` changes a message.
     """
     plain = [ChatMessage(role=m.role, content=str(p)) for m, p in zip(messages, prompts, strict=True)]
+    if not any(p.spans for p in prompts):
+        return Prompt(to_prompt(plain))
     texts = {str(i): str(p) for i, p in enumerate(prompts) if str(p).strip()}
 
     def render(values: Mapping[str, str]) -> str:
