@@ -46,6 +46,11 @@ CAUSES = {
     ),
     "a template that changes its value": (predict(UPPER), {}, "changes the text of context_str"),
     "a list": (predict(LISTED, {"context": [EVIDENCE], "query_str": QUESTION}), {}, "is a list, not a text"),
+    "lines that look like metadata": (
+        predict(values={**VALUES, "context_str": f"note: {EVIDENCE}"}),
+        {},
+        "looks like a node's metadata",
+    ),
     "another text than the postprocessor had": (
         predict(values={**VALUES, "context_str": "Astrid moved to Bergen, as nobody chose."}),
         {"highlighter": HighlightPostprocessor()},

@@ -39,6 +39,12 @@ from seka_rag.frameworks import (
     shift,
 )
 
+_METADATA = (
+    'all of this text looks like a node\'s metadata ("file_path: notes.txt"), which is never highlighted: let a retriever of '
+    "LlamaIndex return it as a node's text"
+)
+_ANSWERS = "this is what the model answered before, and an answer is no evidence: nothing in it is highlighted"
+
 
 @dataclass(frozen=True)
 class Filling:
@@ -135,10 +141,14 @@ def read_filling(
 
 def _chosen_in_text(question: str, name: str, text: str, highlighter: Highlighter, *, by_line: bool) -> Marks:
     """What is chosen in a context of which nothing is known but its text."""
-    answers = current_flow().answers
-    passages = [p for p in context_passages(name, text, by_line=by_line) if not is_answer(p.passage.text, answers)]
+    answers, parts = current_flow().answers, context_passages(name, text, by_line=by_line)
+    if not parts:
+        return Marks(unmarked=_METADATA if any(map(str.isalnum, text)) else None)
+    passages = [p for p in parts if not is_answer(p.passage.text, answers)]
+    if not passages:  # on purpose, as in a summary of summaries
+        return Marks(warnings=(f"{name}: {_ANSWERS}",))
     spans, told = choose(passages, question, highlighter)
-    return Marks(spans, told, NOTHING_CHOSEN if passages and not spans else None)
+    return Marks(spans, told, None if spans else NOTHING_CHOSEN)
 
 
 def _not_located(template: BasePromptTemplate, values: Mapping[str, object]) -> list[str]:
