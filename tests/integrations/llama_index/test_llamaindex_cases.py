@@ -11,6 +11,7 @@ from llama_index.core import (
     VectorStoreIndex,
     get_response_synthesizer,
 )
+from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.evaluation import FaithfulnessEvaluator, RelevancyEvaluator
 from llama_index.core.extractors import KeywordExtractor
 from llama_index.core.indices.query.query_transform.base import StepDecomposeQueryTransform
@@ -18,15 +19,18 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.postprocessor import LongContextReorder, MetadataReplacementPostProcessor
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.query_engine import (
     CitationQueryEngine,
     MultiStepQueryEngine,
     NLSQLTableQueryEngine,
+    RetrieverQueryEngine,
     RouterQueryEngine,
     SubQuestionQueryEngine,
 )
 from llama_index.core.question_gen.types import SubQuestion
+from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import MetadataMode, NodeWithScore, TextNode
 from llama_index.core.tools import QueryEngineTool, ToolMetadata
 from llama_index.llms.seka import HighlightPostprocessor, SekaLLM, collect_reports
@@ -111,6 +115,20 @@ class TestTrust:
         with pytest.raises(SteeringError, match="Put that postprocessor last"):
             query_engine(nodes, model(on_unmarked="raise"), node_postprocessors=after).query(QUESTION)
 
+    def test_nor_does_a_question_that_a_chat_rewrites(self, model):
+        nodes = [node("It rains.", file_path="upload/x", window="It rains. Greta lives in Oslo.")]
+        chat = CondensePlusContextChatEngine.from_defaults(
+            VectorStoreIndex(nodes).as_retriever(),
+            llm=model(on_unmarked="raise"),
+            node_postprocessors=[
+                HighlightPostprocessor(HANDBOOK),
+                MetadataReplacementPostProcessor(target_metadata_key="window"),
+            ],
+            chat_history=[ChatMessage("Hello"), ChatMessage("Hello", role="assistant")],
+        )
+        with pytest.raises(SteeringError, match="Put that postprocessor last"):
+            chat.chat(QUESTION)
+
     def test_without_a_retrieval_that_is_known_sources_are_not(self, model, asking):
         synthesizer = get_response_synthesizer(llm=model(highlighter=HANDBOOK))
         marked, reports = asking(lambda: synthesizer.synthesize(QUESTION, nodes=[NodeWithScore(node=self.NODES[1])]))
@@ -157,6 +175,36 @@ class TestWhatIsEvidence:
             asked = query_engine([node(text)], llm, node_postprocessors=after)
             assert asking(lambda asked=asked: asked.query(QUESTION))[0] == [[LYON]]
 
+    @pytest.mark.parametrize(
+        ("texts", "kept", "highlighter", "expected"),
+        [
+            (
+                [f"Greta lives in house {i}." for i in range(6)],
+                [4, 5],
+                "sentences",
+                [4, 5],
+            ),  # four of a file were chosen
+            ([f"It rains. {LYON}", f"{LYON} She rows."], [1], "sentences", None),  # a sentence counts where it is first
+            (["It rains.", "Boris bakes.", LYON], [1, 2], "top_k", [1]),
+        ],
+    )
+    @pytest.mark.parametrize("mode", ["compact", "simple_summarize"])
+    def test_of_the_nodes_that_a_reranker_keeps(self, model, asking, texts, kept, highlighter, expected, mode):
+        class InOrder(BaseRetriever):
+            def _retrieve(self, query_bundle):
+                return [NodeWithScore(node=node(text, file_path="greta.txt")) for text in texts]
+
+        class Keep(BaseNodePostprocessor):
+            def _postprocess_nodes(self, nodes, query_bundle=None):
+                return [nodes[i] for i in kept]
+
+        asked = RetrieverQueryEngine.from_args(
+            InOrder(), llm=model(highlighter=highlighter), node_postprocessors=[Keep()], response_mode=mode
+        )
+        assert asking(lambda: asked.query(QUESTION))[0] == [
+            [LYON] if expected is None else [texts[i] for i in expected]
+        ]
+
     @pytest.mark.parametrize("postprocessor", [True, False])
     def test_citations(self, model, asking, postprocessor):
         """The engine splits nodes anew and writes "Source 1:" between a node's metadata and its text."""
@@ -192,10 +240,11 @@ class TestWhatTheModelSaid:
         text = " ".join(f"Greta lives in house number {i} of the old street." for i in range(40))
         small = model(context_window=300)
         synthesizer = get_response_synthesizer(llm=small, response_mode="tree_summarize")
-        marked, _ = asking(lambda: synthesizer.synthesize(QUESTION, nodes=[NodeWithScore(node=node(text))]))
+        marked, reports = asking(lambda: synthesizer.synthesize(QUESTION, nodes=[NodeWithScore(node=node(text))]))
         assert len(marked) > 2
         assert all(marked[:-1])
         assert marked[-1] == []
+        assert "what the model answered before" in reports[-1]["warnings"][0]
 
     def test_several_selections_of_a_router(self, model, asking, saying):
         class Both:

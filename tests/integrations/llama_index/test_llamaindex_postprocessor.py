@@ -215,6 +215,18 @@ def test_weights_and_nodes_by_score(nodes):
         HighlightPostprocessor(weight_by_score=True).postprocess_nodes([NodeWithScore(node=both[0])], query_str="?")
 
 
+@pytest.mark.parametrize("upload", [100.0, None])
+def test_an_untrusted_node_takes_no_place_among_the_best(upload):
+    scored = [
+        NodeWithScore(node=TextNode(text=EVIDENCE, metadata={"file_path": path}), score=score)
+        for path, score in (("upload/x", upload), ("handbook/a", 0.5), ("handbook/b", 0.25))
+    ]
+    policy = Trusted(Sentences(), TrustPolicy(sources=["handbook/*"]))
+    for options, weights in (({"top_k": 1}, [[], [1.0], []]), ({"weight_by_score": True}, [[], [1.0], [0.5]])):
+        found = HighlightPostprocessor(policy, **options).postprocess_nodes(scored, query_str=QUESTION)
+        assert [[span[2] for span in n.node.metadata["seka"]["spans"]] for n in found] == weights
+
+
 @pytest.mark.parametrize("wrong", [{"highlighter": "best"}, {"top_k": 0}, {"highlighter": 3}])
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(ValueError):

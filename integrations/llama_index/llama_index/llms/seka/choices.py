@@ -14,12 +14,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from llama_index.core.schema import NodeWithScore
 from llama_index.llms.seka.context import is_answer
-from llama_index.llms.seka.flow import Flow, current_flow, set_choice
+from llama_index.llms.seka.flow import LEAST, Flow, current_flow, set_choice
 
 from seka_rag import Prompt, Span, Trusted, TrustPolicy
-from seka_rag.frameworks import DISPUTED, NOTHING_CHOSEN, Marks, Squeezed, place_passages, undisputed, unexplained
+from seka_rag.frameworks import (
+    DISPUTED,
+    NOTHING_CHOSEN,
+    Marks,
+    Place,
+    Squeezed,
+    place_passages,
+    undisputed,
+    unexplained,
+)
 
 _FOREIGN = (
     "this is not text of the nodes that its HighlightPostprocessor was given. Put that postprocessor last, behind those that "
@@ -33,12 +41,13 @@ _DISAGREED = (
     "earlier choices for the same question and the same texts differ, so only what all of them mark is highlighted: retrieve, "
     "choose and answer in one task, or ask with other texts"
 )
-#: Characters of a piece of a node that a splitter left at a border of the context. A shorter one is not looked for.
-_LEAST = 12
 #: What synthesizers write between nodes: "Source 2:".
 _LABEL = re.compile(r"\W*(?:source|passage|document|node|chunk)?\W*\d*\W*", re.IGNORECASE)
 #: How many choices are kept for calls of the model that are still to come.
 _KEEP = 1024
+
+#: Texts with what is highlighted in them.
+_Parts = tuple[tuple[Prompt, Squeezed], ...]
 
 
 @dataclass(eq=False)
@@ -64,11 +73,11 @@ class Choice:
         return next((own.policy for own in self.by if isinstance(own, Trusted)), None)
 
     @cached_property
-    def _whole(self) -> tuple[tuple[Prompt, Squeezed], ...]:
+    def _whole(self) -> _Parts:
         return tuple((node, Squeezed(node.text)) for node in self.nodes)
 
     @cached_property
-    def _apart(self) -> tuple[tuple[Prompt, Squeezed], ...]:
+    def _apart(self) -> _Parts:
         """The nodes' own texts, and then their metadata: some engines write labels between the two."""
         between = list(zip(self.nodes, self.bodies, strict=True))
         metadata = [
@@ -77,28 +86,38 @@ class Choice:
         parts = [*(node[start:end] for node, (start, end) in between), *(m for m in metadata if m.text.strip())]
         return tuple((part, Squeezed(part.text)) for part in parts)
 
+    def standing(self, context: str) -> tuple[int, ...] | None:
+        """Indices of the nodes that may stand in a context, or None if it is not made of these nodes."""
+        placed = self._placed(context)
+        return None if placed is None else tuple(i for i in placed[1] if i < len(self.nodes))
+
     def marks_in(self, context: str) -> Marks | None:
         """The highlights in a context, or None if it is not made of these nodes."""
-        marks = self._marks_of(self._whole, context)
-        return marks if marks is not None or not self.bodies else self._marks_of(self._apart, context)
-
-    def _marks_of(self, nodes: tuple[tuple[Prompt, Squeezed], ...], context: str) -> Marks | None:
-        texts = [text for _, text in nodes]
-        found = place_passages(texts, context, least=_LEAST)
-        rest = unexplained((place for places in found.values() for place in places), context)
-        if not found or not all(_is_of(texts, piece) for piece in rest):
+        placed = self._placed(context)
+        if placed is None:
             return None
+        parts, found = placed
         certain, disputed = undisputed(found, self.distrusted)
-        moved = (place.move(span) for i, places in certain.items() for span in nodes[i][0].spans for place in places)
+        moved = (place.move(span) for i, places in certain.items() for span in parts[i][0].spans for place in places)
         spans = sorted({span for span in moved if span is not None}, key=_order)
         if spans:
             return Marks(tuple(spans), (*self.warnings, *([DISPUTED] if disputed else [])))
         return Marks((), self.warnings, DISPUTED if disputed else NOTHING_CHOSEN)
 
+    def _placed(self, context: str) -> tuple[_Parts, dict[int, tuple[Place, ...]]] | None:
+        """Where the nodes stand in a context that is made of them: as they are shown, or text and metadata apart."""
+        for parts in (self._whole, self._apart) if self.bodies else (self._whole,):
+            texts = [text for _, text in parts]
+            found = place_passages(texts, context, least=LEAST)
+            rest = unexplained((place for places in found.values() for place in places), context)
+            if found and all(_is_of(texts, piece) for piece in rest):
+                return parts, found
+        return None
+
 
 def _is_of(texts: Sequence[Squeezed], piece: str) -> bool:
     """Whether it is the rest of a node at a border, or a label between nodes."""
-    short = len(piece) < _LEAST and any(piece in text.text for text in texts)
+    short = len(piece) < LEAST and any(piece in text.text for text in texts)
     return short or _LABEL.fullmatch(piece) is not None
 
 
@@ -126,7 +145,7 @@ class ChoiceStore:
         *,
         by: tuple[object, ...] | None = None,
         policy: TrustPolicy | None = None,
-        choose: Callable[[str, Flow], Choice] | None = None,
+        choose: Callable[[str, Flow, str], Marks | None] | None = None,
     ) -> Marks | None:
         """The highlights of a context, and what the report should say of them.
 
@@ -139,7 +158,8 @@ class ChoiceStore:
         Args:
             by: settings of the model's postprocessor; without one, any postprocessor's choice counts.
             policy: of the model's own highlighter; a choice of another policy then does not count.
-            choose: chooses in nodes in which no postprocessor did, where the model has none.
+            choose: chooses in those retrieved nodes that stand in the context, where no postprocessor did and the model
+                has none.
 
         Returns:
             None if nothing is known of this context, and no policy can be lost with it.
@@ -152,10 +172,10 @@ class ChoiceStore:
         if choice is not None and marks is not None and choice.question == question:
             return marks
         if choice is None and flow.nodes and choose is not None:
-            own = choose(question, flow).marks_in(context)
+            own = choose(question, flow, context)
             if own is not None:
                 return own
-        elif choice is None and _holds_any(flow.nodes, context):
+        elif choice is None and flow.holds(context):
             return Marks(unmarked=_FOREIGN)
         with self._lock:
             kept = [c for c in reversed(self._kept) if c.question == question and by is not None and c.by == by]
@@ -165,10 +185,11 @@ class ChoiceStore:
         if marks is not None:
             other = "highlighted as chosen for another question, which the nodes were retrieved with"
             return replace(marks, warnings=(other, *marks.warnings))
-        if by is not None:
-            return Marks(warnings=(_FOREIGN,)) if _is_of_answers(context, flow) else Marks(unmarked=_FOREIGN)
-        lost = choice is not None and choice.policy is not None and choice.question == question
-        return Marks(unmarked=_FOREIGN) if lost else None
+        # a choice in what this task or thread retrieved holds until the next retrieval, whatever is asked
+        lost = choice is not None and choice.policy is not None and (flow.nodes or choice.question == question)
+        if by is None and not lost:
+            return None
+        return Marks(warnings=(_FOREIGN,)) if _is_of_answers(context, flow) else Marks(unmarked=_FOREIGN)
 
 
 #: Those of this process. A choice is found by its texts, so it serves every model that may use it.
@@ -192,8 +213,3 @@ def _agreed(found: list[Marks]) -> Marks:
 def _is_of_answers(context: str, flow: Flow) -> bool:
     """Whether it is made of what the model answered, as the second level of a summary is."""
     return all(is_answer(part, flow.answers) for part in context.split("\n\n") if part.strip())
-
-
-def _holds_any(nodes: tuple[NodeWithScore, ...], context: str) -> bool:
-    """Whether the text of one of the nodes stands in the context."""
-    return bool(nodes) and bool(place_passages([node.node.get_content() for node in nodes], context, least=_LEAST))

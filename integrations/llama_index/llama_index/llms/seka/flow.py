@@ -20,10 +20,12 @@ from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.instrumentation.events.synthesis import SynthesizeEndEvent, SynthesizeStartEvent
 from llama_index.core.schema import NodeWithScore
 
-from seka_rag.frameworks import KEY
+from seka_rag.frameworks import KEY, place_passages
 
 #: Answers of the model that are remembered in one task or thread.
 _MOST_ANSWERS = 256
+#: Characters of a piece of a node that a splitter left at a border of the context. A shorter one is not looked for.
+LEAST = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class Flow:
         nodes: of the latest retrieval.
         query: of it.
         choice: what a ``HighlightPostprocessor`` chose in them since.
-        made: choices of models without a postprocessor, by highlighter and question.
+        made: choices of models without a postprocessor, by highlighter, question and the nodes that stand in the context.
         answers: what the model answered: none of it is evidence.
         reports: of the calls for one response.
         listeners: who else is to get them; a stream may be read when they no longer listen.
@@ -47,6 +49,11 @@ class Flow:
     answers: deque[str] = field(default_factory=lambda: deque(maxlen=_MOST_ANSWERS))
     reports: list[dict[str, object]] = field(default_factory=list)
     listeners: tuple[list[dict[str, object]], ...] = ()
+
+    def holds(self, text: str) -> bool:
+        """Whether one of the nodes stands in a text, which is more than the question that they were retrieved with."""
+        own = [found.node.get_content() for found in self.nodes]
+        return text.strip() != self.query.strip() and bool(place_passages(own, text, least=LEAST))
 
 
 #: Lists of ``collect_reports`` that are open here.

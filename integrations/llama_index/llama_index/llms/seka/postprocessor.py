@@ -11,10 +11,10 @@ from llama_index.core.bridge.pydantic import Field
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.llms.seka.choices import CHOICES, Choice
-from llama_index.llms.seka.errors import SekaLLMError
+from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.flow import Flow, watch
 
-from seka_rag import Passage, Prompt, SekaError, Span, Trusted
+from seka_rag import Passage, Prompt, SekaError, Span, TopK, Trusted
 from seka_rag.frameworks import (
     KEY,
     Highlighter,
@@ -36,7 +36,7 @@ class HighlightPostprocessor(BaseNodePostprocessor):
     stands in ``metadata["seka"]``, a key that neither the model nor embeddings are shown.
 
     Raises:
-        SekaLLMError: ``weight_by_score`` and a node has no score, or no score is above 0.
+        SekaLLMError: ``weight_by_score`` and a node that may be highlighted has no score, or no score is above 0.
     """
 
     highlighter: HighlighterField = Field(
@@ -83,24 +83,15 @@ class HighlightPostprocessor(BaseNodePostprocessor):
         return [_annotated(node, own) for node, own in zip(nodes, choice.nodes, strict=True)]
 
     def _choose(self, nodes: Sequence[NodeWithScore], query: QueryBundle | None) -> Choice:
+        shown = nodes_as_shown(nodes, include_metadata=self.include_metadata)
         question = query.query_str if query else ""
-        return choose_in_nodes(
-            nodes, question, self.settings, weigh=self._weights, include_metadata=self.include_metadata
-        )
+        return choose_in_nodes(shown, nodes, question, self.settings, weigh=self._weights)
 
     def _weights(self, passages: Sequence[Passage]) -> list[float]:
-        """One factor for each node: 0 for those that are not among the best."""
-        scores = [p.score for p in passages]
-        weights = [1.0] * len(passages)
-        if self.weight_by_score and passages:
-            top = max((s for s in scores if s is not None), default=0.0)
-            if None in scores or top <= 0:
-                raise SekaLLMError("weight_by_score=True, but a node has no score, or none is above 0")
-            weights = [min(1.0, max(0.0, (s or 0.0) / top)) for s in scores]
-        if self.top_k is not None:
-            best = sorted(range(len(scores)), key=lambda i: (scores[i] is None, -(scores[i] or 0.0)))[: self.top_k]
-            weights = [w if i in best else 0.0 for i, w in enumerate(weights)]
-        return weights
+        """One factor for each passage: 0 for those that are not among the best, and for blank ones."""
+        best = TopK(self.top_k or max(1, len(passages)), self.weight_by_score)
+        with raised_as_own():
+            return [spans[0].weight if spans else 0.0 for spans in best("", passages)]
 
 
 def chosen_in(
@@ -115,47 +106,64 @@ def chosen_in(
     if postprocessor is not None:
         return postprocessor.chosen_in(question, context)
 
-    def choose(question: str, flow: Flow) -> Choice:
-        key = id(highlighter), question or flow.query
-        if key not in flow.made:
-            choice = choose_in_nodes(flow.nodes, question or flow.query, (highlighter,))
-            if not any(node.spans for node in choice.nodes) and question != flow.query:
-                choice = choose_in_nodes(
-                    flow.nodes, flow.query, (highlighter,)
-                )  # such as a question rewritten by a chat
-            flow.made[key] = choice
-        return flow.made[key]
+    def choose(question: str, flow: Flow, context: str) -> Marks | None:
+        if None not in flow.made:
+            flow.made[None] = nodes_as_shown(flow.nodes)
+        there = flow.made[None].standing(context)
+        if there is None:
+            return None
+
+        def chosen(question: str) -> Choice:
+            key = id(highlighter), question, there  # the choice holds its highlighter, so no other one gets its id
+            if key not in flow.made:
+                flow.made[key] = choose_in_nodes(flow.made[None], flow.nodes, question, (highlighter,), among=there)
+            return flow.made[key]
+
+        choice = chosen(question or flow.query)
+        if not any(node.spans for node in choice.nodes) and question != flow.query:
+            choice = chosen(flow.query)  # such as a question rewritten by a chat
+        return choice.marks_in(context)
 
     policy = highlighter.policy if isinstance(highlighter, Trusted) else None
     return CHOICES.find(question, context, policy=policy, choose=choose)
 
 
+def nodes_as_shown(nodes: Sequence[NodeWithScore], *, include_metadata: bool = False) -> Choice:
+    """Nodes as the model is shown them, before anything is chosen in them."""
+    texts = [_shown(n.node) for n in nodes]
+    starts = [(0, text) if include_metadata else _text_in(n.node, text) for n, text in zip(nodes, texts, strict=True)]
+    return Choice("", tuple(map(Prompt, texts)), bodies=tuple((start, start + len(own)) for start, own in starts))
+
+
 def choose_in_nodes(
+    shown: Choice,
     nodes: Sequence[NodeWithScore],
     question: str,
     by: tuple[Any, ...],
     *,
+    among: Sequence[int] | None = None,
     weigh: Callable[[Sequence[Passage]], Sequence[float]] | None = None,
-    include_metadata: bool = False,
 ) -> Choice:
     """What a highlighter chooses in nodes, each with its score, source and metadata.
 
     Args:
+        shown: the nodes, from ``nodes_as_shown``.
         by: the highlighter, and further settings that tell its choices from others.
-        weigh: a factor for each node.
+        among: indices of the nodes to choose in; by default all.
+        weigh: a factor for each passage; it is given those that may be highlighted.
     """
-    shown = [(_shown(n.node), n) for n in nodes]
-    passages = [as_passage(n) for n in nodes]
-    places = [(0, text) if include_metadata else _text_in(n.node, text) for text, n in shown]
-    passages = [replace(p, text=text) for p, (_, text) in zip(passages, places, strict=True)]
+    there = range(len(nodes)) if among is None else among
+    passages = [replace(as_passage(nodes[i]), text=shown.nodes[i].text[slice(*shown.bodies[i])]) for i in there]
     marked, warnings, distrusted = choose_spans(by[0], question, passages)
-    weights = [1.0] * len(passages) if weigh is None else weigh(passages)
-    texts = tuple(
-        Prompt(text, tuple(_moved(span, start, weight) for span in spans if weight > 0))
-        for (text, _), (start, _), spans, weight in zip(shown, places, marked, weights, strict=True)
-    )
-    bodies = tuple((start, start + len(text)) for start, text in places)
-    return Choice(question, texts, warnings, distrusted, by, bodies)
+    allowed = [n for n in range(len(passages)) if n not in distrusted]
+    weights = [1.0] * len(allowed) if weigh is None else weigh([passages[n] for n in allowed])
+    prompts = list(shown.nodes)
+    for n, weight in zip(allowed, weights, strict=True):
+        start, _ = shown.bodies[there[n]]
+        spans = tuple(_moved(span, start, weight) for span in marked[n] if weight > 0)
+        prompts[there[n]] = Prompt(prompts[there[n]].text, spans)
+    kept = frozenset(there[n] for n in distrusted)
+    return replace(shown, question=question, nodes=tuple(prompts), warnings=warnings, distrusted=kept, by=by)
 
 
 def _moved(span: Span, by: int, weight: float) -> Span:
