@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from llama_index.core import (
     Document,
@@ -11,6 +14,8 @@ from llama_index.core import (
     VectorStoreIndex,
     get_response_synthesizer,
 )
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.response.schema import Response
 from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.evaluation import FaithfulnessEvaluator, RelevancyEvaluator
 from llama_index.core.extractors import KeywordExtractor
@@ -246,6 +251,46 @@ class TestWhatTheModelSaid:
         assert marked[-1] == []
         assert "what the model answered before" in reports[-1]["warnings"][0]
 
+    def test_an_answer_is_one_in_its_own_query_only(self, model, asking, saying):
+        paris, template = "Greta lives in Paris.", PromptTemplate("{context_str}\n{query_str}")
+
+        class Engine(BaseQueryEngine):
+            """Asks a function."""
+
+            def __init__(self, ask):
+                super().__init__(None)
+                self.ask = ask
+
+            def _get_prompt_modules(self):
+                return {}
+
+            def _query(self, query):
+                return Response(self.ask(query.query_str))
+
+            _aquery = _query
+
+        table = Engine(lambda query: model().predict(template, context_str=paris, query_str=query))
+        twice = Engine(lambda query: str([table.query(query) for _ in range(2)]))
+        for _ in range(2):
+            assert asking(lambda: table.query(QUESTION))[0] == [[paris]]
+            assert asking(lambda: twice.query(QUESTION))[0] == [[paris], []]
+
+    async def test_an_answer_is_one_in_its_own_task_only(self, model, asking):
+        llm, template = model(), PromptTemplate("{context_str}\n{query_str}")
+        current_flow()  # known before the tasks begin, as after a call when a service starts
+
+        async def ask(before):
+            answer = (await llm.acomplete("Hello")).text if before else known[0]
+            known.append(answer)
+            with collect_reports() as reports:
+                await llm.apredict(template, context_str=f"{answer}", query_str=answer)
+            return reports[0]
+
+        known = list[str]()
+        own, other = await asyncio.create_task(ask(True)), await asyncio.create_task(ask(False))
+        assert "what the model answered before" in own["warnings"][0]
+        assert not any("answered before" in warning for warning in other["warnings"])
+
     def test_several_selections_of_a_router(self, model, asking, saying):
         class Both:
             def select(self, choices, query):
@@ -321,6 +366,27 @@ class TestReports:
             assert len(report["highlights"]) == 1
             llm.complete("Hello")
             assert len(response.metadata["seka"]["reports"]) == 1
+
+    @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
+    async def test_of_streams_that_are_read_later_and_elsewhere(self, model, mode):
+        llm = model()
+        asked = query_engine([node(LYON)], llm, streaming=True, response_mode=mode)
+        with collect_reports() as reports:
+            response, later = asked.query(QUESTION), await asked.aquery(QUESTION)
+        llm.complete("Hello")
+        with ThreadPoolExecutor(1) as elsewhere:
+            elsewhere.submit(lambda: list(response.response_gen)).result()
+        assert [piece async for piece in later.async_response_gen()]
+        llm.complete("Hello")
+        assert [len(r.metadata["seka"]["reports"]) for r in (response, later)] == [1, 1]
+        assert len(reports) == 2
+
+    def test_of_direct_calls_and_failed_queries_are_not_kept(self, model):
+        llm = model(on_unmarked="raise")
+        with pytest.raises(SteeringError):
+            query_engine([node(LYON)], llm).query("Who plays chess?")
+        llm.complete("Hello")
+        assert (current_flow().reports, current_flow().asking) == (None, None)
 
 
 class TestPacking:

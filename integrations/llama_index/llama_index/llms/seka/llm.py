@@ -25,6 +25,7 @@ from llama_index.core.tools import BaseTool
 from llama_index.core.types import TokenAsyncGen
 from llama_index.llms.seka.errors import raised_as_own
 from llama_index.llms.seka.events import HighlightEvent
+from llama_index.llms.seka.flow import remember
 from llama_index.llms.seka.judges import is_judge
 from llama_index.llms.seka.marks import Announced, announce, take_announced
 from llama_index.llms.seka.postprocessor import HighlightPostprocessor
@@ -280,6 +281,6 @@ class SekaLLM(SekaSettings):
         delta: str | None,
     ) -> Response:
         report = make_report(generation, request.highlights, request.listeners, cited)
-        request.answers.append(generation.text)
+        remember(generation.text, request.answers)
         dispatcher.event(HighlightEvent(model_name=self.model, prompts=request.prompts, report=report))
         return respond(generation, delta, response_fields(self.model, generation, report), cited)

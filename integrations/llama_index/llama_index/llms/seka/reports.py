@@ -39,7 +39,7 @@ def collect_reports() -> Iterator[list[dict[str, object]]]:
 def listeners() -> tuple[list[dict[str, object]], ...]:
     """Who gets the report of a call that begins here: those who collect, and the response of a query engine."""
     flow = current_flow()
-    everybody = (*collecting.get(), *flow.listeners, flow.reports)
+    everybody = (*collecting.get(), *flow.listeners, *([] if flow.reports is None else [flow.reports]))
     return tuple({id(reports): reports for reports in everybody}.values())
 
 

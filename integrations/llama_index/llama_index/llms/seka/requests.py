@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, MessageRole, VideoBlock
 from llama_index.llms.seka.errors import SekaLLMError
-from llama_index.llms.seka.flow import current_flow
+from llama_index.llms.seka.flow import shared_answers
 from llama_index.llms.seka.instructions import mark_said
 from llama_index.llms.seka.marks import Announced, marked
 from llama_index.llms.seka.provenance import follow_messages
@@ -33,12 +33,12 @@ class SekaRequest(Request):
     Attributes:
         prompts: the text of each message, or the one prompt, with its highlights.
         listeners: who is to get the report; a stream may be read where nobody knows them any more.
-        answers: where the answer is remembered, which is no evidence for others.
+        answers: where the answer is remembered, which is no evidence for others; None: where it is read.
     """
 
     prompts: tuple[Prompt, ...] = ()
     listeners: tuple[list[dict[str, object]], ...] = field(default_factory=listeners)
-    answers: deque[str] = field(default_factory=lambda: current_flow().answers)
+    answers: deque[str] | None = field(default_factory=shared_answers)
 
 
 def chat_request(
