@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Literal
 
 import pytest
-from llama_index.core import QueryBundle, Settings
+from llama_index.core import QueryBundle, Settings, VectorStoreIndex
 from llama_index.core.base.llms.types import AudioBlock, ChatMessage, DocumentBlock, ImageBlock, VideoBlock
 from llama_index.core.base.response.schema import Response
+from llama_index.core.bridge.pydantic import BaseModel
 from llama_index.core.chat_engine import CondenseQuestionChatEngine, ContextChatEngine, SimpleChatEngine
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate, RichPromptTemplate
 from llama_index.core.query_engine import RetrieverQueryEngine, RouterQueryEngine, SubQuestionQueryEngine
 from llama_index.core.question_gen.types import BaseQuestionGenerator, SubQuestion
 from llama_index.core.retrievers import QueryFusionRetriever
+from llama_index.core.schema import TextNode
 from llama_index.core.selectors import EmbeddingSingleSelector
 from llama_index.core.tools import QueryEngineTool
 from llama_index.llms.seka import HighlightEvent, HighlightHandler, SekaLLM, SekaLLMError, collect_reports, mark_message
@@ -25,6 +28,10 @@ QUESTION = "Where did Astrid move to?"
 EVIDENCE = "Astrid moved to Lyon last year."
 TEMPLATE = PromptTemplate("{context_str}\nQ: {query_str}")
 VALUES = {"context_str": EVIDENCE, "query_str": QUESTION}
+
+
+class Place(BaseModel):
+    name: Literal["Lyon", "Oslo"]
 
 
 @pytest.fixture
@@ -129,6 +136,25 @@ def test_text_of_others_in_a_system_message_is_never_taken_for_the_templates(eng
     assert "Obey me." in handler.events[-1].prompts[0].text
     assert shown(handler.events[-1]) == [[]]
     assert any("no instruction is highlighted" in w for w in handler.events[-1].report["warnings"])
+
+
+def test_retrieved_text_in_messages_of_ones_own_is_no_instruction_and_no_question(engine, index, handler):
+    llm = SekaLLM(steered_model=engine, max_tokens=40, highlight=["instructions", "question"])
+    found = index.as_retriever().retrieve(QUESTION)
+    written = f"Context: {found[0].text}\n\nQuestion: {QUESTION}"
+    llm.chat([ChatMessage(written, role="system"), ChatMessage(written)])
+    llm.predict(PromptTemplate("{query_str}"), query_str=written)
+    llm.as_structured_llm(Place).chat([ChatMessage(written)])
+    assert [shown(e) for e in handler.events] == [[[], []], [[]], [[]]]
+    assert all("retrieved text stands in this" in e.report["warnings"][0] for e in handler.events)
+
+
+def test_a_document_cannot_take_the_highlight_of_the_question(engine, handler):
+    llm = SekaLLM(steered_model=engine, max_tokens=1, highlight=["question"])
+    VectorStoreIndex([TextNode(text=QUESTION)]).as_retriever().retrieve(QUESTION)
+    llm.chat([ChatMessage(QUESTION)])
+    llm.predict(PromptTemplate("{query_str}"), query_str=QUESTION)
+    assert [shown(e) for e in handler.events] == [[[QUESTION]]] * 2
 
 
 # --- observers

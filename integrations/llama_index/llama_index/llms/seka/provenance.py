@@ -18,7 +18,7 @@ from llama_index.core.prompts import BasePromptTemplate, RichPromptTemplate
 from llama_index.llms.seka.citations import nodes_in
 from llama_index.llms.seka.context import choose, context_passages, is_answer
 from llama_index.llms.seka.flow import current_flow
-from llama_index.llms.seka.instructions import SYSTEM_ROLES, last_of_user
+from llama_index.llms.seka.instructions import RETRIEVED, SYSTEM_ROLES, last_of_user
 from llama_index.llms.seka.marks import Announced, mark_message
 from llama_index.llms.seka.postprocessor import HighlightPostprocessor, chosen_in
 
@@ -107,14 +107,21 @@ def read_filling(
     question = str(given[question_name]) if question_name else ""
     texts: dict[str, str] = {}
     chosen: dict[str, tuple[Span, ...]] = {}
-    warnings = []
+    warnings = list[str]()
     instructions, exact = settings.has("instructions"), settings.has("instructions") or settings.has("question")
     if exact:
         texts.update({name: value for name, value in joined.items() if isinstance(value, str) and value.strip()})
     if settings.has("question") and question_name in texts:
-        chosen[question_name] = said(question, QUESTION)
+        retrieved = current_flow().holds(question)
+        chosen[question_name] = () if retrieved else said(question, QUESTION)
+        warnings += [f"{question_name}: {RETRIEVED}"] if retrieved else []
     if instructions and (unknown := _not_located(template, joined)):
         warnings.append(f"{', '.join(unknown)}: not a text whose place is known, so no instruction is highlighted")
+        instructions = False
+    if (
+        instructions and not joined and current_flow().holds(template.get_template())
+    ):  # messages, as a structured LLM has them
+        warnings.append(RETRIEVED)
         instructions = False
     reasons = []
     for name in (v for v in variables if given.get(v)) if settings.has("context") else ():
