@@ -11,6 +11,7 @@ from seka_rag.frameworks.engines import Engine
 from seka_rag.frameworks.highlights import Highlights, highlights_off, unique
 from seka_rag.frameworks.instructions import INSTRUCTIONS, QUESTION, QUESTION_VARIABLES, own_words, said
 from seka_rag.frameworks.kinds import (
+    HIGHLIGHT_OPTIONS,
     HighlighterField,
     HighlightMode,
     HighlightSettings,
@@ -43,6 +44,7 @@ __all__ = [
     "CitedDocument",
     "DISPUTED",
     "INSTRUCTIONS",
+    "HIGHLIGHT_OPTIONS",
     "KEY",
     "NOTHING_CHOSEN",
     "QUESTION",
