@@ -21,6 +21,8 @@ class Described(Bank, Protocol):
 
     @property
     def ranks(self) -> Tensor: ...
+    @property
+    def head_count(self) -> int: ...
 
 
 class DescribedExperts(Bank, Protocol):
@@ -88,7 +90,7 @@ def expert_card(experts: DescribedExperts, repo_id: str, base_model: str | None 
     banks = {name: experts[name] for name in experts.names}
     lines = ["| expert | gain | heads | digest |", "|---|---|---|---|"]
     lines += [
-        f"| {name} | {experts.gains[name]:g} | {int((bank.ranks > 0).sum())} of {bank.ranks.numel()} | `{bank.digest}` |"
+        f"| {name} | {experts.gains[name]:g} | {int((bank.ranks > 0).sum())} of {bank.head_count} | `{bank.digest}` |"
         for name, bank in banks.items()
     ]
     parts = [
@@ -133,7 +135,7 @@ def _facts(bank: Described) -> str:
         "learned from": learning.method
         + (f": {learning.triples}, {learning.tokens} tokens" if learning.triples else ""),
         "energy": learning.energy,
-        "heads": f"{int((bank.ranks > 0).sum())} of {bank.ranks.numel()} ({_cell(learning.heads)})",
+        "heads": f"{int((bank.ranks > 0).sum())} of {bank.head_count} ({_cell(learning.heads)})",
         "negative part": "yes" if bank.negative else "no",
         "singular values": "yes" if bank.singular_values else "no",
         "suggested steering": described(bank.steering),

@@ -57,11 +57,11 @@ class HeadChoice:
             return f"gap >= quantile {self.quantile:g}"
         return "all with a gap" if self.heads is None else f"{len(set(self.heads))} by name"
 
-    def choose(self, gap: Tensor, of: int | None = None) -> Tensor:
+    def choose(self, gap: Tensor, of: int) -> Tensor:
         """Gaps ``[L, H]`` -> chosen heads, bool ``[L, H]``.
 
         Args:
-            of: how many heads ``best`` is a share of; by default all L H. A hybrid has layers without keys.
+            of: how many heads ``best`` is a share of: not L H in a hybrid, which has layers without keys.
 
         Raises:
             SettingError: a named head that the model lacks.
@@ -78,19 +78,22 @@ class HeadChoice:
         elif self.min_gap is not None:
             kept &= gap >= self.min_gap
         elif self.best is not None:
-            count = max(1, round(self.best * (gap.numel() if of is None else of)))
+            count = max(1, round(self.best * of))
             kept &= gap >= gap.flatten().sort(descending=True).values[count - 1]
         elif self.quantile is not None and kept.any():
             kept &= gap >= gap[kept].quantile(self.quantile)
         return kept
 
 
-def select_heads(gap: Tensor, held: Tensor, rule: HeadChoice, layers: Sequence[int] | None = None) -> Tensor:
+def select_heads(
+    gap: Tensor, held: Tensor, rule: HeadChoice, of: int, layers: Sequence[int] | None = None
+) -> Tensor:
     """The heads of an existing bank that a rule chooses in some layers.
 
     Args:
         gap: ``[L, H]``.
         held: bool ``[L, H]``, the heads that the bank has subspaces for.
+        of: as in ``HeadChoice.choose``.
         layers: layer ids; None for all.
 
     Returns:
@@ -103,7 +106,7 @@ def select_heads(gap: Tensor, held: Tensor, rule: HeadChoice, layers: Sequence[i
         raise BankError(
             f"layers {missing} were asked for; the bank has layers {held.any(1).nonzero().flatten().tolist()}"
         )
-    chosen = held.clone() if rule == HeadChoice() else rule.choose(gap)
+    chosen = held.clone() if rule == HeadChoice() else rule.choose(gap, of)
     if layers is not None:
         chosen &= torch.isin(torch.arange(len(gap)), torch.tensor(sorted(layers), dtype=torch.long))[:, None]
     if lacking := (chosen & ~held).nonzero().tolist():

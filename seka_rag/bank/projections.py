@@ -111,6 +111,11 @@ class ProjectionBank:
         return ranks
 
     @property
+    def head_count(self) -> int:
+        """How many key-value heads the model has: layers of a hybrid that keep no keys have none, nor mean queries."""
+        return self.model.heads * (self.model.layers if self.queries is None else len(self.queries.mean))
+
+    @property
     def head_strengths(self) -> Tensor:
         """``[L, H]``: ``strengths``, or 1 for each kept head."""
         return (self.ranks > 0).float() if self.strengths is None else self.strengths
@@ -154,7 +159,7 @@ class ProjectionBank:
         Args:
             layers: keep only these layers, by their id in the model.
             min_gap, best, quantile, heads: keep only the heads that this rule chooses (at most one rule, as in
-                ``learn_bank``). Shares and quantiles count all heads of the model.
+                ``learn_bank``). A share is one of all heads of the model (``head_count``).
 
         Raises:
             BankError: a layer that the bank lacks, a head chosen for which it holds nothing (it was not kept when the bank
@@ -162,7 +167,7 @@ class ProjectionBank:
             SettingError: two rules, or a value that means nothing.
         """
         rule = HeadChoice(min_gap, best, quantile, heads)
-        chosen = select_heads(self.gap, (self.ranks > 0) | (self.head_strengths != 0), rule, layers)
+        chosen = select_heads(self.gap, (self.ranks > 0) | (self.head_strengths != 0), rule, self.head_count, layers)
 
         def only(part: Mapping[int, Tensor]) -> dict[int, Tensor]:
             kept = [layer for layer in part if chosen[layer].any()]
@@ -189,8 +194,7 @@ class ProjectionBank:
 
     def __repr__(self) -> str:
         heads = int((self.ranks > 0).sum())
-        total = self.model.layers * self.model.heads
-        return f"ProjectionBank({self.model.model_type}, {heads} of {total} heads, digest {self.digest})"
+        return f"ProjectionBank({self.model.model_type}, {heads} of {self.head_count} heads, digest {self.digest})"
 
     # --- from elsewhere
 

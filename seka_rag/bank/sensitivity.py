@@ -34,17 +34,22 @@ class SensitivityRow:
 
 
 def sensitivity(
-    gap: Tensor, spectra: Tensor, shares: Sequence[float] = SHARES, energies: Sequence[float] = ENERGIES
+    gap: Tensor,
+    spectra: Tensor,
+    of: int,
+    shares: Sequence[float] = SHARES,
+    energies: Sequence[float] = ENERGIES,
 ) -> list[SensitivityRow]:
     """A row for each share of heads, with mean ranks at each energy.
 
     Args:
         gap: ``[L, H]``.
         spectra: singular values ``[L, H, D]``, all 0 for a head whose values are not known.
+        of: how many heads the shares are of.
     """
     rows = []
     for share in shares:
-        chosen = HeadChoice(best=share).choose(gap)
+        chosen = HeadChoice(best=share).choose(gap, of)
         known = spectra[chosen & (spectra.sum(-1) > 0)].double()
         complete = len(known) == int(chosen.sum()) > 0
         ranks = tuple(float(rank_for_energy(known, e).double().mean()) if complete else None for e in energies)
@@ -65,4 +70,4 @@ def bank_sensitivity(
     spectra = torch.zeros(bank.model.layers, bank.model.heads, bank.model.head_dim)
     for layer, s in bank.singular_values.items():
         spectra[layer, :, : s.shape[-1]] = s
-    return sensitivity(bank.gap, spectra, shares, energies)
+    return sensitivity(bank.gap, spectra, bank.head_count, shares, energies)

@@ -192,7 +192,7 @@ class Groundwork:
     @property
     def begin(self) -> Tensor:
         """``[L, H]``: 1 at the 10% of heads with the largest gradient, where training starts; 0 at the others."""
-        least = self.gradient.flatten().topk(max(1, round(0.1 * self.gradient.numel()))).values[-1]
+        least = self.gradient.flatten().topk(max(1, round(0.1 * self.bank.head_count))).values[-1]
         return ((self.gradient >= least.clamp_min(0)) & (self.bank.ranks > 0)).float()
 
 

@@ -75,8 +75,7 @@ def bank_from_statistics(
         raise LearningError("these statistics hold no sums of values: collect them with values=True")
     n = statistics.tokens
     gap = statistics.gap / n
-    with_keys = int((statistics.relevant.abs().amax((-1, -2)) > 0).sum())  # hybrids have layers without
-    kept = rule.choose(gap, of=with_keys)
+    kept = rule.choose(gap, statistics.head_count)
     if not kept.any():
         raise LearningError(
             f"no head is chosen by the rule {str(rule)!r}; the largest relevance gap is {gap.max():.4g}"
@@ -138,7 +137,7 @@ def statistics_sensitivity(
     """How many heads and directions a bank of these statistics keeps, as share of heads and energy change."""
     n = statistics.tokens
     spectra = torch.stack([subspaces(omega / n)[1] for omega in statistics.relevant])
-    return sensitivity(statistics.gap / n, spectra, shares, energies)
+    return sensitivity(statistics.gap / n, spectra, statistics.head_count, shares, energies)
 
 
 def _oriented(u: Tensor, mean_relevant: Tensor) -> Tensor:

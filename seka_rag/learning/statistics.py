@@ -47,6 +47,11 @@ class KeyStatistics:
     skipped: int = 0
     values: KeyStatistics | None = None
 
+    @property
+    def head_count(self) -> int:
+        """How many key-value heads have keys: layers of a hybrid may have none."""
+        return int((self.relevant.abs().amax((-1, -2)) > 0).sum())
+
     @classmethod
     def zeros(cls, layers: int, heads: int, head_dim: int) -> KeyStatistics:
         square = torch.zeros(layers, heads, head_dim, head_dim, dtype=torch.float64)

@@ -37,7 +37,7 @@ def draw_bank(bank: ProjectionBank, path: str | os.PathLike[str]) -> Path:
     axes.set_xlabel("key-value head")
     axes.set_ylabel("layer")
     kept = int((ranks > 0).sum())
-    axes.set_title(f"{bank.model.model_type}: {kept} of {layers * heads} heads steered (number: rank)", fontsize=10)
+    axes.set_title(f"{bank.model.model_type}: {kept} of {bank.head_count} heads steered (number: rank)", fontsize=10)
     figure.savefig(path, dpi=150)
     return path
 

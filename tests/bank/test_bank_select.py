@@ -95,7 +95,7 @@ def test_sensitivity_of_a_bank(bank, make_bank, qwen3):
     assert few[1].ranks == (None,)  # includes heads that were dropped
     assert bank_sensitivity(make_bank(qwen3), shares=(1.0,))[0].heads == 0
     by_hand = sensitivity(
-        torch.tensor([[0.0, 2.0]]), torch.tensor([[[0.0] * 4, [5.0, 3.0, 1.0, 1.0]]]), (1.0,), (0.5, 0.8)
+        torch.tensor([[0.0, 2.0]]), torch.tensor([[[0.0] * 4, [5.0, 3.0, 1.0, 1.0]]]), 2, (1.0,), (0.5, 0.8)
     )
     assert (by_hand[0].heads, by_hand[0].min_gap, by_hand[0].ranks) == (1, 2.0, (1.0, 2.0))
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import oracle
 import pytest
@@ -9,14 +10,16 @@ from tiny import demo_tokenizer, tiny_model
 
 from seka_rag import ContrastiveTriple, ProjectionBank, Span, learn_bank
 from seka_rag.bank.heads import HeadChoice
+from seka_rag.bank.sensitivity import bank_sensitivity
 from seka_rag.demo.trials import demo_triples
 from seka_rag.errors import LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.hooks import recording
 from seka_rag.hf.identity import identify
 from seka_rag.learning import statistics
+from seka_rag.learning.calibrate import Groundwork
 from seka_rag.learning.experts import learn_experts
-from seka_rag.learning.learn import bank_from_statistics
+from seka_rag.learning.learn import bank_from_statistics, statistics_sensitivity
 from seka_rag.learning.settings import LearningSettings
 from seka_rag.learning.statistics import collect_statistics, triple_prompts
 from seka_rag.ops.projection import rank_for_energy
@@ -160,14 +163,14 @@ def test_signs_are_fixed_towards_relevant_keys(qwen3, tokenizer):
 
 def test_heads_are_chosen_by_one_rule():
     gap = torch.tensor([[0.0, 0.0], [0.3, 0.1], [0.2, 0.5]])
-    assert HeadChoice().choose(gap).tolist() == [[False, False], [True, True], [True, True]]
-    assert HeadChoice(min_gap=0.2).choose(gap).tolist() == [[False, False], [True, False], [True, True]]
-    assert HeadChoice(best=1 / 3).choose(gap).tolist() == [[False, False], [True, False], [False, True]]
-    assert HeadChoice(best=1.0).choose(gap).tolist() == HeadChoice().choose(gap).tolist()
+    assert HeadChoice().choose(gap, 6).tolist() == [[False, False], [True, True], [True, True]]
+    assert HeadChoice(min_gap=0.2).choose(gap, 6).tolist() == [[False, False], [True, False], [True, True]]
+    assert HeadChoice(best=1 / 3).choose(gap, 6).tolist() == [[False, False], [True, False], [False, True]]
+    assert HeadChoice(best=1.0).choose(gap, 6).tolist() == HeadChoice().choose(gap, 6).tolist()
     # the quantiles of .1 .2 .3 .5
-    assert HeadChoice(quantile=0.0).choose(gap).tolist() == HeadChoice().choose(gap).tolist()
-    assert HeadChoice(quantile=0.5).choose(gap).tolist() == [[False, False], [True, False], [False, True]]
-    assert HeadChoice(heads=[(1, 1), (2, 0)]).choose(gap).tolist() == [[False, False], [False, True], [True, False]]
+    assert HeadChoice(quantile=0.0).choose(gap, 6).tolist() == HeadChoice().choose(gap, 6).tolist()
+    assert HeadChoice(quantile=0.5).choose(gap, 6).tolist() == [[False, False], [True, False], [False, True]]
+    assert HeadChoice(heads=[(1, 1), (2, 0)]).choose(gap, 6).tolist() == [[False, False], [False, True], [True, False]]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +211,20 @@ def test_the_best_share_counts_only_heads_that_have_keys(tokenizer):
     hybrid = tiny_model("qwen3_next")  # attention in layers 1 and 2, two heads each
     bank = learn_bank(hybrid, TRIPLES, tokenizer=tokenizer, best=0.5)
     assert (bank.ranks > 0).sum(1).tolist() == [0, 0, 2]
+
+
+def test_a_bank_of_a_hybrid_counts_shares_as_learning_does(tokenizer):
+    kinds = ["linear_attention", "linear_attention", "linear_attention", "full_attention"] * 3
+    hybrid = tiny_model("qwen3_next", num_hidden_layers=12, layer_types=kinds)
+    found = collect_statistics(hybrid, tokenizer, TRIPLES)
+    bank, few = (bank_from_statistics(identify(hybrid), found, best=share) for share in (1.0, 0.2))
+    assert (int((few.ranks > 0).sum()), bank.head_count) == (1, 6)
+    assert torch.equal(bank.select(best=0.2).ranks, few.ranks)
+    assert [row.heads for row in bank_sensitivity(bank, (0.2, 0.5))] == [1, 3]
+    assert [row.heads for row in statistics_sensitivity(found, (0.2, 0.5))] == [1, 3]
+    unused: Any = None
+    ground = Groundwork(unused, 0, 0, unused, [], [], bank, torch.arange(24.0).view(12, 2))
+    assert ground.begin.nonzero().tolist() == [[11, 1]]  # a tenth of six
 
 
 def test_an_answer_of_other_tokens_is_skipped_and_counted(qwen3):
