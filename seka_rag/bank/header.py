@@ -121,17 +121,18 @@ class Calibration(BaseModel):
     answers: tuple[Answered, ...] = ()
     questions: str | None = None
 
-    def strongest(self, method: str, field: str) -> float | None:
-        """The largest strength at which a method was measured within the budget; None where it was not.
+    def disturbances(self, method: str, field: str) -> list[tuple[float, float]]:
+        """The strengths at which a method was measured, the weakest first, each with its disturbance.
 
         Of the chosen method only trials on the chosen heads count: on others, or with other training, it is another setting.
         """
         chosen = next((a for a in self.answers if a.chosen and a.steering and a.steering["method"] == method), None)
-        trials = [
-            t for t in self.trials if t.disturbance <= self.budget and (chosen is None or t.heads == chosen.heads)
-        ]
-        some = [t.steering for t in trials if t.steering is not None]
-        return max((abs(s[field]) for s in some if s["method"] == method and field in s), default=None)
+        return sorted(
+            (abs(t.steering[field]), t.disturbance)
+            for t in self.trials
+            if t.steering is not None and t.steering["method"] == method and field in t.steering
+            if chosen is None or t.heads == chosen.heads
+        )
 
 
 class Header(BaseModel):

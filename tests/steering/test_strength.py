@@ -5,18 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 
-from seka_rag import KeyScaling, Prompt, RandomProjection, Seka, SteeredModel, steer
+from seka_rag import KeyBias, KeyScaling, KeyVector, Prompt, RandomProjection, Seka, SteeredModel, steer
 from seka_rag.bank.header import Answered, Calibration, Trial
 from seka_rag.errors import SettingError
+from seka_rag.steering.strength import strength_warnings
 
 PROMPT = Prompt("Ada lives in Lyon. Where?").highlight("Ada lives in Lyon.")
 
 
 @pytest.mark.parametrize("gain", [1e38, -1e38, 1e20])
-@pytest.mark.parametrize("method", [Seka, KeyScaling])
-def test_a_strength_that_overflows_is_refused(steered, method, gain):
+@pytest.mark.parametrize(
+    ("method", "advice"), [(Seka, r"the bank suggests gain=0\.5"), (KeyScaling, "give a smaller gain")]
+)
+def test_a_strength_that_overflows_is_refused(steered, method, advice, gain):
     with pytest.raises(
-        SettingError, match=rf"gain={gain:g} would overflow in float32.*the bank suggests gain=0\.5".replace("+", r"\+")
+        SettingError, match=rf"gain={gain:g} would overflow in float32.*{advice}".replace("e+", r"e\+")
     ):
         steered.generate(PROMPT, steering=method(gain=gain), max_new_tokens=1)
     assert (
@@ -54,9 +57,21 @@ def test_a_calibrated_bank_warns_beyond_what_was_measured_within_its_budget(stee
     model = SteeredModel(steered.hf_model, steered.tokenizer, bank=steered.bank.changed(calibration=record))
     warnings = model.generate(PROMPT, steering=Seka(gain=gain), max_new_tokens=1).report.warnings
     assert [w for w in warnings if "beyond 0.8, the strongest that calibration measured" in w] == warnings[:warned]
-    assert record.strongest("KeyBias", "bias") is None  # then it is a multiple of the suggested strength that counts
-    assert not model.generate(PROMPT, steering=RandomProjection(gain=2.0), max_new_tokens=1).report.warnings
-    assert model.generate(PROMPT, steering=RandomProjection(gain=2.1), max_new_tokens=1).report.warnings
+    # the strength that the bank suggests for SEKA says nothing of a method that was not measured
+    assert not model.generate(PROMPT, steering=RandomProjection(gain=2.1), max_new_tokens=1).report.warnings
+
+
+def test_a_method_that_was_measured_beyond_the_budget_only_is_warned_of_at_any_strength(steered):
+    some = [(KeyScaling(gain=0.5), 5.7), (KeyScaling(gain=1), 9.5), (KeyVector(gain=0.99), 0.1)]
+    trials = [
+        Trial(steering=m.as_dict(), heads="", examples=8, following=1, margin=1, disturbance=moved) for m, moved in some
+    ]
+    record = Calibration(budget=0.3, data="", seed=0, trials=tuple(trials))
+    for suggested in (KeyVector(gain=0.99), KeyBias(bias=2)):
+        bank = steered.bank.changed(calibration=record, steering=suggested.as_dict())
+        (warning,) = strength_warnings(KeyScaling(gain=0.5), bank)
+        assert "the weakest that it measured, 0.5, disturbed by 5.7 nats, and its budget is 0.3" in warning
+        assert not strength_warnings(KeyVector(gain=0.9), bank)
 
 
 def test_of_the_chosen_method_only_the_chosen_heads_count():
@@ -69,8 +84,8 @@ def test_of_the_chosen_method_only_the_chosen_heads_count():
         steering=trials[0].steering, heads="some", disturbance=0.1, gain=0, harm=None, kinds=(), chosen=True
     )
     record = Calibration(budget=0.3, data="", seed=0, trials=tuple(trials), answers=(chosen,))
-    assert record.strongest("Seka", "gain") == 0.5
-    assert record.strongest("KeyVector", "gain") == 1.4
+    assert record.disturbances("Seka", "gain") == [(0.5, 0.1)]
+    assert record.disturbances("KeyVector", "gain") == [(1.4, 0.1)]
 
 
 def test_the_negative_part_counts(steered):
