@@ -43,12 +43,19 @@ class Turning:
         frequencies: where they are: a module and the name of its buffer, or a tensor ``[r / 2]``; None without rotary
             positions.
         pairing: which dimensions turn together.
+        measured: the frequencies on the pass that measured them.
     """
 
     frequencies: tuple[nn.Module, str] | Tensor | None
     pairing: Pairing = STRAIGHT
     factor: float = 1.0
     score: float | None = None
+    measured: Tensor | None = None
+
+    @property
+    def of_short_prompts(self) -> Turning:
+        """The same, whatever ran since it was measured, where frequencies change with the length of the prompt."""
+        return replace(self, frequencies=self.measured)
 
     @property
     def turns(self) -> bool:
@@ -65,10 +72,14 @@ class Turning:
 
     def __call__(self, x: Tensor, distances: Tensor) -> Tensor:
         """``R(d) x`` in float32: vectors ``[..., D]`` and distances in tokens that broadcast with their leading dimensions."""
-        if self.frequencies is None:
+        given = self._current()
+        if given is None:
             return x.float()
-        given = self.frequencies if isinstance(self.frequencies, Tensor) else getattr(*self.frequencies)
         return rotate(x.float(), distances[..., None].float() * given.to(x.device, torch.float32), self.pairing)
+
+    def _current(self) -> Tensor | None:
+        """The frequencies as they are now."""
+        return getattr(*self.frequencies) if isinstance(self.frequencies, tuple) else self.frequencies
 
 
 _known: WeakKeyDictionary[nn.Module, dict[int, Turning | None]] = WeakKeyDictionary()
@@ -135,8 +146,9 @@ def _turning(sites: KeySites, before: Tensor, after: Tensor) -> Turning | None:
     for way in (Turning(None), *_ways(sites)):
         factor = constant(way(before, positions), after)
         if factor is not None:
-            known = way.attention_factor
-            return replace(way, factor=known if abs(factor / known - 1) < _ROUNDING else factor)
+            known, now = way.attention_factor, way._current()
+            factor = known if abs(factor / known - 1) < _ROUNDING else factor
+            return replace(way, factor=factor, measured=None if now is None else now.clone())
     return None
 
 

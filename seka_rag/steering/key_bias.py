@@ -84,7 +84,7 @@ class KeyBias(KeyEditing):
             assert bank.queries is not None
             means = unflatten(bank.queries.mean[layer].double(), 0, (bank.model.heads, -1))[heads]  # [h, G, D]
             if self.form == "constant":
-                means, turn = self._turned(means, turning), None
+                means, turn = self._turned(means, turning.of_short_prompts), None
             edits[layer] = BiasEdit(heads, equal_scores(means).float() * biases[:, None], self.cap, turn)
         return edits
 

@@ -122,6 +122,18 @@ def test_scaled_rotary_positions(rope, length):
     assert torch.allclose(gain[1], (BIAS * mask[1]).expand_as(gain[1]), atol=1e-4)
 
 
+@pytest.mark.parametrize("rope", ["dynamic", "longrope"])
+def test_the_constant_form_does_not_depend_on_what_ran_before(rope):
+    settings = {"rope_parameters": {"rope_theta": 10_000.0, **ROPES[rope]}, "max_position_embeddings": 64}
+    model, fresh = (tiny_model("llama", **settings) for _ in range(2))
+    sites = find_key_sites(model)
+    bank = bank_of(model, {i: q[0] for i, q in last_queries(model).items()}, [0])
+    KeyBias().edits(bank, sites)
+    last_queries(model, torch.full((1, 100), 30))  # beyond the original length
+    wanted = KeyBias(bias=3.0).edits(bank, find_key_sites(fresh))[0].vectors
+    torch.testing.assert_close(KeyBias(bias=3.0).edits(bank, sites)[0].vectors, wanted)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("form", ["mean", "request"])
 def test_padded_rows_and_given_positions(form, side):
