@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import torch
@@ -47,7 +48,7 @@ class ExpertBank:
     Args:
         experts: name -> bank; names are lower-case letters, digits, ``-`` and ``_``.
         gains: name -> gain of that expert, which multiplies the overall gain; 1 where not given.
-        suggested_gain: overall gain to start from; by default the mean of what the banks suggest.
+        suggested_gain: overall gain to start from; by default the mean of those banks that suggest SEKA, 0.5 if none does.
         steering: the method to start with, in stored form; AdaSEKA at ``suggested_gain`` if nothing else is given.
 
     Raises:
@@ -80,8 +81,8 @@ class ExpertBank:
                 experts[first].model.check(experts[name].model)
             except BankError as error:
                 raise BankError(f"experts {first!r} and {name!r} are of different models: {error}") from None
-        suggested = [bank.suggested_gain for bank in experts.values()]
-        gain = sum(suggested) / len(suggested) if suggested_gain is None else float(suggested_gain)
+        suggested = [bank.suggested_gain for bank in experts.values() if bank.steering["method"] == "Seka"]
+        gain = fmean(suggested or [0.5]) if suggested_gain is None else float(suggested_gain)
         self.steering = stored_method("AdaSeka", steering, gain)
 
     # --- what it holds

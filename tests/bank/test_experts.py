@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 from tiny import random_bank, random_expert, tiny_model
 
-from seka_rag import AdaSeka, ExpertBank, ProjectionBank, learn_experts, load_bank
+from seka_rag import AdaSeka, ExpertBank, KeyBias, Prism, ProjectionBank, Seka, learn_experts, load_bank
 from seka_rag.errors import BankError, LearningError, SettingError
 from seka_rag.hf.find import find_key_sites
 from seka_rag.learning.experts import TASKS, task_triples
+from seka_rag.steering.base import SteeringMethod
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,15 @@ def test_add_remove_and_rename_return_new_banks(qwen3, experts):
     assert len({b.digest for b in (experts, four, renamed)}) == 3
     assert four.remove("d").digest == experts.digest
     assert four.suggested_gain == 0.7
+
+
+def test_the_gain_to_start_from_is_that_of_banks_that_suggest_seka(qwen3):
+    def bank(method: SteeringMethod) -> ProjectionBank:
+        return random_bank(qwen3).changed(steering=method.as_dict())
+
+    others = {"a": bank(Prism(gain=2.5)), "b": bank(KeyBias(bias=2.0))}
+    assert ExpertBank(others).steering == {"method": "AdaSeka", "gain": 0.5}
+    assert ExpertBank({**others, "c": bank(Seka(gain=0.25)), "d": bank(Seka(gain=0.5))}).suggested_gain == 0.375
 
 
 @pytest.mark.parametrize(
