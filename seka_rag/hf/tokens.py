@@ -119,11 +119,11 @@ def pad_id(tokenizer: Tokenizer) -> int:
     return 0
 
 
-def end_ids(hf_model: nn.Module, tokenizer: Tokenizer) -> set[int]:
-    """The tokens that end an answer: the model's own, else the tokenizer's."""
-    ids = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
-    ids = tokenizer.eos_token_id if ids is None else ids
-    return set(ids) if isinstance(ids, list) else set() if ids is None else {ids}
+def end_ids(hf_model: nn.Module, tokenizer: Tokenizer, given: object = None) -> set[int]:
+    """The tokens that end an answer: those given, else the model's own, else the tokenizer's; one, several or a tensor."""
+    own = getattr(getattr(hf_model, "generation_config", None), "eos_token_id", None)
+    ids = next((ids for ids in (given, own, tokenizer.eos_token_id) if ids is not None), [])
+    return set(torch.as_tensor(ids, dtype=torch.long).flatten().tolist())
 
 
 def end_texts(tokenizer: Tokenizer, chat: bool = True) -> list[str]:

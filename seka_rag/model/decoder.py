@@ -38,6 +38,7 @@ class Prepared:
         batch: the same, padded; its weights are 0 where a prefix is in the cache already.
         method: how it is steered; None runs the plain model.
         form: how the answer is read.
+        ends: the tokens that end an answer.
         clock: ends it when its time is over.
         options: for ``generate`` of transformers.
     """
@@ -47,6 +48,7 @@ class Prepared:
     batch: Batch
     method: SteeringMethod | None
     form: AnswerForm
+    ends: set[int]
     clock: StopAfter | None
     options: dict[str, Any]
 
@@ -77,7 +79,7 @@ class Decoder:
 
     @property
     def end_ids(self) -> set[int]:
-        """The tokens that end an answer."""
+        """The tokens that end an answer, if a call names no others."""
         return end_ids(self.hf_model, self.tokenizer)
 
     @cached_property
@@ -181,7 +183,12 @@ class Decoder:
             prompts=[p.ids for p in prompts],
         )
         length = batch.input_ids.shape[1]
+        ends = end_ids(self.hf_model, self.tokenizer, call.generation.get("eos_token_id"))
         if form.grammar is not None:
+            if not self.end_ids <= ends:
+                raise SettingError(
+                    "a schema or forced tool call says itself where the answer ends: leave eos_token_id out"
+                )
             if (options.get("num_beams") or 1) > 1:
                 raise SettingError(
                     "a schema or forced tool call cannot be combined with beam search: leave num_beams out"
@@ -197,8 +204,8 @@ class Decoder:
         ]
         options["stopping_criteria"] = [c for c in criteria if c is not None]
         if call.pieces:
-            options["streamer"] = TextPieces(form, call.stop_strings, self.end_ids, call.pieces)
-        return Prepared(call, prompts, batch, method, form, clock, options)
+            options["streamer"] = TextPieces(form, call.stop_strings, ends, call.pieces)
+        return Prepared(call, prompts, batch, method, form, ends, clock, options)
 
     def generate(self, prepared: Prepared) -> tuple[Tensor, SteeringReport]:
         """Second step: transformers generates, steered. All sequences ``[B n, T + new]``, and what was steered.
@@ -245,14 +252,14 @@ class Decoder:
         times = len(sequences) // len(prompts)
         rows = sequences[:, length:].tolist()
         padding = pad_id(self.tokenizer)
-        if len(rows) > 1 and padding not in self.end_ids:  # after a row that a stop string ended before the others
+        if len(rows) > 1 and padding not in prepared.ends:  # after a row that a stop string ended before the others
             rows = [_without_end(ids, padding) for ids in rows]
         return [
             finished(
                 ids if lengths is None else ids[: lengths[i]],
                 prepared.form,
                 stop=prepared.call.stop_strings,
-                ends=self.end_ids,
+                ends=prepared.ends,
                 prompt_tokens=len(prompts[i // times]),
                 report=report.of_row(
                     i // times, sum(w > 0 for w in prompts[i // times].weights), prompts[i // times].warnings

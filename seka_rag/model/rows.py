@@ -75,7 +75,7 @@ def _together(decoder: Decoder, calls: Sequence[Call]) -> list[Outcome]:
     options = {**prepared.options, "stopping_criteria": [*prepared.options["stopping_criteria"], ends]}
     if any(call.pieces for call in calls):
         emitters = [call.pieces or _nowhere for call in calls]
-        options["streamer"] = RowPieces(prepared.form, whole.stop_strings, decoder.end_ids, emitters, lengths)
+        options["streamer"] = RowPieces(prepared.form, whole.stop_strings, prepared.ends, emitters, lengths)
     sequences, report = decoder.generate(replace(prepared, options=options))
     answers = decoder.finish(prepared, sequences, report, lengths)
     outcomes: list[Outcome] = []

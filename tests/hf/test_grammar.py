@@ -137,6 +137,7 @@ class TestSchema:
             ({"json_schema": {"type": "car"}}, "cannot be used for constrained decoding"),
             ({"json_schema": {"type": "string", "pattern": "(?=a)b"}}, "cannot be used for constrained decoding"),
             ({"json_schema": CITY, "num_beams": 2}, "beam search"),
+            ({"json_schema": CITY, "eos_token_id": 7}, "leave eos_token_id out"),
             ({"json_schema": CITY, "tools": [NOW], "tool_choice": "now"}, "contradict"),
             ({"tools": [NOW], "tool_choice": "later"}, "the name of a tool"),
         ):

@@ -137,6 +137,17 @@ def test_stop_strings_end_the_answer_and_are_cut(steered):
     assert steered.generate(PROMPT, steering=STRONG, max_new_tokens=2).finish_reason == "length"
 
 
+def test_end_tokens_of_a_call_end_its_answer_and_are_no_text(steered):
+    prompt = torch.tensor([steered.tokenize(TEXT).ids])
+    ids = steered.hf_model.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :].tolist()
+    for ends in (ids[3], [ids[3], -1], torch.tensor([ids[3]])):
+        out = steered.generate(TEXT, eos_token_id=ends, max_new_tokens=12)
+        kept = ids[: ids.index(ids[3])]
+        assert (out.finish_reason, out.completion_tokens) == ("stop", len(kept))
+        assert out.text == steered.tokenizer.decode(kept)
+        assert "".join(steered.stream(TEXT, eos_token_id=ends, max_new_tokens=12)) == out.text
+
+
 def test_seeds_make_sampling_repeatable_and_leave_the_global_generator_alone(steered):
     def sample(seed):
         return steered.generate(PROMPT, temperature=1.5, seed=seed, max_new_tokens=10).text
