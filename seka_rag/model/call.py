@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from seka_rag.errors import SettingError
 from seka_rag.hf.options import generation_options
@@ -26,20 +26,39 @@ Truncation = Literal["error", "left"]
 _COLD = 1e-4
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
 _SPECULATIVE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
-#: What transformers takes without a word, or refuses in words of its own when the model runs.
-_FORMS: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "temperature": (lambda v: 0 <= v < inf, "a number of at least 0; 0 is greedy"),
-    "top_p": (lambda v: 0 < v <= 1, "a share in (0, 1]"),
-    "min_p": (lambda v: 0 <= v <= 1, "a share in [0, 1]"),
-    "top_k": (lambda v: v >= 0 and v == int(v), "a whole number of at least 0; 0 is all"),
-    "repetition_penalty": (lambda v: 0 < v < inf, "a number above 0; 1 is none"),
-    "num_return_sequences": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1"),
-    "num_beams": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1"),
+
+
+def _number(fits: Callable[[float], bool]) -> Callable[[object], bool]:
+    return lambda v: isinstance(v, int | float) and not isinstance(v, bool) and fits(v)
+
+
+def _all(kind: type) -> Callable[[object], bool]:
+    return lambda v: isinstance(v, kind) or (isinstance(v, list | tuple) and all(isinstance(one, kind) for one in v))
+
+
+#: What a value must be if it is given: else it would be taken without a word, or refused in other words when the model runs.
+_FORMS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "prefix": (lambda v: isinstance(v, Prefix), "the result of prefill"),
+    "max_new_tokens": (lambda v: isinstance(v, int) and v >= 1, "a whole number of tokens, at least 1"),
+    "stop": (_all(str), "a string or a list of strings"),
+    "seed": (_number(lambda v: -(2**63) <= v < 2**64 and v % 1 == 0), "a whole number of at most 64 bits"),
+    "truncate": (lambda v: v in ("error", "left"), "'error', or 'left' to drop the beginning"),
+    "timeout": (_number(lambda v: v >= 0), "a number of seconds"),
+    "tools": (lambda v: isinstance(v, Sequence), "a list of tools"),
+    "temperature": (_number(lambda v: 0 <= v < inf), "a number of at least 0; 0 is greedy"),
+    "top_p": (_number(lambda v: 0 < v <= 1), "a share in (0, 1]"),
+    "min_p": (_number(lambda v: 0 <= v <= 1), "a share in [0, 1]"),
+    "top_k": (_number(lambda v: v >= 0 and v % 1 == 0), "a whole number of at least 0; 0 is all"),
+    "repetition_penalty": (_number(lambda v: 0 < v < inf), "a number above 0; 1 is none"),
+    "num_return_sequences": (_number(lambda v: v >= 1 and v % 1 == 0), "a whole number of at least 1"),
+    "num_beams": (_number(lambda v: v >= 1 and v % 1 == 0), "a whole number of at least 1"),
+    "eos_token_id": (lambda v: isinstance(v, Tensor) or _all(int)(v), "the id of a token or a list of them"),
 }
 #: Options of transformers that a call sets itself, and what to use instead.
 _SET_HERE = {
     **dict.fromkeys(["inputs", "input_ids", "inputs_embeds"], "give the prompt as text, a Prompt or tokens"),
     "attention_mask": "padding is masked already",
+    "generation_config": "give its settings as options, such as num_beams=2",
     "pad_token_id": "padding is that of the tokenizer",
     "past_key_values": "use prefix, made by prefill",
     "streamer": "use stream or stream_chat",
@@ -78,23 +97,16 @@ class Call:
 
     def __post_init__(self) -> None:
         as_steering(self.steering)
-        if self.truncate not in ("error", "left"):
-            raise SettingError(f"truncate={self.truncate!r}: use 'error', or 'left' to drop the beginning")
-        if not isinstance(self.max_new_tokens, int) or self.max_new_tokens < 1:
-            raise SettingError(f"max_new_tokens={self.max_new_tokens!r}: give a whole number of tokens, at least 1")
-        self._check_sampling()
+        values = {**self.generation, **vars(self)}
+        for name, (fits, form) in _FORMS.items():
+            left_out = values.get(name) is None and name not in ("max_new_tokens", "truncate")
+            if not left_out and not fits(values[name]):
+                raise SettingError(f"{name}={values[name]!r}: give {form}")
         if self.prefix is not None and any(self.generation.get(name) is not None for name in _SPECULATIVE):
             raise SettingError(
                 "transformers' assisted decoding and prompt lookup compute the whole prompt again on top of a cache that "
                 "holds its beginning; use them without prefix"
             )
-
-    def _check_sampling(self) -> None:
-        for name, (fits, form) in _FORMS.items():
-            value = self.generation.get(name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and fits(value)):
-                raise SettingError(f"{name}={value!r}: give {form}")
 
     @classmethod
     def of(cls, options: Mapping[str, object], model: nn.Module) -> Call:
@@ -165,4 +177,17 @@ def check_one_answer(options: Mapping[str, Any]) -> None:
         raise SettingError(
             f"num_return_sequences={several}: a conversation has one answer; for several, give generate a prompt (the "
             "result of tokenize_chat, where the model runs here)"
+        )
+
+
+def check_streamed(call: Call) -> None:
+    """A stream is one answer, each piece of which is certain.
+
+    Raises:
+        SettingError: several answers are asked for, or one of beams.
+    """
+    if call.copies > 1:
+        raise SettingError(
+            "a stream is of one answer, and that of beams is known at its end only: leave num_beams and "
+            "num_return_sequences out, or use generate or chat"
         )

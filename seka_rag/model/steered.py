@@ -20,7 +20,7 @@ from seka_rag.hf.loading import load_model
 from seka_rag.hf.tokens import TokenizedPrompt, tokenize
 from seka_rag.hf.types import Tokenizer
 from seka_rag.model.auto_bank import automatic_bank
-from seka_rag.model.call import Call, Steering, check_one_answer
+from seka_rag.model.call import Call, Steering, check_one_answer, check_streamed
 from seka_rag.model.decoder import Decoder
 from seka_rag.model.generation import Generation
 from seka_rag.model.prefix import Prefix
@@ -31,7 +31,6 @@ from seka_rag.text.plain import ReadOnlyJson
 from seka_rag.text.prompt import Prompt
 
 logger = logging.getLogger(__name__)
-
 Input = Prompt | str | TokenizedPrompt
 
 
@@ -281,6 +280,7 @@ class SteeredModel:
         return self._decoder.run(call)
 
     def _stream(self, call: Call) -> TextStream[Generation]:
+        check_streamed(call)
         return TextStream(lambda emit, cancel: self._run(replace(call, pieces=emit, cancel=cancel))[0])
 
     async def _arun(self, call: Call) -> list[Generation]:

@@ -56,6 +56,7 @@ async def test_every_way_in_refuses_it_before_work_begins(steered, monkeypatch):
         ("past_key_values", "use prefix"),
         ("input_ids", "prompt"),
         ("pad_token_id", "padding"),
+        ("generation_config", "its settings as options"),
     ],
 )
 def test_what_a_call_sets_itself_is_refused(steered, option, instead):
@@ -86,6 +87,16 @@ def test_a_custom_loop_has_options_of_its_own(steered):
         {"max_new_tokens": 0},
         {"max_new_tokens": None},
         {"max_new_tokens": "5"},
+        {"prefix": 5},
+        {"stop": 5},
+        {"stop": [1]},
+        {"seed": "x"},
+        {"seed": 2**70},
+        {"timeout": "5"},
+        {"timeout": float("nan")},
+        {"tools": 5},
+        {"top_k": float("inf")},
+        {"eos_token_id": "x"},
         {"truncate": "right"},
         {"steering": "on"},
     ],
@@ -93,6 +104,16 @@ def test_a_custom_loop_has_options_of_its_own(steered):
 def test_values_that_mean_nothing(steered, options):
     with pytest.raises(SettingError, match=next(iter(options))):
         steered.stream(TEXT, **options)
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 2}, {"num_return_sequences": 2, "do_sample": True}])
+def test_a_stream_is_of_one_answer(steered, options):
+    """The tokens of several would be mixed."""
+    for start in (steered.stream, steered.astream):
+        with pytest.raises(SettingError, match="a stream is of one answer"):
+            start(TEXT, **options)
+    with pytest.raises(SettingError, match="one answer"):
+        steered.stream_chat([{"role": "user", "content": TEXT}], **options)
 
 
 @pytest.mark.parametrize(
