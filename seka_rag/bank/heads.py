@@ -85,9 +85,7 @@ class HeadChoice:
         return kept
 
 
-def select_heads(
-    gap: Tensor, held: Tensor, rule: HeadChoice, of: int, layers: Sequence[int] | None = None
-) -> Tensor:
+def select_heads(gap: Tensor, held: Tensor, rule: HeadChoice, of: int, layers: Sequence[int] | None = None) -> Tensor:
     """The heads of an existing bank that a rule chooses in some layers.
 
     Args:

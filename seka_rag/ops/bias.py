@@ -26,17 +26,17 @@ def equal_scores(queries: Tensor, rtol: float = 1e-2) -> Tensor:
     return solved.squeeze(-1)
 
 
-def equal_scores_at_once(queries: Tensor, ridge: float = 1e-6) -> Tensor:
+def equal_scores_at_once(queries: Tensor, rtol: float = 1e-2) -> Tensor:
     """``equal_scores`` without waiting for the device, which singular values take: by the G x G products of the queries.
 
-    Args:
-        ridge: share of the mean squared length of the queries that is added, so that queries that are all alike do no harm.
+    A direction of the squared singular value v is followed by ``v^2 / (v^2 + d^2)``, the real part of ``v / (v + i d)``: wholly
+    above ``d = rtol^2 |products|``, and hardly below.
     """
     products = queries @ queries.mT
-    scale = products.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None].clamp_min(torch.finfo(queries.dtype).tiny)
+    scale = torch.linalg.matrix_norm(products).clamp_min(torch.finfo(queries.dtype).tiny)[..., None, None]
     eye = torch.eye(queries.shape[-2], dtype=queries.dtype, device=queries.device)
-    ones = queries.new_ones(*queries.shape[:-1], 1)
-    share: Tensor = torch.linalg.solve_ex(products / scale + ridge * eye, ones)[0]
+    damped = torch.complex(products / scale, (rtol**2 * eye).expand_as(products))
+    share: Tensor = torch.linalg.solve_ex(damped, torch.ones_like(damped[..., :1]))[0].real
     return (queries.mT @ (share / scale)).squeeze(-1)
 
 

@@ -18,9 +18,7 @@ PROMPT = Prompt("Ada lives in Lyon. Where?").highlight("Ada lives in Lyon.")
     ("method", "advice"), [(Seka, r"the bank suggests gain=0\.5"), (KeyScaling, "give a smaller gain")]
 )
 def test_a_strength_that_overflows_is_refused(steered, method, advice, gain):
-    with pytest.raises(
-        SettingError, match=rf"gain={gain:g} would overflow in float32.*{advice}".replace("e+", r"e\+")
-    ):
+    with pytest.raises(SettingError, match=rf"gain={gain:g} would overflow in float32.*{advice}".replace("e+", r"e\+")):
         steered.generate(PROMPT, steering=method(gain=gain), max_new_tokens=1)
     assert (
         steered.generate(PROMPT, steering=Seka(gain=0.5), max_new_tokens=1).report.tokens_edited > 0
