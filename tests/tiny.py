@@ -16,6 +16,7 @@ from seka_rag.hf.find import find_key_sites
 from seka_rag.hf.identity import identify
 from seka_rag.hf.tokens import TokenizedPrompt
 from seka_rag.learning.examples import Example
+from seka_rag.ops.keys import KeyEdit
 
 _SLIDING = {"sliding_window": 8}
 _GEMMA = {"sliding_window": 8, "query_pre_attn_scalar": 16}
@@ -316,6 +317,11 @@ def random_bank(model, seed: int = 0, rank: int = 3, layers: list[int] | None = 
         queries=queries if mean else None,
         values=values,
     )
+
+
+def matrix_of(edit: KeyEdit) -> torch.Tensor:
+    """M of ``k' = k + w k M``: ``[h, D, D]``."""
+    return edit.down if edit.up is None else edit.down @ edit.up
 
 
 def tiny_examples(count: int, seed: int, length: int = 9) -> list[Example]:

@@ -22,10 +22,6 @@ class KeyEdit(Edit):
     down: Tensor
     up: Tensor | None = None
 
-    def matrix(self) -> Tensor:
-        """``M [h, D, D]``."""
-        return self.down if self.up is None else self.down @ self.up
-
     def apply(self, keys: Tensor, part: Part, state: Tensor | None = None) -> Tensor:
         index, old = at_tokens(keys, part, self.heads)
         weights = part.weights[:, None]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import matrix_of
 
 from seka_rag.ops.keys import plan_edit
 from seka_rag.ops.projection import factor_of, projection, rank_for_energy
@@ -44,13 +45,13 @@ def test_low_rank_and_dense_plans_are_the_same_matrix(rank):
     u = orthonormal(3, rank=rank)
     edit = plan_edit(u, 0.7)
     assert (edit.up is None) == (2 * rank >= 12)
-    assert torch.allclose(edit.matrix(), 0.7 * projection(u), atol=1e-6)
+    assert torch.allclose(matrix_of(edit), 0.7 * projection(u), atol=1e-6)
 
 
 def test_the_negative_part_halves_only_when_it_is_asked_for():
     u, n = orthonormal(1), orthonormal(2)
-    assert torch.allclose(plan_edit(u, 0.8, n, 0.0).matrix(), 0.8 * projection(u), atol=1e-6)
-    both = plan_edit(u, 0.8, n, 0.2).matrix()
+    assert torch.allclose(matrix_of(plan_edit(u, 0.8, n, 0.0)), 0.8 * projection(u), atol=1e-6)
+    both = matrix_of(plan_edit(u, 0.8, n, 0.2))
     assert torch.allclose(both, (0.8 * projection(u) + 0.2 * projection(n)) / 2, atol=1e-6)
 
 

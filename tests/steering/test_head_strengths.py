@@ -3,7 +3,7 @@
 import pytest
 import torch
 from oracle import edited_keys
-from tiny import random_bank, tiny_model
+from tiny import matrix_of, random_bank, tiny_model
 
 from seka_rag import steer
 from seka_rag.hf.find import find_key_sites
@@ -58,5 +58,5 @@ def test_edits_are_multiplied_head_by_head(model, banks, method):
     for layer, edit in weighed.items():
         strengths = banks[1].strengths[layer]
         assert edit.heads.tolist() == strengths.nonzero().flatten().tolist()
-        expected = whole[layer].matrix()[edit.heads] * strengths[edit.heads][:, None, None]
-        torch.testing.assert_close(edit.matrix(), expected, atol=1e-6, rtol=1e-5)
+        expected = matrix_of(whole[layer])[edit.heads] * strengths[edit.heads][:, None, None]
+        torch.testing.assert_close(matrix_of(edit), expected, atol=1e-6, rtol=1e-5)
