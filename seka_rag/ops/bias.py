@@ -29,11 +29,11 @@ def equal_scores(queries: Tensor, rtol: float = 1e-2) -> Tensor:
 def equal_scores_at_once(queries: Tensor, rtol: float = 1e-2) -> Tensor:
     """``equal_scores`` without waiting for the device, which singular values take: by the G x G products of the queries.
 
-    A direction of the squared singular value v is followed by ``v^2 / (v^2 + d^2)``, the real part of ``v / (v + i d)``: wholly
-    above ``d = rtol^2 |products|``, and hardly below.
+    A direction of the squared singular value v is followed by ``v^2 / (v^2 + d^2)``, the real part of ``v / (v + i d)``:
+    wholly above d, ``rtol^2`` of the products' norm, and hardly below.
     """
     products = queries @ queries.mT
-    scale = torch.linalg.matrix_norm(products).clamp_min(torch.finfo(queries.dtype).tiny)[..., None, None]
+    scale: Tensor = torch.linalg.matrix_norm(products).clamp_min(torch.finfo(queries.dtype).tiny)[..., None, None]
     eye = torch.eye(queries.shape[-2], dtype=queries.dtype, device=queries.device)
     damped = torch.complex(products / scale, (rtol**2 * eye).expand_as(products))
     share: Tensor = torch.linalg.solve_ex(damped, torch.ones_like(damped[..., :1]))[0].real
