@@ -24,7 +24,12 @@ _ASKING = frozenset(
 #: the prompt than who writes four.
 _MORE = 3
 
+#: Weight of what a source says that does not name what the question names: mostly it speaks of another one. Not 0, since who
+#: writes of one company only does not name it on every page.
+_ELSEWHERE = 0.5
+
 _MARKS = ("?", "\uff1f", "\u061f")
+_WORD = re.compile(r"\w[\w'\u2019-]*")
 _HEADING = re.compile(r"#{1,6}\s")
 
 
@@ -39,6 +44,9 @@ class Sentences:
     once: of its sentences with the same content words the first is marked, and none that says one thing over and over. The
     words of a Markdown heading count for the sentences below it, and the heading itself is not marked.
 
+    If the question names somebody or something (words with a capital inside a sentence), a source in which less than
+    ``min_overlap`` of these words stand gets half the weight: like questions about others have like answers.
+
     Passages of one source together get no more than one of them can: ``top`` sentences and three more, those that share the
     most words with the question, and a sentence that stands in several of them is marked in the first. A passage that does not
     say where it came from is a source of its own.
@@ -51,7 +59,8 @@ class Sentences:
         top: how many sentences of a passage to mark, at least 1.
         min_overlap: share of the question's content words that the passage must contain, in [0, 1]. At 0, one word
             is enough. It is asked of the passage and not of one sentence, because a title or first sentence often
-            names what the later ones speak of. Of a longer message, it may be the words of a sentence that asks.
+            names what the later ones speak of. Of a longer message, it may be the words of a sentence that asks; and
+            of any, its names: the words with a capital inside a sentence.
 
     Raises:
         SpanError: an argument out of range.
@@ -67,16 +76,18 @@ class Sentences:
             raise SpanError(f"min_overlap={self.min_overlap}: give a share in [0, 1]")
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
-        asked = content_stems(question)
+        asked, names = content_stems(question), _names_in(question)
         marked: list[list[Span]] = [[] for _ in passages]
         for places in _by_document(passages):
+            texts = "\n".join(passages[i].text for i in places)
+            weight = 1.0 if not names or self._holds(content_stems(texts), names) else _ELSEWHERE
             once: dict[frozenset[str], tuple[int, Span]] = {}
             for i in places:
                 for stems, span in self._best(question, asked, passages[i].text):
                     once.setdefault(stems, (i, span))
             ranked = sorted(once, key=lambda stems: -len(stems & asked))  # ties stay in the retriever's order
             for i, span in sorted(once[stems] for stems in ranked[: self.top + _MORE]):
-                marked[i].append(Span(span.start, span.end, 1.0, passages[i].source))
+                marked[i].append(Span(span.start, span.end, weight, passages[i].source))
         return [tuple(spans) for spans in marked]
 
     def _best(self, question: str, asked: frozenset[str], text: str) -> list[tuple[frozenset[str], Span]]:
@@ -86,7 +97,7 @@ class Sentences:
             first.setdefault(stems, span)
         rarity = {word: _idf(len(first), sum(word in stems for stems in first)) for word in asked}
         covered = asked.intersection(frozenset().union(*first))
-        if all(len(covered & words) < self.min_overlap * len(words) for words in (asked, *_questions_in(question))):
+        if not self._holds(covered, (asked, *_questions_in(question), *_names_in(question))):
             return []
         # fsum: exact in any order of a set's words, so equal sums tie
         scores = {stems: math.fsum(rarity[word] for word in asked & stems) for stems in first}
@@ -96,6 +107,10 @@ class Sentences:
         least = scores[ranked[: self.top][-1]]
         best = (stems for stems in ranked[: self.top + _MORE] if scores[stems] >= least)
         return sorted(((stems, first[stems]) for stems in best), key=lambda one: one[1])
+
+    def _holds(self, told: frozenset[str], groups: Iterable[frozenset[str]]) -> bool:
+        """Whether these words hold enough of one of the groups."""
+        return any(len(told & words) >= self.min_overlap * len(words) for words in groups)
 
 
 def _by_document(passages: Sequence[Passage]) -> Iterable[list[int]]:
@@ -127,6 +142,21 @@ def _questions_in(text: str) -> list[frozenset[str]]:
     """The content words of each sentence that asks, of those that have at least two: people say hello first."""
     parts = (text[s.start : s.end] for s in sentences(text))
     return [found for part in parts if part.endswith(_MARKS) and len(found := content_stems(part)) > 1]
+
+
+def _names_in(text: str) -> list[frozenset[str]]:
+    """The content words that the text writes with a capital inside a sentence; none of a sentence in title case.
+
+    Evidence in other words than the question's still says whom it speaks of.
+    """
+    found: list[str] = []
+    for span in sentences(text):
+        inside = _WORD.findall(text[span.start : span.end])[1:]
+        capital = [word for word in inside if word[0].isupper() and len(word) > 1]
+        if not any(word.istitle() and word.casefold() in STOPWORDS for word in capital):
+            found += capital
+    stems = content_stems(" ".join(found))
+    return [stems] if stems else []
 
 
 def _is_for_show(question: str, sentence: str) -> bool:

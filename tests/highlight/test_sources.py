@@ -1,5 +1,7 @@
 """A source gets no more highlights for coming in several passages: known answers."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from seka_rag.highlight.trust import Trusted, TrustPolicy
 from seka_rag.rag import Rag
 from seka_rag.retrieval.retrievers import as_passage
 from seka_rag.text.passages import Passage
+from seka_rag.text.spans import Span
 
 QUESTION = "Where is the house of Xenia?"
 LIES = [f"The house of Xenia is in Turin, says {name}." for name in ("Ada", "Boris", "Clara", "Doris", "Emil")]
@@ -75,6 +78,11 @@ def test_what_a_policy_withholds_takes_no_place() -> None:
     assert list(map(len, Trusted(Sentences(), policy)(QUESTION, passages))) == [0, 1, 1, 1, 1]
 
 
+def at(spans: Sequence[Span]) -> set[tuple[int, int]]:
+    """Without weights: what a source names counts for all its passages."""
+    return {(span.start, span.end) for span in spans}
+
+
 WORD = st.sampled_from("Xenia house Turin old the of lives Bari".split())
 PROSE = st.lists(st.lists(WORD, min_size=1, max_size=5).map(lambda w: " ".join(w) + "."), max_size=4).map(" ".join)
 
@@ -89,7 +97,7 @@ def test_sources_do_not_touch_each_other_and_none_has_more_than_four(question: s
         assert [found[i] for i in places] == Sentences()(question, [passages[i] for i in places])
         assert sum(len(found[i]) for i in places) <= 4
         alone = [Sentences()(question, [passages[i]])[0] for i in places]
-        assert all(set(found[i]) <= set(own) for i, own in zip(places, alone, strict=True))
+        assert all(at(found[i]) <= at(own) for i, own in zip(places, alone, strict=True))
         assert any(map(len, alone)) == any(found[i] for i in places)
     for i, passage in enumerate(passages):
         if passage.source is None:
