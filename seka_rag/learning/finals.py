@@ -15,10 +15,8 @@ from seka_rag.learning.trials import Candidate
 from seka_rag.questions.kinds import Kind
 
 _FIRST, _LEFT = 3, 3  # all answer a third of the questions; so many of them answer the others, too
-_WEAKER, _NEAR = (
-    2,
-    0.15,
-)  # times that a strength is divided by 1.4 where answers show harm; what is as good as such a strength
+_WEAKER = 2  # times that a strength is divided by 1.4 where answers show harm
+_NEAR = 0.15  # what is this close to such a strength is as good
 
 
 @dataclass(frozen=True)
