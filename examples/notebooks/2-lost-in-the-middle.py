@@ -176,7 +176,8 @@ show(steered, plain=plain)
 # %% [markdown]
 # With so few questions the differences between lengths say nothing. Up to
 # 4,000 tokens, 0.238 are right as it is, 0.381 with the evidence highlighted
-# and 0.095 with everything highlighted. All these intervals overlap.
+# and 0.095 with everything highlighted. All these intervals overlap. (This
+# run is of the day before the highlighter began to look at names.)
 # Highlighting is a choice: what is raised everywhere is raised nowhere, and
 # the edit of a whole prompt only disturbs. For numbers that decide something,
 # run `seka-rag bench lost-in-the-middle`.
