@@ -40,8 +40,7 @@ class Entry:
     @classmethod
     def of_key(cls, key: str) -> Entry:
         """That of a variant's key."""
-        method, brace, settings = key.partition(" {")
-        return cls(method, brace.strip() + settings)
+        return cls.of_variant(Variant.of_key(key))
 
     @classmethod
     def of_variant(cls, variant: Variant) -> Entry:

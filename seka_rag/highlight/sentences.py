@@ -77,27 +77,33 @@ class Sentences:
 
     def __call__(self, question: str, passages: Sequence[Passage]) -> PassageSpans:
         asked, names = content_stems(question), _names_in(question)
+        about = (asked, *_questions_in(question), *names)
         marked: list[list[Span]] = [[] for _ in passages]
         for places in _by_document(passages):
             texts = "\n".join(passages[i].text for i in places)
             weight = 1.0 if not names or self._holds(content_stems(texts), names) else _ELSEWHERE
             once: dict[frozenset[str], tuple[int, Span]] = {}
             for i in places:
-                for stems, span in self._best(question, asked, passages[i].text):
+                for stems, span in self._best(question, about, passages[i].text):
                     once.setdefault(stems, (i, span))
             ranked = sorted(once, key=lambda stems: -len(stems & asked))  # ties stay in the retriever's order
             for i, span in sorted(once[stems] for stems in ranked[: self.top + _MORE]):
                 marked[i].append(Span(span.start, span.end, weight, passages[i].source))
         return [tuple(spans) for spans in marked]
 
-    def _best(self, question: str, asked: frozenset[str], text: str) -> list[tuple[frozenset[str], Span]]:
-        """The sentences of a passage that fit best, in the order of the text, each with its content words."""
+    def _best(self, question: str, about: Sequence[frozenset[str]], text: str) -> list[tuple[frozenset[str], Span]]:
+        """The sentences of a passage that fit best, in the order of the text, each with its content words.
+
+        Args:
+            about: the content words of the question, and groups of them of which the passage may hold enough instead.
+        """
+        asked = about[0]
         first: dict[frozenset[str], Span] = {}
         for span, stems in _under_headings(question, text):
             first.setdefault(stems, span)
         rarity = {word: _idf(len(first), sum(word in stems for stems in first)) for word in asked}
         covered = asked.intersection(frozenset().union(*first))
-        if not self._holds(covered, (asked, *_questions_in(question), *_names_in(question))):
+        if not self._holds(covered, about):
             return []
         # fsum: exact in any order of a set's words, so equal sums tie
         scores = {stems: math.fsum(rarity[word] for word in asked & stems) for stems in first}

@@ -118,9 +118,8 @@ def read_filling(
     if instructions and (unknown := _not_located(template, joined)):
         warnings.append(f"{', '.join(unknown)}: not a text whose place is known, so no instruction is highlighted")
         instructions = False
-    if (
-        instructions and not joined and current_flow().holds(template.get_template())
-    ):  # messages, as a structured LLM has them
+    # messages without variables, as a structured LLM has them
+    if instructions and not joined and current_flow().holds(template.get_template()):
         warnings.append(RETRIEVED)
         instructions = False
     reasons = []

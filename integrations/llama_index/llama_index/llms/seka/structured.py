@@ -110,9 +110,8 @@ class StructuredPrediction(FunctionCallingLLM):
         given = {name: options[name] for name in HIGHLIGHT_OPTIONS if options.get(name) is not None}
         if "steering" in options:
             given["steering"] = options["steering"]
-        messages = self.model_copy(update=given)._get_messages(
-            prompt, **values
-        )  # options count where a template is filled
+        # options count where a template is filled
+        messages = self.model_copy(update=given)._get_messages(prompt, **values)
         return _with_schema(messages, schema), {**options, "json_schema": schema}
 
 
